@@ -1,0 +1,3 @@
+//! What an author builds: a service, lifecycle steps and payloads. Knows no process.
+
+pub(crate) mod service;

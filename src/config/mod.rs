@@ -1,0 +1,112 @@
+//! What the operator can set, and where each value came from.
+//!
+//! Flags win over the environment, the environment over the file, the file over the defaults.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::sockets::Address;
+
+/// The effective settings of one process, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Where to listen when nobody passed a socket.
+    pub(crate) listen: Vec<Address>,
+    /// The queue of connections that wait for an accept, for sockets that payload binds itself.
+    pub(crate) backlog: u32,
+    /// How many workers serve. At least 1.
+    pub(crate) workers: u16,
+    /// Runtime threads in each worker; 1 is a current-thread runtime.
+    pub(crate) threads: u16,
+    /// Where the control socket is; `None`: there is none.
+    pub(crate) control: Option<PathBuf>,
+    pub(crate) http: Http,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) recycle: Recycle,
+    pub(crate) restart: Restart,
+    pub(crate) log: Log,
+    /// The author's own settings, not yet parsed into the author's type.
+    pub(crate) app: AppSettings,
+}
+
+/// `[http]`: limits of one connection and of one worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    /// From the first byte of a request head to its end.
+    pub(crate) header_read_timeout: Duration,
+    /// How long an idle connection stays open.
+    pub(crate) keep_alive_timeout: Duration,
+    /// Bytes of one request head.
+    pub(crate) max_head_size: usize,
+    pub(crate) max_headers: usize,
+    /// Connections that one worker holds; beyond it they wait in the backlog.
+    pub(crate) max_connections: usize,
+    /// HTTP/2: concurrent streams of one connection.
+    pub(crate) max_streams: u32,
+}
+
+/// `[timeouts]`: `None` is "unlimited"; zero is at once.
+#[derive(Clone, Debug)]
+pub(crate) struct Timeouts {
+    /// `load` and all startup steps together.
+    pub(crate) startup: Option<Duration>,
+    /// From the stop order to the end of the last request.
+    pub(crate) graceful: Option<Duration>,
+    /// Reserved for payloads and teardown, after `graceful`.
+    pub(crate) cleanup: Option<Duration>,
+    /// How long the executor may be silent while starting.
+    pub(crate) heartbeat_boot: Option<Duration>,
+    /// ... while serving.
+    pub(crate) heartbeat_serving: Option<Duration>,
+    /// ... while draining and cleaning up.
+    pub(crate) heartbeat_stopping: Option<Duration>,
+    /// From SIGABRT to SIGKILL.
+    pub(crate) abort_grace: Duration,
+}
+
+/// `[recycle]`: when a healthy worker is replaced. `None`: never.
+#[derive(Clone, Debug)]
+pub(crate) struct Recycle {
+    pub(crate) max_requests: Option<u64>,
+    /// Up to this many requests are added at random, so that workers do not all leave at once.
+    pub(crate) max_requests_jitter: u64,
+    pub(crate) max_age: Option<Duration>,
+    /// Bytes of proportional set size.
+    pub(crate) max_memory: Option<u64>,
+}
+
+/// `[restart]`: how crashed workers come back.
+#[derive(Clone, Debug)]
+pub(crate) struct Restart {
+    pub(crate) backoff_initial: Duration,
+    pub(crate) backoff_max: Duration,
+    /// This many crashes within `crash_window` make the service "degraded".
+    pub(crate) crash_budget: u32,
+    pub(crate) crash_window: Duration,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub(crate) struct Log {
+    pub(crate) format: LogFormat,
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub(crate) level: String,
+}
+
+/// Where and how log lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// The journal when stderr is the journal, else human lines.
+    Auto,
+    Human,
+    Json,
+    Journald,
+}
+
+/// The `[app]` table with where it stands, for errors that name file, line and column.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AppSettings {
+    pub(crate) table: toml::Table,
+    /// The file it came from and that file's whole text.
+    pub(crate) source: Option<(PathBuf, String)>,
+}

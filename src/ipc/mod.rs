@@ -1,0 +1,3 @@
+//! How the arbiter and its workers talk: a typed channel each, and one scoreboard for all.
+
+pub(crate) mod scoreboard;

@@ -1,0 +1,144 @@
+//! What the service says about itself: `payload status --json`, the vitals page, an app's own view.
+//!
+//! Keys are part of the interface. Times are seconds as numbers, sizes bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// What the whole service is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum ServiceState {
+    /// Not every worker serves yet, for the first time.
+    Booting = 1,
+    /// Every worker that should serve does.
+    Ready = 2,
+    /// Some slot has no serving worker, or crashes too often.
+    Degraded = 3,
+    /// On the way out.
+    Stopping = 4,
+}
+
+/// The state of a supervised background task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+#[repr(u8)]
+pub enum PayloadState {
+    /// Registered, not started yet.
+    Waiting = 1,
+    /// Running.
+    Running = 2,
+    /// Ended, and will be started again after its backoff.
+    Restarting = 3,
+    /// Ended as it should: a `once` payload that is done, or one that was told to stop.
+    Done = 4,
+    /// Ended as it should not.
+    Failed = 5,
+}
+
+/// The service as a whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The arbiter process.
+    pub arbiter: Arbiter,
+    /// One entry per worker process, by slot; a slot that is being replaced has two.
+    pub workers: Vec<Worker>,
+    /// The listening sockets. Empty where the view is a worker's.
+    pub sockets: Vec<Socket>,
+}
+
+/// The one parent process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Arbiter {
+    /// Process id.
+    pub pid: u32,
+    /// What the service is doing.
+    pub state: ServiceState,
+    /// The generation that serves.
+    pub generation: u32,
+    /// Seconds since the arbiter started.
+    pub uptime: f64,
+    /// How many workers should serve.
+    pub workers: u32,
+    /// The version of payload.
+    pub version: String,
+    /// The line that systemd shows.
+    pub status: String,
+    /// Log records that were dropped because the journal did not take them.
+    pub log_drops: u64,
+}
+
+/// One worker process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Worker {
+    /// The stable place that it fills.
+    pub slot: u32,
+    /// Process id.
+    pub pid: u32,
+    /// The generation it belongs to.
+    pub generation: u32,
+    /// Where it is in its life: `forked`, `loading`, `starting`, `prepared`, `serving`, `draining`,
+    /// `cleaning`, `exited`, `failed`.
+    pub phase: String,
+    /// Seconds in this phase.
+    pub since: f64,
+    /// Seconds since its last heartbeat.
+    pub heartbeat: f64,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests whose response is not finished.
+    pub in_flight: u64,
+    /// Requests that ended.
+    pub requests: u64,
+    /// Connections accepted in all.
+    pub accepted: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes written to clients.
+    pub bytes_out: u64,
+    /// Handlers that panicked.
+    pub panics: u64,
+    /// Calls of `load` in this process.
+    pub loads: u32,
+    /// Startups of an app in this process.
+    pub starts: u32,
+    /// Teardowns of an app in this process.
+    pub stops: u32,
+    /// How often this slot's worker was replaced after a failure.
+    pub restarts: u32,
+    /// Bytes of proportional set size, 0 when not measured yet.
+    pub memory: u64,
+    /// Counts of requests by time: entry `b` took less than 2^b microseconds.
+    pub latency: Vec<u64>,
+    /// Its app's background tasks.
+    pub payloads: Vec<Payload>,
+}
+
+/// One background task in one worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Payload {
+    /// As its author named it.
+    pub name: String,
+    /// What it is doing.
+    pub state: PayloadState,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// One listening socket.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Socket {
+    /// From the socket unit's FileDescriptorName=, or made up.
+    pub name: String,
+    /// As the kernel says it.
+    pub address: String,
+    /// `passed` or `bound`.
+    pub origin: String,
+}

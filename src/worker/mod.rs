@@ -1,0 +1,3 @@
+//! A forked child: one runtime, one app.
+
+pub(crate) mod phase;
