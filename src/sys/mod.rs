@@ -2,4 +2,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod clock;
+pub(crate) mod diagnosis;
 pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod signals;
+pub(crate) mod title;

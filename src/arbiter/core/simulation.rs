@@ -10,11 +10,12 @@ use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::invariants::Witness;
 use super::roster::WorkerId;
-use super::{Core, Moment, Policy};
+use super::{Core, MAX_SLOTS, Moment, Policy};
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 
 const STEPS: u64 = 1_200_000;
+/// Random steps of one run, before it may come to rest.
 const STEPS_PER_RUN: u64 = 400;
 const TRACE: usize = 40;
 
@@ -65,7 +66,7 @@ struct World {
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
     /// How likely bad things are, in this run.
     trouble: f64,
-    watchdogs: u64,
+    steps: u64,
 }
 
 impl World {
@@ -90,7 +91,7 @@ impl World {
             left: false,
             trace: VecDeque::new(),
             trouble,
-            watchdogs: 0,
+            steps: 0,
         }
     }
 
@@ -106,6 +107,7 @@ impl World {
         if self.left {
             return;
         }
+        self.steps += 1;
         let before: BTreeSet<WorkerId> = self
             .core
             .slots
@@ -192,8 +194,11 @@ impl World {
                 }
             }
             Action::Leave(_) => self.left = true,
-            Action::Watchdog => self.watchdogs += 1,
-            Action::Ready | Action::Stopping | Action::ExtendTimeout(_) | Action::Log(_) => {}
+            Action::Ready
+            | Action::Stopping
+            | Action::Watchdog
+            | Action::ExtendTimeout(_)
+            | Action::Log(_) => {}
         }
     }
 
@@ -255,7 +260,8 @@ impl World {
             1 => Event::Asked(Request::Stop(Level::Quick)),
             2..6 => Event::Asked(Request::OneMore),
             6..10 => Event::Asked(Request::OneLess),
-            10 => Event::Asked(Request::Scale(pick(&mut self.random, 200))),
+            10 => Event::Asked(Request::Scale(pick(&mut self.random, 10))),
+            11 => Event::Asked(Request::Scale(MAX_SLOTS + 1 + pick(&mut self.random, 9))),
             n => match any {
                 Some(worker) if n < 25 => Event::Recycle {
                     worker,
@@ -385,16 +391,13 @@ fn run(seed: u64) -> u64 {
     let mut world = World::new(seed);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.deliver(Event::Start);
-        let mut steps = 0;
-        while steps < STEPS_PER_RUN && !world.left {
+        while world.steps < STEPS_PER_RUN && !world.left {
             world.step();
-            steps += 1;
         }
         world.settle();
-        steps
     }));
     match outcome {
-        Ok(steps) => steps,
+        Ok(()) => world.steps,
         Err(panic) => {
             for (now, event, actions) in &world.trace {
                 eprintln!("{now:?} {event:?}");
