@@ -1,12 +1,14 @@
 //! payload: an application server for Rust services under systemd.
 
-pub(crate) mod config;
 pub(crate) mod app;
 pub mod body;
+pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
+pub(crate) mod systemd;
 pub(crate) mod worker;

@@ -2,4 +2,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod clock;
+pub(crate) mod environment;
+pub(crate) mod fds;
 pub(crate) mod memory;
+pub(crate) mod records;
