@@ -6,10 +6,12 @@ pub mod body;
 pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
+pub(crate) mod systemd;
 pub mod testing;
 pub(crate) mod worker;
 
