@@ -6,6 +6,7 @@ pub mod body;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod moment;
+mod peer;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
