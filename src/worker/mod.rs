@@ -6,3 +6,5 @@ pub(crate) mod phase;
 pub(crate) mod server;
 mod signal;
 mod tasks;
+#[cfg(test)]
+mod testing;
