@@ -8,6 +8,7 @@ mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
+mod peer;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;

@@ -13,7 +13,10 @@ mod observer;
 pub(crate) mod phase;
 mod server;
 mod signal;
+mod stages;
 mod tasks;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
