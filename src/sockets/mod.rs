@@ -1,8 +1,12 @@
 //! Listening sockets: taken over from whoever bound them, or bound here.
 
+mod address;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+
+pub(crate) use address::check_path;
 
 /// An address to listen on, as the operator writes it: `127.0.0.1:8080`, `[::]:80`, `unix:/run/x.sock`,
 /// `unix:@abstract`.
