@@ -20,11 +20,6 @@ pub(crate) struct AppSettings {
     pub(crate) source: Option<(PathBuf, String)>,
 }
 
-/// For a service without settings: any key in `[app]` is an error.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NoSettings {}
-
 /// A place in `[app]` as keys, and whether it is the key or its value.
 struct Spot {
     path: String,
@@ -161,6 +156,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::app::NoSettings;
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -27,7 +27,6 @@ use std::time::Duration;
 use crate::exit::Failure;
 use crate::sockets::Address;
 
-pub use app::NoSettings;
 pub(crate) use app::{AppSettings, app_settings};
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
