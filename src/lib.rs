@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod arbiter;
 pub mod body;
+pub(crate) mod cli;
 pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;

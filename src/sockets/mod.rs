@@ -1,6 +1,7 @@
 //! Listening sockets: taken over from whoever bound them, or bound here.
 
 pub(crate) mod activation;
+mod address;
 mod bind;
 mod environment;
 
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use crate::exit::{ExitCode, Failure};
 pub(crate) use activation::Passed;
+pub(crate) use address::check_path;
 pub(crate) use bind::OwnPaths;
 
 /// An address to listen on, as the operator writes it: `127.0.0.1:8080`, `[::]:80`, `unix:/run/x.sock`,
