@@ -1,14 +1,17 @@
 //! payload: an application server for Rust services under systemd.
 
 pub(crate) mod app;
+pub(crate) mod arbiter;
 pub mod body;
 pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
+pub(crate) mod systemd;
 pub mod testing;
 pub(crate) mod worker;
 
