@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::core::{Overdue, WorkerId};
 use super::seats::{Child, Children};
-use crate::logs::{Event, lifecycle};
+use crate::lifecycle;
+use crate::logs::events::Event;
 use crate::sys::diagnosis::{self, Trace};
 use crate::sys::process::{Forked, fork_single_threaded, leave_at_once};
 use crate::worker::phase::Phase;

@@ -3,7 +3,8 @@
 use nix::sys::signal::Signal;
 
 use super::core::{Cause, Fatal, Level, Notice, WorkerId};
-use crate::logs::{Event, lifecycle};
+use crate::lifecycle;
+use crate::logs::events::Event;
 
 pub(super) fn forked(worker: WorkerId, slot: u16, generation: u32, pid: u32, cause: Cause) {
     lifecycle!(
@@ -74,14 +75,14 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             }
         }
         Notice::BackingOff { slot, failures, delay } => lifecycle!(
-            Event::BackingOff,
+            Event::WorkerBackoff,
             payload_slot = slot,
             failures,
             delay_seconds = delay.as_secs_f64(),
             "the slot waits before its next worker"
         ),
         Notice::Recycling { worker, slot, cause } => lifecycle!(
-            Event::Recycling,
+            Event::Recycle,
             payload_worker = worker.0,
             payload_slot = slot,
             cause = cause.name(),

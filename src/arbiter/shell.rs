@@ -21,7 +21,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
-use crate::sockets::Listener;
+use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys;
 use crate::sys::process::{Forked, Reaped};
@@ -45,6 +45,8 @@ pub(crate) enum Outcome {
 pub(crate) struct Equipment {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,
+    /// Socket files that this service made, to be removed at its end.
+    pub(crate) own_paths: OwnPaths,
     pub(crate) notifier: Notifier,
     pub(crate) signals: Signals,
     pub(crate) control: Option<control::Server>,
@@ -111,6 +113,9 @@ impl Shell {
         self.events.push_back(Event::Start);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
+                if matches!(outcome, Outcome::Leave(_)) {
+                    self.clean_up();
+                }
                 return outcome;
             }
             self.tell_manager();
@@ -118,6 +123,15 @@ impl Shell {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
                 return Outcome::Leave(ExitCode::Os);
             }
+        }
+    }
+
+    /// The arbiter's own end. A worker must never come here: the files are not its own.
+    fn clean_up(&mut self) {
+        self.equipment.notifier.flush();
+        self.equipment.own_paths.remove();
+        if let Some(control) = &self.equipment.control {
+            control.remove();
         }
     }
 

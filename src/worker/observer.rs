@@ -7,7 +7,8 @@ use super::phase::Phase;
 use super::stages::Stages;
 use crate::app::event::{AppState, Observer, PayloadEvent, StepEvent, StepOutcome};
 use crate::ipc::scoreboard::PAYLOADS;
-use crate::logs::{Event, lifecycle};
+use crate::lifecycle;
+use crate::logs::events::Event;
 use crate::status::PayloadState;
 
 /// Hears the app.

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::phase::Phase;
 use crate::ipc::channel::{Channel, Report, cut};
 use crate::ipc::scoreboard::Meter;
-use crate::logs::{Event, lifecycle};
+use crate::lifecycle;
+use crate::logs::events::Event;
 use crate::moment::Moment;
 use crate::sys;
 
