@@ -9,4 +9,5 @@ pub(crate) mod moment;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
+pub(crate) mod vitals;
 pub(crate) mod worker;
