@@ -5,10 +5,14 @@ pub(crate) mod arbiter;
 pub mod body;
 pub(crate) mod cli;
 pub(crate) mod config;
+pub(crate) mod control;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
+pub(crate) mod overview;
+mod service;
+mod peer;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
@@ -22,15 +26,4 @@ pub use app::{
 };
 pub use body::Body;
 pub use exit::BoxError;
-
-/// Runs the service: what an author's `main` calls.
-pub fn main<S, L, F, E>(load: L) -> std::process::ExitCode
-where
-    L: Fn(Context<S>) -> F + 'static,
-    F: Future<Output = std::result::Result<App, E>> + Send + 'static,
-    S: serde::de::DeserializeOwned + Send + Sync + 'static,
-    E: Into<BoxError>,
-{
-    drop(load);
-    std::process::ExitCode::from(70)
-}
+pub use service::main;
