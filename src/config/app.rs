@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::file::{Source, quote};
+use super::document::{Source, quote};
 use super::origin::{Problem, failure, nearest};
 use crate::exit::{ExitCode, Failure};
 
