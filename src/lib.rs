@@ -1,14 +1,29 @@
 //! payload: an application server for Rust services under systemd.
 
 pub(crate) mod app;
+pub(crate) mod arbiter;
 pub mod body;
+pub(crate) mod cli;
 pub(crate) mod config;
+pub(crate) mod control;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
+pub(crate) mod overview;
+mod service;
+mod peer;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
+pub mod testing;
 pub(crate) mod worker;
+
+pub use app::{
+    App, AppBuilder, Context, MissingState, NoSettings, Payload, PayloadContext, PayloadFailure,
+    Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token, service_fn,
+};
+pub use body::Body;
+pub use exit::BoxError;
+pub use service::main;
