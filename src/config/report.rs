@@ -35,6 +35,13 @@ impl Report {
         self.file.as_deref()
     }
 
+    /// Whether the operator chose the value of `key`, by whatever means.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| entry.key == key && !matches!(entry.origin, Origin::Default))
+    }
+
     /// The same for programs, on several lines.
     pub(crate) fn json(&self) -> String {
         let entries = |entries: &[Entry]| entries.iter().map(Entry::json).collect::<Vec<_>>();

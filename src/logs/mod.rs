@@ -65,6 +65,14 @@ pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<L
     Ok(handle)
 }
 
+/// Checks what can be checked of the settings without changing anything.
+///
+/// # Errors
+/// A level that cannot be read (exit 78).
+pub(crate) fn check(log: &Log) -> Result<(), Failure> {
+    filter::parse(&log.level).map(drop)
+}
+
 /// After a fork, first of all in the child: its records carry its own numbers, and count its own drops.
 ///
 /// # Errors

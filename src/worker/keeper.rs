@@ -23,7 +23,9 @@ const MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs the app in a thread of its own until it has ended.
 pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -66,7 +68,10 @@ impl Keeper {
             SignalKind::from_raw(nix::libc::SIGTTIN),
             SignalKind::from_raw(nix::libc::SIGTTOU),
         ];
-        let ignored = ignored.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        let ignored = ignored
+            .into_iter()
+            .map(signal)
+            .collect::<io::Result<Vec<_>>>()?;
         sys::signals::unblock_all()?;
         let (wish, wishes) = watch::channel(Wish::Prepare);
         let timeouts = start.config.timeouts.clone();
@@ -81,7 +86,12 @@ impl Keeper {
         Ok((keeper, life))
     }
 
-    async fn keep<S: Send + Sync + 'static>(mut self, life: Life, settings: S, load: Load<S>) -> ExitCode {
+    async fn keep<S: Send + Sync + 'static>(
+        mut self,
+        life: Life,
+        settings: S,
+        load: Load<S>,
+    ) -> ExitCode {
         let (ended, mut end) = oneshot::channel();
         let name = sys::process::short_name();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -117,7 +127,11 @@ impl Keeper {
             }
         };
         // It has sent its end: the thread has nothing left to do.
-        if thread.join().is_err() { ExitCode::Software } else { code }
+        if thread.join().is_err() {
+            ExitCode::Software
+        } else {
+            code
+        }
     }
 
     fn wish(&self, wish: Wish, deadline: &mut Option<Instant>) {
@@ -129,7 +143,9 @@ impl Keeper {
             stronger
         });
         if let (true, Wish::Stop(level)) = (stronger, wish) {
-            *deadline = self.limit(level).and_then(|limit| Instant::now().checked_add(limit));
+            *deadline = self
+                .limit(level)
+                .and_then(|limit| Instant::now().checked_add(limit));
         }
     }
 

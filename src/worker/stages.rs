@@ -52,7 +52,9 @@ impl Stages {
 
     /// Says why the worker is going to end, before it does.
     pub(super) fn fail(&self, reason: &str) {
-        self.report(&Report::Failed { reason: cut(reason) });
+        self.report(&Report::Failed {
+            reason: cut(reason),
+        });
     }
 
     pub(super) fn report(&self, report: &Report) {
