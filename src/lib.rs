@@ -1,8 +1,8 @@
 //! payload: an application server for Rust services under systemd.
 
-pub(crate) mod config;
 pub(crate) mod app;
 pub mod body;
+pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod moment;

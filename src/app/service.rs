@@ -51,7 +51,11 @@ struct Tower<S>(S);
 
 impl<S, B> Erased for Tower<S>
 where
-    S: tower_service::Service<Request<Body>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S: tower_service::Service<Request<Body>, Response = Response<B>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
     B: HttpBody<Data = Bytes> + Send + 'static,
@@ -60,7 +64,9 @@ where
     fn call(&self, request: Request<Body>) -> Answer {
         let mut service = self.0.clone();
         Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+            poll_fn(|cx| service.poll_ready(cx))
+                .await
+                .map_err(Into::into)?;
             let response = service.call(request).await.map_err(Into::into)?;
             Ok(response.map(Body::new))
         })
