@@ -3,9 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod arbiter;
 pub mod body;
-pub(crate) mod cli;
 pub(crate) mod config;
-pub(crate) mod control;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
