@@ -38,7 +38,10 @@ impl Body {
         if let Some(body) = any.downcast_mut::<Option<Body>>().and_then(Option::take) {
             return body;
         }
-        if let Some(full) = any.downcast_mut::<Option<Full<Bytes>>>().and_then(Option::take) {
+        if let Some(full) = any
+            .downcast_mut::<Option<Full<Bytes>>>()
+            .and_then(Option::take)
+        {
             return Self(Inner::Full(full));
         }
         match body {
@@ -56,7 +59,9 @@ impl Default for Body {
 
 impl fmt::Debug for Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body").field("size", &self.size_hint()).finish()
+        f.debug_struct("Body")
+            .field("size", &self.size_hint())
+            .finish()
     }
 }
 
@@ -75,7 +80,9 @@ impl HttpBody for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match &mut self.get_mut().0 {
-            Inner::Full(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Inner::Full(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Inner::Boxed(boxed) => Pin::new(boxed).poll_frame(cx),
         }
     }

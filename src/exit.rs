@@ -103,7 +103,8 @@ mod tests {
     fn a_chain_names_every_cause_once() {
         let inner = Failure::new(ExitCode::Os, "no such file");
         let middle = Failure::new(ExitCode::Os, "open data.db").because(inner);
-        let outer = Failure::new(ExitCode::Software, "startup step 'database' failed").because(middle);
+        let outer =
+            Failure::new(ExitCode::Software, "startup step 'database' failed").because(middle);
         assert_eq!(
             chain(&outer),
             "startup step 'database' failed: open data.db: no such file"

@@ -2,4 +2,12 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod clock;
+pub(crate) mod diagnosis;
+pub(crate) mod environment;
+pub(crate) mod fds;
 pub(crate) mod memory;
+pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod records;
+pub(crate) mod signals;
+pub(crate) mod title;

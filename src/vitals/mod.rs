@@ -21,19 +21,37 @@ use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
+use crate::app::{App, Context, Payload, Result, Token};
 use crate::moment::Moment;
 use crate::status::{PayloadState, Status};
 use crate::sys::clock;
 
-pub(crate) use routes::VitalsService;
 pub(crate) use settings::Settings;
 
 use proc::Kernel;
 use ring::Ring;
+use routes::VitalsService;
 use sample::{Process, Sample};
 use sampler::Sampler;
+
+/// The factory of the built-in app: what `payload` without a service of its own serves.
+///
+/// # Errors
+/// None: it only builds.
+pub(crate) async fn load(context: Context<Settings>) -> Result<App> {
+    let (settings, drain) = (*context.settings(), context.drain_token());
+    let vitals = Vitals::new(settings, Arc::new(move || context.service()), drain);
+    let service = VitalsService::new(Arc::clone(&vitals));
+    let sampler = Payload::new("sampler", move |context| {
+        let vitals = Arc::clone(&vitals);
+        async move {
+            vitals.sample_forever(context.stop_token()).await;
+            Ok(())
+        }
+    });
+    Ok(App::builder().payload(sampler).build(service))
+}
 
 /// Asks for the service as it is now. Called at most a few times per second; must not block.
 pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
@@ -42,7 +60,7 @@ pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
 pub(crate) struct Vitals {
     settings: Settings,
     view: View,
-    drain: CancellationToken,
+    drain: Token,
     state: Mutex<State>,
     /// The latest sample as a server-sent event, built once for all who listen.
     events: watch::Sender<Bytes>,
@@ -85,7 +103,7 @@ struct Event<'a> {
 
 impl Vitals {
     /// `drain` ends the streams; the sampler has its own token. Call it inside the runtime.
-    pub(crate) fn new(settings: Settings, view: View, drain: CancellationToken) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, view: View, drain: Token) -> Arc<Self> {
         let state = State {
             ring: Ring::new(settings.capacity()),
             processes: Vec::new(),
@@ -105,14 +123,14 @@ impl Vitals {
     ///
     /// # Panics
     /// With the panic of a sample that could not be taken, for the supervisor to see.
-    pub(crate) async fn sample_forever(&self, stop: CancellationToken) {
+    pub(crate) async fn sample_forever(&self, stop: Token) {
         let mut ticks = tokio::time::interval(self.settings.sample_interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut sampler = Sampler::default();
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.fired() => return,
                 _ = ticks.tick() => {}
             }
             let status = (self.view)();
@@ -125,7 +143,7 @@ impl Vitals {
             });
             let looked = tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.fired() => return,
                 looked = look => looked,
             };
             match looked {
@@ -189,7 +207,7 @@ impl Vitals {
     ///
     /// # Errors
     /// What does not.
-    fn health(&self) -> Result<(), String> {
+    fn health(&self) -> std::result::Result<(), String> {
         let silent = self.state().looked.elapsed();
         if silent > 3 * self.settings.sample_interval + Duration::from_secs(5) {
             return Err(format!(

@@ -11,7 +11,7 @@ pub(crate) struct Settings {
     /// Between two samples: 100 milliseconds to 1 minute. Default "1s".
     #[serde(deserialize_with = "interval")]
     pub(crate) sample_interval: Duration,
-    /// How long samples are kept: 1 minute to 1 hour. Default "15min".
+    /// How long samples are kept: 1 minute to 1 hour. Default "15m".
     #[serde(deserialize_with = "history")]
     pub(crate) history: Duration,
 }
@@ -38,7 +38,7 @@ fn interval<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
         value,
         Duration::from_millis(100),
         Duration::from_secs(60),
-        "100ms and 1min",
+        "100ms and 1m",
     )
 }
 
@@ -47,7 +47,7 @@ fn history<'de, D: Deserializer<'de>>(value: D) -> Result<Duration, D::Error> {
         value,
         Duration::from_secs(60),
         Duration::from_secs(3600),
-        "1min and 1h",
+        "1m and 1h",
     )
 }
 
@@ -60,7 +60,7 @@ fn within<'de, D: Deserializer<'de>>(
     let text = String::deserialize(value)?;
     let span = parse(&text).ok_or_else(|| {
         de::Error::custom(format!(
-            "\"{text}\" is not a duration; write a whole number and a unit, as in \"500ms\", \"1s\", \"15min\" or \"1h\""
+            "\"{text}\" is not a duration; write a whole number and a unit, as in \"500ms\", \"1s\", \"15m\" or \"1h\""
         ))
     })?;
     if !(least..=most).contains(&span) {
@@ -75,10 +75,10 @@ fn parse(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;
-    let millis = match unit.trim_start() {
+    let millis = match unit {
         "ms" => 1,
         "s" => 1000,
-        "m" | "min" => 60_000,
+        "m" => 60_000,
         "h" => 3_600_000,
         _ => return None,
     };
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn both_can_be_set() {
-        let settings = settings("sample_interval = '500ms'\nhistory = '1 h'").unwrap();
+        let settings = settings("sample_interval = '500ms'\nhistory = '1h'").unwrap();
         assert_eq!(settings.capacity(), 7200);
     }
 
@@ -117,8 +117,8 @@ mod tests {
             ("sample_interval = '1 fortnight'", "as in \"500ms\", \"1s\""),
             ("sample_interval = 's'", "is not a duration"),
             ("sample_interval = '10'", "is not a duration"),
-            ("sample_interval = '99ms'", "between 100ms and 1min"),
-            ("history = '2h'", "between 1min and 1h"),
+            ("sample_interval = '99ms'", "between 100ms and 1m"),
+            ("history = '2h'", "between 1m and 1h"),
             ("history = '18446744073709551615h'", "is not a duration"),
         ] {
             let error = settings(text).unwrap_err();

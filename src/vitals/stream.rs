@@ -9,8 +9,9 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, ReusableBoxFuture};
+use tokio_util::sync::ReusableBoxFuture;
 
+use crate::app::Token;
 use crate::exit::BoxError;
 
 use super::Vitals;
@@ -41,7 +42,7 @@ pub(super) struct Stream(Option<ReusableBoxFuture<'static, (Feed, Option<Bytes>)
 struct Feed {
     vitals: Arc<Vitals>,
     events: watch::Receiver<Bytes>,
-    drain: CancellationToken,
+    drain: Token,
     stage: Stage,
 }
 
@@ -81,7 +82,7 @@ impl Feed {
     async fn follow(&mut self) -> Option<Bytes> {
         tokio::select! {
             biased;
-            () = self.drain.cancelled() => {
+            () = self.drain.fired() => {
                 self.stage = Stage::Over;
                 Some(DRAIN)
             }

@@ -7,19 +7,21 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 use super::sample::{Cpu, Disk, Footprint, Memory, Network, Pressure};
 use super::*;
 use crate::body::Body;
+use crate::testing::TestApp;
 use crate::vitals::fixture::status;
 
-struct App {
+struct Rig {
     vitals: Arc<Vitals>,
     drain: CancellationToken,
 }
 
-impl App {
+impl Rig {
     fn new() -> Self {
         Self::with_view(Arc::new(|| status(std::process::id())))
     }
@@ -27,7 +29,7 @@ impl App {
     fn with_view(view: View) -> Self {
         let drain = CancellationToken::new();
         Self {
-            vitals: Vitals::new(Settings::default(), view, drain.clone()),
+            vitals: Vitals::new(Settings::default(), view, Token::new(drain.clone())),
             drain,
         }
     }
@@ -129,7 +131,7 @@ async fn the_keys_of_a_sample() {
 
 #[tokio::test]
 async fn the_keys_of_an_event() {
-    let app = App::with_view(Arc::new(|| status(101)));
+    let app = Rig::with_view(Arc::new(|| status(101)));
     let member = Process {
         pid: 100,
         slot: None,
@@ -156,7 +158,7 @@ async fn the_keys_of_an_event() {
 
 #[tokio::test]
 async fn the_page_is_complete_and_locked_down() {
-    let (status, headers, html) = App::new().get("/").await;
+    let (status, headers, html) = Rig::new().get("/").await;
     assert_eq!(status, StatusCode::OK);
     assert!(html.starts_with("<!doctype html>") && html.ends_with("</html>\n"));
     assert_eq!(headers[header::CONTENT_TYPE], "text/html; charset=utf-8");
@@ -169,7 +171,7 @@ async fn the_page_is_complete_and_locked_down() {
 
 #[tokio::test]
 async fn a_page_that_did_not_change_is_not_sent_again() {
-    let app = App::new();
+    let app = Rig::new();
     let (_, headers, _) = app.get("/").await;
     let etag = headers[header::ETAG].to_str().unwrap();
     for known in [
@@ -195,7 +197,7 @@ async fn a_page_that_did_not_change_is_not_sent_again() {
 
 #[tokio::test]
 async fn what_is_not_there_is_404_and_says_what_is() {
-    let app = App::new();
+    let app = Rig::new();
     for path in ["/favicon.ico", "/api", "/api/vitals/", "//", "/index.html"] {
         let (status, headers, text) = app.get(path).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
@@ -210,7 +212,7 @@ async fn what_is_not_there_is_404_and_says_what_is() {
 
 #[tokio::test]
 async fn everything_can_only_be_read() {
-    let app = App::new();
+    let app = Rig::new();
     for route in ROUTES {
         for method in [Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS] {
             let response = app.send(method, route).await;
@@ -222,7 +224,7 @@ async fn everything_can_only_be_read() {
 
 #[tokio::test]
 async fn head_answers_as_get_does_without_the_body() {
-    let app = App::new();
+    let app = Rig::new();
     app.push(full_sample());
     for route in ROUTES {
         let get = app.send(Method::GET, route).await;
@@ -242,7 +244,7 @@ async fn head_answers_as_get_does_without_the_body() {
 
 #[tokio::test]
 async fn the_history_is_given_whole_or_in_part() {
-    let app = App::new();
+    let app = Rig::new();
     for time in 1..=5 {
         app.push(Sample::at(f64::from(time)));
     }
@@ -265,7 +267,7 @@ async fn the_history_is_given_whole_or_in_part() {
 
 #[tokio::test]
 async fn a_query_that_is_not_understood_is_refused_with_the_cure() {
-    let app = App::new();
+    let app = Rig::new();
     for query in [
         "last=-1",
         "last=",
@@ -283,7 +285,7 @@ async fn a_query_that_is_not_understood_is_refused_with_the_cure() {
 
 #[tokio::test]
 async fn the_service_is_shown_as_it_says_itself() {
-    let json = App::with_view(Arc::new(|| status(101)))
+    let json = Rig::with_view(Arc::new(|| status(101)))
         .get_json("/api/service")
         .await;
     assert_eq!(json, serde_json::to_value(status(101)).unwrap());
@@ -291,7 +293,7 @@ async fn the_service_is_shown_as_it_says_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn health_follows_the_sampler() {
-    let app = App::new();
+    let app = Rig::new();
     assert_eq!(
         app.get("/healthz").await.0,
         StatusCode::OK,
@@ -308,7 +310,7 @@ async fn health_follows_the_sampler() {
 #[tokio::test]
 async fn health_follows_every_payload_of_this_worker_and_of_no_other() {
     static IS_OWN: AtomicBool = AtomicBool::new(false);
-    let app = App::with_view(Arc::new(|| {
+    let app = Rig::with_view(Arc::new(|| {
         let own = IS_OWN.load(Relaxed);
         let mut status = status(if own { std::process::id() } else { 1 });
         status.workers[0].payloads[0].state = PayloadState::Restarting;
@@ -331,7 +333,7 @@ async fn next(body: &mut Body) -> Option<String> {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_begins_with_what_is_known_and_follows_every_sample() {
-    let app = App::new();
+    let app = Rig::new();
     let response = app.send(Method::GET, "/api/vitals/stream").await;
     assert_eq!(
         response.headers()[header::CONTENT_TYPE],
@@ -355,7 +357,7 @@ async fn a_stream_begins_with_what_is_known_and_follows_every_sample() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_stream_says_that_it_is_still_there() {
-    let mut body = App::new()
+    let mut body = Rig::new()
         .send(Method::GET, "/api/vitals/stream")
         .await
         .into_body();
@@ -367,7 +369,7 @@ async fn a_silent_stream_says_that_it_is_still_there() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_ends_every_stream_with_a_word() {
-    let app = App::new();
+    let app = Rig::new();
     let mut body = app
         .send(Method::GET, "/api/vitals/stream")
         .await
@@ -383,7 +385,7 @@ async fn a_drain_ends_every_stream_with_a_word() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_reader_misses_samples_and_keeps_none_in_memory() {
-    let app = App::new();
+    let app = Rig::new();
     let mut body = app
         .send(Method::GET, "/api/vitals/stream")
         .await
@@ -398,7 +400,7 @@ async fn a_slow_reader_misses_samples_and_keeps_none_in_memory() {
 
 #[tokio::test]
 async fn a_closed_stream_is_forgotten() {
-    let app = App::new();
+    let app = Rig::new();
     let body = app
         .send(Method::GET, "/api/vitals/stream")
         .await
@@ -410,11 +412,11 @@ async fn a_closed_stream_is_forgotten() {
 
 #[tokio::test(start_paused = true)]
 async fn the_sampler_samples_at_its_interval_and_stops_when_told() {
-    let app = App::new();
+    let app = Rig::new();
     let stop = CancellationToken::new();
     let task = tokio::spawn({
         let (vitals, stop) = (app.vitals.clone(), stop.clone());
-        async move { vitals.sample_forever(stop).await }
+        async move { vitals.sample_forever(Token::new(stop)).await }
     });
     let mut events = app.vitals.events.subscribe();
     let before = Instant::now();
@@ -442,4 +444,20 @@ async fn the_sampler_samples_at_its_interval_and_stops_when_told() {
         .unwrap()
         .unwrap();
     assert_eq!(before.elapsed().as_secs(), 3, "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_an_app_it_samples_while_it_lives_and_leaves_when_told() {
+    let mut app = TestApp::load(Settings::default(), load).await.unwrap();
+    let stream = Request::builder()
+        .uri("/api/vitals/stream")
+        .body(Body::empty())
+        .unwrap();
+    let mut body = app.call(stream).await.unwrap().into_body();
+    while !next(&mut body).await.unwrap().contains("\"sample\":{") {}
+    app.drain();
+    while next(&mut body).await.unwrap() != "event: drain\ndata: {}\n\n" {}
+    assert_eq!(next(&mut body).await, None);
+    let trace = app.trace();
+    assert!(app.stop().await.is_empty(), "{trace:?}");
 }

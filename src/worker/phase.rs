@@ -50,7 +50,9 @@ impl Phase {
 
     /// The phases that may follow. This table is the only place that says so.
     pub(crate) const fn successors(self) -> &'static [Phase] {
-        use Phase::{Cleaning, Draining, Exited, Failed, Forked, Loading, Prepared, Serving, Starting};
+        use Phase::{
+            Cleaning, Draining, Exited, Failed, Forked, Loading, Prepared, Serving, Starting,
+        };
         match self {
             Forked => &[Loading, Exited, Failed],
             Loading => &[Starting, Cleaning, Exited, Failed],
