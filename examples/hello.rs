@@ -40,7 +40,7 @@ async fn load(context: Context) -> payload::Result<App> {
             tracing::info!(slot, visits = visits.0.load(Relaxed), "visits in all");
             Ok(())
         })
-        .payload(Payload::new("report", report).restart())
+        .payload(Payload::restarting("report", report))
         .build(Router::new().route("/", get(hello)).with_state(visits)))
 }
 

@@ -3,11 +3,13 @@
 pub(crate) mod app;
 pub(crate) mod arbiter;
 pub mod body;
+pub(crate) mod cli;
 pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
+mod peer;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;

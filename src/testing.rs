@@ -48,7 +48,7 @@ use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 ///
 /// Dropping it without [`stop`](Self::stop) aborts its payloads and skips its teardown. It stops once:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0382
 /// # async fn twice(app: payload::testing::TestApp) {
 /// app.stop().await;
 /// app.stop().await;

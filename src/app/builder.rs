@@ -22,7 +22,7 @@ use crate::exit::BoxError;
 ///
 /// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// let app = payload::App::builder().build(axum::Router::new());
 /// app.startup("too late", async |_| Ok(()));
 /// ```
@@ -200,7 +200,7 @@ impl AppBuilder {
     {
         let state = State::new(self.values);
         App {
-            service: Service::new(service, &state),
+            service: Service::with_state(service, &state),
             state,
             entries: self.entries,
             faults: self.faults,

@@ -15,8 +15,9 @@ use super::token::Token;
 /// requests have drained. It runs as its own task; the supervisor sees its end at once, be it a return, an error
 /// or a panic, and acts by its policy:
 ///
-/// - **critical**, the default: an end that nobody asked for makes the worker drain and be replaced;
-/// - **[`restart`](Self::restart)**: it is started again, with a backoff;
+/// - **critical**, what [`new`](Self::new) makes: an end that nobody asked for makes the worker drain and be
+///   replaced;
+/// - **[`restarting`](Self::restarting)**: it is started again, with a backoff;
 /// - **[`once`](Self::once)**: returning `Ok` is its normal end. An error or a panic is reported as a failure,
 ///   and the worker lives on.
 ///
@@ -28,7 +29,7 @@ use super::token::Token;
 /// use std::time::Duration;
 /// use payload::Payload;
 ///
-/// let sampler = Payload::new("sampler", |context| async move {
+/// let sampler = Payload::new("sampler", async |context| {
 ///     let mut ticks = tokio::time::interval(Duration::from_secs(1));
 ///     loop {
 ///         tokio::select! {
@@ -36,57 +37,75 @@ use super::token::Token;
 ///             _ = ticks.tick() => { /* take a sample */ }
 ///         }
 ///     }
-/// })
-/// .restart();
+/// });
 /// ```
 #[must_use = "a payload runs only when it is given to AppBuilder::payload"]
 pub struct Payload {
     pub(super) name: Arc<str>,
-    pub(super) policy: Policy,
+    pub(super) work: Work,
     pub(super) before_requests: bool,
     pub(super) stop_timeout: Duration,
-    pub(super) backoff: Backoff,
-    pub(super) run: Run,
 }
 
-/// Makes one attempt of the payload's work.
-pub(super) type Run = Box<dyn FnMut(PayloadContext) -> Act<()> + Send>;
-
-/// What an end that nobody asked for means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Policy {
-    Critical,
-    Restart,
-    Once,
+/// The author's code, and what an end of it means that nobody asked for.
+pub(super) enum Work {
+    Critical(Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>),
+    Once(Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>),
+    Restarting(Box<dyn FnMut(PayloadContext) -> Act<()> + Send>, Backoff),
 }
 
 impl Payload {
-    /// A critical payload. `run` is called once for every attempt.
-    pub fn new<F, Fut>(name: impl Into<String>, mut run: F) -> Self
+    /// A critical payload.
+    pub fn new<F, Fut>(name: impl Into<String>, run: F) -> Self
+    where
+        F: FnOnce(PayloadContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        Self::of(
+            name.into(),
+            Work::Critical(Box::new(|context| Box::pin(run(context)))),
+        )
+    }
+
+    /// A payload that may end by itself.
+    pub fn once<F, Fut>(name: impl Into<String>, run: F) -> Self
+    where
+        F: FnOnce(PayloadContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        Self::of(
+            name.into(),
+            Work::Once(Box::new(|context| Box::pin(run(context)))),
+        )
+    }
+
+    /// A payload that is started again whenever it ends before it is told to stop, however it ends. `run` is
+    /// called for every attempt, so each one gets its own clone of what it needs:
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # struct Queue;
+    /// # async fn consume(queue: Arc<Queue>) -> payload::Result<()> { Ok(()) }
+    /// # let queue = Arc::new(Queue);
+    /// payload::Payload::restarting("consumer", move |_| consume(queue.clone()));
+    /// ```
+    pub fn restarting<F, Fut>(name: impl Into<String>, mut run: F) -> Self
     where
         F: FnMut(PayloadContext) -> Fut + Send + 'static,
         Fut: Future<Output = super::Result<()>> + Send + 'static,
     {
+        let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
+        let run = Box::new(move |context| Box::pin(run(context)) as Act<()>);
+        Self::of(name.into(), Work::Restarting(run, backoff))
+    }
+
+    fn of(name: String, work: Work) -> Self {
         Self {
-            name: name.into().into(),
-            policy: Policy::Critical,
+            name: name.into(),
+            work,
             before_requests: false,
             stop_timeout: Duration::from_secs(5),
-            backoff: Backoff::new(Duration::from_millis(100), Duration::from_secs(30)),
-            run: Box::new(move |context| Box::pin(run(context))),
         }
-    }
-
-    /// Starts it again whenever it ends before it is told to stop, however it ends.
-    pub fn restart(mut self) -> Self {
-        self.policy = Policy::Restart;
-        self
-    }
-
-    /// Lets it end by itself.
-    pub fn once(mut self) -> Self {
-        self.policy = Policy::Once;
-        self
     }
 
     /// Tells it to stop when the drain begins, while requests are still being finished. For work that brings new
@@ -103,11 +122,13 @@ impl Payload {
         self
     }
 
-    /// The waits before restarts: the first is about `initial`, each next one about twice as long, none longer
+    /// The waits before restarts of a [`restarting`](Self::restarting) payload: the first is about `initial`, each next one about twice as long, none longer
     /// than `max`. They are jittered by up to a half, and begin anew after an attempt that ran for longer than
     /// `max`. From 100 ms to 30 s, if nothing else is said.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
-        self.backoff = Backoff::new(initial, max);
+        if let Work::Restarting(_, backoff) = &mut self.work {
+            *backoff = Backoff::new(initial, max);
+        }
         self
     }
 }
@@ -116,10 +137,8 @@ impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload")
             .field("name", &self.name)
-            .field("policy", &self.policy)
             .field("before_requests", &self.before_requests)
             .field("stop_timeout", &self.stop_timeout)
-            .field("backoff", &self.backoff)
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,8 @@
 //! 3. After the stop was told, no attempt starts, and the running one is awaited, then aborted and awaited.
 //! 4. Dropping the handle aborts both tasks.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +17,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::act::{panic_message, sleep_until_some};
+use super::act::{Act, panic_message, sleep_until_some};
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent};
-use super::payload::{Payload, PayloadContext, Policy};
+use super::payload::{Payload, PayloadContext, Work};
 use super::state::State;
 use super::token::Token;
 use crate::exit::chain;
@@ -51,10 +53,14 @@ impl Supervised {
     /// Starts the payload. Needs a tokio runtime around it.
     pub(super) fn start(payload: Payload, index: usize, shared: &Surroundings) -> Self {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let (name, before_requests) = (Arc::clone(&payload.name), payload.before_requests);
+        let Payload {
+            name,
+            work,
+            before_requests,
+            stop_timeout,
+        } = payload;
         let supervisor = Supervisor {
             index,
-            restarts: 0,
             context: PayloadContext {
                 name: Arc::clone(&name),
                 restarts: 0,
@@ -64,12 +70,12 @@ impl Supervised {
             },
             stop: stop.clone(),
             abort: abort.clone(),
+            stop_timeout,
             failed: shared.failed.clone(),
             observer: Arc::clone(&shared.observer),
-            payload,
         };
         supervisor.report(PayloadState::Running, None);
-        let task = AbortOnDropHandle::new(tokio::spawn(supervisor.run()));
+        let task = AbortOnDropHandle::new(tokio::spawn(supervisor.run(work)));
         Self {
             before_requests,
             stop,
@@ -104,140 +110,130 @@ impl Supervised {
 
 struct Supervisor {
     index: usize,
-    restarts: u32,
     context: PayloadContext,
     stop: CancellationToken,
     abort: CancellationToken,
+    stop_timeout: Duration,
     failed: Failed,
     observer: Arc<dyn Observer>,
-    payload: Payload,
 }
 
-/// How an attempt ended: by itself, or with a panic.
-type End = Result<super::Result<()>, JoinError>;
+/// One attempt of a payload's work.
+type Attempt = AbortOnDropHandle<super::Result<()>>;
 
 impl Supervisor {
-    async fn run(mut self) -> Result<(), StepError> {
-        loop {
-            let begun = Instant::now();
-            let mut attempt = self.attempt();
-            let end = tokio::select! {
-                biased;
-                end = &mut attempt => end,
-                () = self.stop.cancelled() => return self.stop_attempt(attempt).await,
-            };
-            if self.stop.is_cancelled() {
-                return self.stopped(outcome(end));
-            }
-            match self.payload.policy {
-                Policy::Restart => {
-                    let wait = self.payload.backoff.wait(begun.elapsed());
-                    self.report(PayloadState::Restarting, Some(&cause(end)));
-                    if timeout(wait, self.stop.cancelled()).await.is_ok() {
-                        return self.stopped(Ok(()));
-                    }
-                    self.restarts = self.restarts.saturating_add(1);
-                    self.report(PayloadState::Running, None);
+    /// Until the payload is over for good. An error is one that nobody has heard of.
+    async fn run(mut self, work: Work) -> Result<(), StepError> {
+        match work {
+            Work::Critical(run) => match self.watch(attempt(run, &self.context)).await {
+                Continue(end) => self.fail(&unasked(end)),
+                Break(stopped) => return self.stopped(stopped),
+            },
+            Work::Once(run) => match self.watch(attempt(run, &self.context)).await {
+                Continue(Ok(())) => self.report(PayloadState::Done, None),
+                Continue(Err(fault)) => self.report(PayloadState::Failed, Some(&fault.to_string())),
+                Break(stopped) => return self.stopped(stopped),
+            },
+            Work::Restarting(mut run, mut backoff) => loop {
+                let begun = Instant::now();
+                let end = match self.watch(attempt(&mut run, &self.context)).await {
+                    Continue(end) => end,
+                    Break(stopped) => return self.stopped(stopped),
+                };
+                self.report(PayloadState::Restarting, Some(&unasked(end)));
+                let wait = backoff.wait(begun.elapsed());
+                if timeout(wait, self.stop.cancelled()).await.is_ok() {
+                    return self.stopped(Ok(()));
                 }
-                Policy::Once if matches!(end, Ok(Ok(()))) => {
-                    self.report(PayloadState::Done, None);
-                    return Ok(());
-                }
-                Policy::Once => {
-                    self.report(PayloadState::Failed, Some(&cause(end)));
-                    return Ok(());
-                }
-                Policy::Critical => {
-                    let cause = cause(end);
-                    self.report(PayloadState::Failed, Some(&cause));
-                    let failure = PayloadFailure::new(&self.payload.name, cause);
-                    self.failed.send_if_modified(|first| {
-                        let is_first = first.is_none();
-                        first.get_or_insert(failure);
-                        is_first
-                    });
-                    return Ok(());
-                }
-            }
+                self.context.restarts = self.context.restarts.saturating_add(1);
+                self.report(PayloadState::Running, None);
+            },
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of one attempt: `Continue` when nobody asked for it, `Break` when it was told to stop.
+    async fn watch(
+        &self,
+        mut attempt: Attempt,
+    ) -> ControlFlow<Result<(), Fault>, Result<(), Fault>> {
+        tokio::select! {
+            biased;
+            end = &mut attempt => match self.stop.is_cancelled() {
+                true => Break(outcome(end)),
+                false => Continue(outcome(end)),
+            },
+            () = self.stop.cancelled() => Break(self.force(attempt).await),
         }
     }
 
-    fn attempt(&mut self) -> AbortOnDropHandle<super::Result<()>> {
-        self.context.restarts = self.restarts;
-        let context = self.context.clone();
-        let run = &mut self.payload.run;
-        // A panic before there is a future must look like any other panic of the attempt.
-        let attempt = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(context)));
-        AbortOnDropHandle::new(tokio::spawn(async {
-            match attempt {
-                Ok(attempt) => attempt.await,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }))
-    }
-
-    async fn stop_attempt(
-        self,
-        mut attempt: AbortOnDropHandle<super::Result<()>>,
-    ) -> Result<(), StepError> {
-        let limit = self.payload.stop_timeout;
-        let forced = tokio::select! {
+    /// Waits as long as the payload may take to stop, then aborts it.
+    async fn force(&self, mut attempt: Attempt) -> Result<(), Fault> {
+        let overdue = tokio::select! {
             biased;
-            end = &mut attempt => return self.stopped(outcome(end)),
+            end = &mut attempt => return outcome(end),
             () = self.abort.cancelled() => Fault::CutOff,
-            () = sleep(limit) => Fault::TimedOut(limit),
+            () = sleep(self.stop_timeout) => Fault::TimedOut(self.stop_timeout),
         };
         attempt.abort();
-        let outcome = match timeout(ABORT_GRACE, attempt).await {
-            Ok(Err(error)) if error.is_cancelled() => Err(forced),
+        match timeout(ABORT_GRACE, attempt).await {
+            Ok(Err(error)) if error.is_cancelled() => Err(overdue),
             Ok(end) => outcome(end),
             Err(_) => Err(Fault::Blocked),
-        };
-        self.stopped(outcome)
+        }
     }
 
     fn stopped(&self, outcome: Result<(), Fault>) -> Result<(), StepError> {
-        let result = outcome.map_err(|fault| {
-            (
-                fault.to_string(),
-                StepError::new(Stage::Payload, &self.payload.name, fault),
-            )
+        let Err(fault) = outcome else {
+            self.report(PayloadState::Done, None);
+            return Ok(());
+        };
+        self.report(PayloadState::Failed, Some(&fault.to_string()));
+        Err(StepError::new(Stage::Payload, &self.context.name, fault))
+    }
+
+    fn fail(&self, cause: &str) {
+        self.report(PayloadState::Failed, Some(cause));
+        self.failed.send_if_modified(|first| {
+            let is_first = first.is_none();
+            first.get_or_insert_with(|| PayloadFailure::new(&self.context.name, cause.to_owned()));
+            is_first
         });
-        match result {
-            Ok(()) => {
-                self.report(PayloadState::Done, None);
-                Ok(())
-            }
-            Err((cause, error)) => {
-                self.report(PayloadState::Failed, Some(&cause));
-                Err(error)
-            }
-        }
     }
 
     fn report(&self, state: PayloadState, cause: Option<&str>) {
         self.observer.payload(&PayloadEvent {
             index: self.index,
-            name: &self.payload.name,
+            name: &self.context.name,
             state,
-            restarts: self.restarts,
+            restarts: self.context.restarts,
             cause,
         });
     }
 }
 
+/// Starts the author's code as a task. A panic before there is a future looks like any other panic of it.
+fn attempt(run: impl FnOnce(PayloadContext) -> Act<()>, context: &PayloadContext) -> Attempt {
+    let made = catch_unwind(AssertUnwindSafe(|| run(context.clone())));
+    AbortOnDropHandle::new(tokio::spawn(async {
+        match made {
+            Ok(act) => act.await,
+            Err(panic) => resume_unwind(panic),
+        }
+    }))
+}
+
 /// The sentence for an end that nobody asked for.
-fn cause(end: End) -> String {
-    match outcome(end) {
+fn unasked(end: Result<(), Fault>) -> String {
+    match end {
         Ok(()) => "returned although nobody told it to stop".to_owned(),
         Err(fault) => fault.to_string(),
     }
 }
 
-fn outcome(end: End) -> Result<(), Fault> {
+fn outcome(end: Result<super::Result<()>, JoinError>) -> Result<(), Fault> {
     match end {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Fault::Error(chain(error.as_ref()))),
+        Ok(result) => result.map_err(|error| Fault::Error(chain(error.as_ref()))),
         Err(error) => Err(fault(error)),
     }
 }

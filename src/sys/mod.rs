@@ -1,11 +1,12 @@
 //! The only unsafe code, and the system calls that matter. Knows nobody else in this crate.
 #![allow(unsafe_code)]
 
+pub(crate) mod accept;
 pub(crate) mod clock;
 pub(crate) mod diagnosis;
 pub(crate) mod environment;
+pub(crate) mod epoll;
 pub(crate) mod fds;
-pub(crate) mod memory;
 pub(crate) mod memory;
 pub(crate) mod process;
 pub(crate) mod records;
