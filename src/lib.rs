@@ -16,8 +16,7 @@ pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
-#[doc(hidden)]
-pub mod vitals;
+pub(crate) mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
