@@ -10,7 +10,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Probes until there is an answer, and gives it back. Panics with `what` when `limit` is over first.
 #[track_caller]
-pub(crate) fn eventually<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> T {
     let end = Instant::now() + limit;
     loop {
         if let Some(answer) = probe() {

@@ -39,7 +39,9 @@ impl Suite {
             let made = able().and_then(|()| make(self));
             if let (Err(reason), false) = (&made, in_ci) {
                 let name = self.name();
-                let line = format!("\n*** SKIPPED: the tests under a real systemd of {name}: {reason}\n\n");
+                let line = format!(
+                    "\n*** SKIPPED: the tests under a real systemd of {name}: {reason}\n\n"
+                );
                 // In one write, since other tests talk as well.
                 stderr().write_all(line.as_bytes()).expect("stderr");
             }

@@ -58,7 +58,7 @@ settle() {
         systemd-timesyncd.service systemd-resolved.service systemd-update-utmp.service \
         systemd-update-utmp-runlevel.service ldconfig.service systemd-journal-catalog-update.service \
         systemd-update-done.service systemd-firstboot.service systemd-machine-id-commit.service \
-        tmp.mount run-lock.mount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount \
+        tmp.mount run-lock.mount var-lib-machines.mount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount \
         sys-kernel-tracing.mount; do
         ln -sf /dev/null "$into/etc/systemd/system/$unit"
     done

@@ -17,7 +17,8 @@ impl Group {
         let trees = mounted().expect("cgroup trees");
         let folders: Vec<PathBuf> = trees.iter().map(|tree| tree.join(name)).collect();
         for folder in &folders {
-            fs::create_dir(folder).unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
+            fs::create_dir(folder)
+                .unwrap_or_else(|error| panic!("make {}: {error}", folder.display()));
         }
         Self { folders }
     }
@@ -46,7 +47,8 @@ impl Drop for Group {
 
 /// Where the trees are mounted, v2 first.
 pub(crate) fn mounted() -> Result<Vec<PathBuf>, String> {
-    let table = fs::read_to_string("/proc/self/mounts").map_err(|error| format!("/proc/self/mounts: {error}"))?;
+    let table = fs::read_to_string("/proc/self/mounts")
+        .map_err(|error| format!("/proc/self/mounts: {error}"))?;
     let mounts = || {
         table.lines().filter_map(|line| {
             let mut fields = line.split(' ').skip(1);
@@ -57,10 +59,16 @@ pub(crate) fn mounted() -> Result<Vec<PathBuf>, String> {
         .find(|(_, kind, _)| *kind == "cgroup2")
         .ok_or("they need cgroup v2 mounted")?;
     if options.split(',').any(|option| option == "ro") {
-        return Err(format!("they need cgroup v2 writable, and {v2} is mounted read-only"));
+        return Err(format!(
+            "they need cgroup v2 writable, and {v2} is mounted read-only"
+        ));
     }
-    let named = mounts().filter(|(_, kind, options)| *kind == "cgroup" && options.contains("name=systemd"));
-    Ok([PathBuf::from(v2)].into_iter().chain(named.map(|(path, _, _)| path.into())).collect())
+    let named =
+        mounts().filter(|(_, kind, options)| *kind == "cgroup" && options.contains("name=systemd"));
+    Ok([PathBuf::from(v2)]
+        .into_iter()
+        .chain(named.map(|(path, _, _)| path.into()))
+        .collect())
 }
 
 /// Removes a tree of cgroups, deepest first. An absent one is fine.

@@ -68,8 +68,20 @@ impl Machine {
             .arg("--")
             // The holder dies with the thread that booted it, and the process namespace with the holder.
             .args(["setpriv", "--pdeathsig", "KILL"])
-            .args(["unshare", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"])
-            .args(["systemd-nspawn", "--quiet", "--boot", "--volatile=overlay", "--private-network"])
+            .args([
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child=KILL",
+                "--mount-proc",
+            ])
+            .args([
+                "systemd-nspawn",
+                "--quiet",
+                "--boot",
+                "--volatile=overlay",
+                "--private-network",
+            ])
             .args(["--register=no", "--keep-unit", "--console=read-only"])
             .arg(format!("--machine={name}"))
             .arg(format!("--directory={}", root.display()))
@@ -82,9 +94,20 @@ impl Machine {
             .spawn()
             .expect("start systemd-nspawn");
 
-        let mut machine = Self { suite, name, holder, leader: 0, console, _group: group, _turn: turn };
+        let mut machine = Self {
+            suite,
+            name,
+            holder,
+            leader: 0,
+            console,
+            _group: group,
+            _turn: turn,
+        };
         machine.leader = eventually("systemd takes its own cgroup", BOOT, || {
-            assert!(machine.holder.try_wait().expect("wait").is_none(), "systemd-nspawn ended");
+            assert!(
+                machine.holder.try_wait().expect("wait").is_none(),
+                "systemd-nspawn ended"
+            );
             machine._group.first_process("payload/init.scope")
         });
         eventually("the machine has booted", BOOT, || {
@@ -108,7 +131,13 @@ impl Machine {
     #[track_caller]
     pub(crate) fn ok(&self, script: &str) -> String {
         let output = self.run(script);
-        assert_eq!(output.code, Some(0), "{script}\n{}{}", output.stdout, output.stderr);
+        assert_eq!(
+            output.code,
+            Some(0),
+            "{script}\n{}{}",
+            output.stdout,
+            output.stderr
+        );
         output.stdout.trim_end().to_owned()
     }
 
@@ -116,7 +145,10 @@ impl Machine {
     #[track_caller]
     pub(crate) fn start(&self, script: &str) -> Running {
         let child = self.command(script).spawn().expect("nsenter");
-        Running { script: script.to_owned(), child: Some(child) }
+        Running {
+            script: script.to_owned(),
+            child: Some(child),
+        }
     }
 
     /// Writes a file, and the folders it needs.
@@ -129,18 +161,32 @@ impl Machine {
     /// Copies a file of the host.
     pub(crate) fn copy_in(&self, from: &Path, path: &str, mode: u32) {
         let host = self.host_path(path);
-        fs::copy(from, &host).unwrap_or_else(|error| panic!("copy {} to {path}: {error}", from.display()));
+        fs::copy(from, &host)
+            .unwrap_or_else(|error| panic!("copy {} to {path}: {error}", from.display()));
         fs::set_permissions(&host, fs::Permissions::from_mode(mode)).expect("its mode");
     }
 
     fn command(&self, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--mount", "--pid", "--cgroup", "--ipc", "--uts", "--net", "--target"])
+            .args([
+                "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--net", "--target",
+            ])
             .arg(self.leader.to_string())
-            .args(["--", "timeout", "--kill-after=1", COMMAND, "sh", "-c", script])
+            .args([
+                "--",
+                "timeout",
+                "--kill-after=1",
+                COMMAND,
+                "sh",
+                "-c",
+                script,
+            ])
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("LC_ALL", "C.UTF-8")
             .env("SYSTEMD_COLORS", "0")
             .env("SYSTEMD_PAGER", "")
@@ -159,11 +205,18 @@ impl Machine {
     /// Prints what a person would look at first. Must not panic: it runs while a panic unwinds.
     fn explain(&mut self) {
         let mut console = Vec::new();
-        let _ = self.console.rewind().and_then(|()| self.console.read_to_end(&mut console));
+        let _ = self
+            .console
+            .rewind()
+            .and_then(|()| self.console.read_to_end(&mut console));
         let mut text = format!("--- {}, console:\n", self.name).into_bytes();
         text.extend(console);
         text.extend(b"\n--- journal:\n");
-        if self.leader != 0 && let Ok(journal) = self.command("journalctl --boot --no-pager --lines=100").output() {
+        if self.leader != 0
+            && let Ok(journal) = self
+                .command("journalctl --boot --no-pager --lines=100")
+                .output()
+        {
             text.extend(journal.stdout);
         }
         let _ = stderr().write_all(&text);
@@ -188,7 +241,12 @@ impl Running {
         let child = self.child.take().expect("it runs");
         let output = child.wait_with_output().expect("wait for nsenter");
         // What timeout(1) ends with.
-        assert_ne!(output.status.code(), Some(124), "longer than {COMMAND} s: {}", self.script);
+        assert_ne!(
+            output.status.code(),
+            Some(124),
+            "longer than {COMMAND} s: {}",
+            self.script
+        );
         Output {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -198,7 +256,9 @@ impl Running {
 
     /// Whether it has ended.
     pub(crate) fn ended(&mut self) -> bool {
-        self.child.as_mut().is_none_or(|child| child.try_wait().expect("wait").is_some())
+        self.child
+            .as_mut()
+            .is_none_or(|child| child.try_wait().expect("wait").is_some())
     }
 }
 
@@ -212,7 +272,8 @@ impl Drop for Running {
 }
 
 /// Enters the cgroups before `--`, then becomes the command behind it.
-const JOIN_AND_EXEC: &str = r#"while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@""#;
+const JOIN_AND_EXEC: &str =
+    r#"while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@""#;
 
 /// The right to have a machine.
 struct Turn;

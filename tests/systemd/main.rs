@@ -4,7 +4,12 @@
 //! Runs as root on Debian; the roots are made by `base.sh` at the first run. Elsewhere the tests say that they
 //! were skipped; with `CI` in the environment that is a failure.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 #[path = "../support/mod.rs"]
 mod support;

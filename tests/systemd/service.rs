@@ -9,10 +9,18 @@ use crate::machine::Machine;
 impl Machine {
     /// Installs the binary and the shipped units, and starts the socket.
     pub(crate) fn install(&self) {
-        self.copy_in(Path::new(env!("CARGO_BIN_EXE_payload")), "/usr/bin/payload", 0o755);
+        self.copy_in(
+            Path::new(env!("CARGO_BIN_EXE_payload")),
+            "/usr/bin/payload",
+            0o755,
+        );
         let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
         for unit in ["payload.socket", "payload.service"] {
-            self.copy_in(&units.join(unit), &format!("/usr/lib/systemd/system/{unit}"), 0o644);
+            self.copy_in(
+                &units.join(unit),
+                &format!("/usr/lib/systemd/system/{unit}"),
+                0o644,
+            );
         }
         self.ok("systemctl daemon-reload");
     }
@@ -35,7 +43,12 @@ impl Machine {
     /// What the journal has of a unit, oldest first, everything that was sent before the call included.
     #[track_caller]
     pub(crate) fn journal(&self, unit: &str) -> Vec<Value> {
-        let lines = self.ok(&format!("journalctl --sync && journalctl --output=json --unit={unit}"));
-        lines.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect()
+        let lines = self.ok(&format!(
+            "journalctl --sync && journalctl --output=json --unit={unit}"
+        ));
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
     }
 }

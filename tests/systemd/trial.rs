@@ -1,6 +1,6 @@
 use crate::machine::Machine;
 pub(crate) fn it_boots(machine: &Machine) {
-    println!("{}", machine.ok("systemctl --version; systemd-analyze; systemd-analyze blame; systemctl list-units --state=active"));
+    println!("{}", machine.ok("systemctl --version; systemd-analyze; systemd-analyze blame; journalctl -b -o short-monotonic --no-pager"));
     machine.install();
     machine.ok("systemctl enable --now payload.socket");
     println!("{:?}", machine.journal("payload.socket"));
