@@ -14,11 +14,15 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod activation;
 mod base;
 mod cgroup;
+mod failure;
+mod journal;
 mod machine;
 mod service;
-mod trial;
+mod stop;
+mod units;
 
 /// Each listed function becomes one test per suite.
 macro_rules! on_both_suites {
@@ -39,8 +43,20 @@ macro_rules! on_both_suites {
 }
 
 on_both_suites! {
-    trial::it_boots,
-    trial::it_fails,
+    activation::the_first_connection_starts_the_service,
+    activation::start_returns_when_every_worker_serves,
+    activation::the_status_line_has_live_counts,
+    failure::a_stopped_arbiter_is_replaced_by_the_watchdog,
+    failure::a_killed_arbiter_comes_back,
+    failure::a_crash_loop_keeps_the_socket,
+    failure::wrong_configuration_is_not_restarted,
+    failure::a_client_outlives_wrong_configuration,
+    journal::lifecycle_events_have_fields,
+    journal::a_stopped_journal_slows_nothing,
+    stop::stop_drains_and_leaves_nothing,
+    stop::stop_with_nothing_to_do_is_prompt,
+    units::the_units_are_in_order,
+    units::the_service_works_hardened,
 }
 
 fn on(suite: base::Suite, test: fn(&machine::Machine)) {
