@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// What machines are called, before the pid of the process that booted them.
+pub(crate) const PREFIX: &str = "payload-test-";
+
 /// One cgroup in every tree that systemd uses: v2, and beside it the named v1 tree on a hybrid host.
 pub(crate) struct Group {
     /// The one in the v2 tree comes first.
@@ -13,8 +16,12 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// Makes it.
     pub(crate) fn new(name: &str) -> Self {
         let trees = mounted().expect("cgroup trees");
+        for tree in &trees {
+            sweep(tree);
+        }
         let folders: Vec<PathBuf> = trees.iter().map(|tree| tree.join(name)).collect();
         for folder in &folders {
             fs::create_dir(folder)
@@ -69,6 +76,20 @@ pub(crate) fn mounted() -> Result<Vec<PathBuf>, String> {
         .into_iter()
         .chain(named.map(|(path, _, _)| path.into()))
         .collect())
+}
+
+/// Removes what test processes that were killed have left behind.
+fn sweep(tree: &Path) {
+    for entry in fs::read_dir(tree).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(PREFIX))
+            .and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = remove(&entry.path());
+        }
+    }
 }
 
 /// Removes a tree of cgroups, deepest first. An absent one is fine.

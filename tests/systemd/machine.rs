@@ -6,25 +6,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::base::Suite;
-use crate::cgroup::Group;
+use crate::cgroup::{Group, PREFIX};
 use crate::support::eventually;
+use crate::turn::Turn;
 
 const BOOT: Duration = Duration::from_secs(60);
 /// Seconds that one command in a machine may take.
 const COMMAND: &str = "90";
-/// Each machine takes a good part of the kernel's default of 128 inotify instances per user.
-const MACHINES_AT_ONCE: u32 = 4;
 
 /// A booted machine: its own processes, network (loopback only), host name, and a throw-away overlay over
 /// the suite's root.
 ///
 /// It ends with this value, and also when the thread or the process of the test dies in any way.
 pub(crate) struct Machine {
-    suite: Suite,
     name: String,
     /// The process that everything of the machine hangs on.
     holder: Child,
@@ -58,7 +55,7 @@ impl Machine {
         let turn = Turn::take();
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("payload-test-{}-{count}", std::process::id());
+        let name = format!("{PREFIX}{}-{count}", std::process::id());
         let group = Group::new(&name);
         let console = tempfile::tempfile().expect("a file for the console");
 
@@ -95,7 +92,6 @@ impl Machine {
             .expect("start systemd-nspawn");
 
         let mut machine = Self {
-            suite,
             name,
             holder,
             leader: 0,
@@ -115,10 +111,6 @@ impl Machine {
             (output.stdout.trim() == "running").then_some(())
         });
         Some(machine)
-    }
-
-    pub(crate) fn suite(&self) -> Suite {
-        self.suite
     }
 
     /// Runs a shell script to its end.
@@ -274,31 +266,3 @@ impl Drop for Running {
 /// Enters the cgroups before `--`, then becomes the command behind it.
 const JOIN_AND_EXEC: &str =
     r#"while [ "$1" != -- ]; do echo $$ >"$1/cgroup.procs"; shift; done; shift; exec "$@""#;
-
-/// The right to have a machine.
-struct Turn;
-
-static TAKEN: Mutex<u32> = Mutex::new(0);
-static FREED: Condvar = Condvar::new();
-
-impl Turn {
-    fn take() -> Self {
-        let mut taken = Self::taken();
-        while *taken == MACHINES_AT_ONCE {
-            taken = FREED.wait(taken).unwrap_or_else(PoisonError::into_inner);
-        }
-        *taken += 1;
-        Turn
-    }
-
-    fn taken() -> MutexGuard<'static, u32> {
-        TAKEN.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *Self::taken() -= 1;
-        FREED.notify_one();
-    }
-}

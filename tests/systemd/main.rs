@@ -22,6 +22,7 @@ mod journal;
 mod machine;
 mod service;
 mod stop;
+mod turn;
 mod units;
 
 /// Each listed function becomes one test per suite.
