@@ -37,6 +37,12 @@ impl Report {
         self.found.then_some(&self.file.path)
     }
 
+    /// Whether somebody has set it: it does not come from the defaults.
+    pub(crate) fn is_set(&self, key: &str) -> bool {
+        let set = |entry: &Entry| entry.key == key && entry.origin != Origin::Default;
+        self.entries.iter().any(set)
+    }
+
     /// The same for programs, on several lines.
     pub(crate) fn json(&self) -> String {
         let entries = |entries: &[Entry]| entries.iter().map(Entry::json).collect::<Vec<_>>();
