@@ -19,10 +19,12 @@ const LARGEST: usize = 4096;
 /// One assignment of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Say<'a> {
+    /// Every configured worker serves, or a reload has ended.
     Ready,
     /// Microseconds of CLOCK_MONOTONIC when the reload began. A [`Say::Ready`] must follow, whatever the
     /// reload's outcome.
     Reloading(u64),
+    /// Final: newer managers (259) ignore a later [`Say::Ready`].
     Stopping,
     /// One line for `systemctl status`.
     Status(&'a str),
@@ -116,21 +118,6 @@ impl Notifier {
             is_gone: false,
         };
         (notifier, notes)
-    }
-
-    /// READY=1: every configured worker serves, or a reload has ended.
-    pub(crate) fn ready(&mut self) {
-        self.send(&[Say::Ready]);
-    }
-
-    /// RELOADING=1 with MONOTONIC_USEC; see [`Say::Reloading`].
-    pub(crate) fn reloading(&mut self, now_usec: u64) {
-        self.send(&[Say::Reloading(now_usec)]);
-    }
-
-    /// STOPPING=1. Final: newer managers (259) ignore a later READY=1.
-    pub(crate) fn stopping(&mut self) {
-        self.send(&[Say::Stopping]);
     }
 
     /// STATUS=, made one line and cut to what fits.
@@ -405,11 +392,11 @@ mod tests {
         let mut notifier = mock.notifier();
         notifier.status("booting");
         notifier.send(&[Say::Ready, Say::Status("2/2 workers serving")]);
-        notifier.reloading(123_456_789_012);
-        notifier.ready();
+        notifier.send(&[Say::Reloading(123_456_789_012)]);
+        notifier.send(&[Say::Ready]);
         notifier.watchdog();
         notifier.extend_timeout(Duration::from_secs(7200));
-        notifier.stopping();
+        notifier.send(&[Say::Stopping]);
         assert_eq!(
             mock.heard(),
             [
@@ -430,7 +417,7 @@ mod tests {
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
         socket.set_nonblocking(true).unwrap();
-        notifier_to(format!("@{name}")).ready();
+        notifier_to(format!("@{name}")).send(&[Say::Ready]);
         assert_eq!(heard(&socket), ["READY=1"]);
     }
 
@@ -479,14 +466,14 @@ mod tests {
         let mock = Mock::new();
         let mut notifier = mock.notifier();
         mock.fill();
-        notifier.ready();
+        notifier.send(&[Say::Ready]);
         for round in 0..5 {
-            notifier.reloading(round);
-            notifier.ready();
+            notifier.send(&[Say::Reloading(round)]);
+            notifier.send(&[Say::Ready]);
         }
         notifier.status("bye");
-        notifier.stopping();
-        notifier.ready();
+        notifier.send(&[Say::Stopping]);
+        notifier.send(&[Say::Ready]);
         mock.heard();
         // The next call of any kind brings what waited, then itself.
         notifier.watchdog();
@@ -507,7 +494,7 @@ mod tests {
         let mut mock = Mock::new();
         let mut notifier = mock.notifier();
         std::fs::remove_file(mock.path()).unwrap();
-        notifier.ready();
+        notifier.send(&[Say::Ready]);
         mock.socket = UnixDatagram::bind(mock.path()).unwrap();
         mock.socket.set_nonblocking(true).unwrap();
         notifier.flush();
@@ -517,7 +504,7 @@ mod tests {
     #[test]
     fn without_a_manager_nothing_waits() {
         let (mut notifier, notes) = Notifier::new(&Settings::default(), 1);
-        notifier.ready();
+        notifier.send(&[Say::Ready]);
         notifier.status("nobody hears it");
         assert!(!notifier.has_pending());
         assert_eq!(notes, [""; 0]);
