@@ -3,12 +3,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
-use super::file::{Source, quote};
+use super::document::{Source, quote};
 use super::origin::{Problem, failure, nearest};
 use crate::exit::{ExitCode, Failure};
 
@@ -157,6 +156,7 @@ mod tests {
 
     use super::*;
     use crate::app::NoSettings;
+    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::document;
 use super::environment::Environment;
-use super::file::{self, Read};
+use super::file::File;
 use super::forms::{Form, Host};
 use super::origin::{Given, Origin, Problem, Shape, failure, one_line};
 use super::report::{Entry, Report};
@@ -60,14 +61,20 @@ pub(super) fn resolve(
     service: &str,
     flags: &Flags,
     environment: &Environment,
-    file: Read,
+    file: File,
     host: &Host,
 ) -> Result<Loaded, Failure> {
     let mut problems = environment.problems();
-    let file = file::parse(file);
-    problems.extend(file.problems);
-    let mut layers = Layers::new(service, flags, environment, file.values, host);
-    let config = settings::build(&mut layers, file.app);
+    let File { choice, source } = file;
+    let source = source.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let found = source.is_some();
+    let document = source.map(document::parse).unwrap_or_default();
+    problems.extend(document.problems);
+    let mut layers = Layers::new(service, flags, environment, document.values, host);
+    let config = settings::build(&mut layers, document.app);
     problems.extend(layers.problems);
     problems.extend(rules::check(&config, &layers.entries));
     if !problems.is_empty() {
@@ -75,9 +82,10 @@ pub(super) fn resolve(
     }
     let report = Report {
         service: service.to_owned(),
-        file: file.path,
+        file: choice,
+        found,
         entries: layers.entries,
-        app: file.app_entries,
+        app: document.app_entries,
     };
     Ok(Loaded { config, report })
 }

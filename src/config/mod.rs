@@ -8,6 +8,7 @@
 //! CPUs.
 
 mod app;
+mod document;
 mod environment;
 mod file;
 mod forms;
@@ -16,8 +17,6 @@ mod origin;
 mod report;
 mod rules;
 mod settings;
-#[cfg(test)]
-mod tests;
 mod units;
 
 use std::ffi::OsString;
@@ -155,3 +154,6 @@ pub(crate) enum LogFormat {
     Json,
     Journald,
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,9 +70,12 @@ impl Place {
 }
 
 impl Problem {
-    /// `text` follows the place and a colon.
+    /// `text` follows the place and a colon; nobody is to blame for a default, so it stands alone there.
     pub(super) fn new(origin: Origin, text: impl fmt::Display) -> Self {
-        let text = format!("{origin}: {text}");
+        let text = match origin {
+            Origin::Default => text.to_string(),
+            _ => format!("{origin}: {text}"),
+        };
         Self { origin, text }
     }
 }

@@ -1,10 +1,11 @@
 //! `payload config`: every effective value and where it came from.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::file::Choice;
 use super::forms::Shown;
 use super::origin::Origin;
 
@@ -12,8 +13,9 @@ use super::origin::Origin;
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(super) service: String,
-    /// The file that was read.
-    pub(super) file: Option<PathBuf>,
+    pub(super) file: Choice,
+    /// Whether the file was there.
+    pub(super) found: bool,
     pub(super) entries: Vec<Entry>,
     /// The leaves of `[app]`.
     pub(super) app: Vec<Entry>,
@@ -31,8 +33,8 @@ pub(super) struct Entry {
 
 impl Report {
     /// The file that was read, if there was one.
-    pub(crate) fn file(&self) -> Option<&std::path::Path> {
-        self.file.as_deref()
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.found.then_some(&self.file.path)
     }
 
     /// Whether the operator chose the value of `key`, by whatever means.
@@ -47,7 +49,11 @@ impl Report {
         let entries = |entries: &[Entry]| entries.iter().map(Entry::json).collect::<Vec<_>>();
         let report = json!({
             "service": self.service,
-            "file": self.file.as_ref().map(|path| path.to_string_lossy()),
+            "file": {
+                "path": self.file.path.to_string_lossy(),
+                "found": self.found,
+                "origin": origin(&self.file.origin),
+            },
             "settings": entries(&self.entries),
             "app": entries(&self.app),
         });
@@ -57,35 +63,46 @@ impl Report {
 
 impl Entry {
     fn json(&self) -> Value {
-        let origin = match &self.origin {
-            Origin::File(place) => json!({
-                "kind": "file",
-                "file": place.path.to_string_lossy(),
-                "line": place.line,
-                "column": place.column,
-            }),
-            Origin::Variable(name) => json!({ "kind": "environment", "variable": name }),
-            Origin::Flag(flag) => json!({ "kind": "flag", "flag": flag }),
-            Origin::Default => json!({ "kind": "default" }),
-        };
-        json!({ "key": self.key, "value": self.shown.json, "text": self.shown.text, "origin": origin })
+        let Self { key, shown, .. } = self;
+        json!({ "key": key, "value": shown.json, "text": shown.text, "origin": origin(&self.origin) })
+    }
+}
+
+fn origin(origin: &Origin) -> Value {
+    match origin {
+        Origin::File(place) => json!({
+            "kind": "file",
+            "file": place.path.to_string_lossy(),
+            "line": place.line,
+            "column": place.column,
+        }),
+        Origin::Variable(name) => json!({ "kind": "environment", "variable": name }),
+        Origin::Flag(flag) => json!({ "kind": "flag", "flag": flag }),
+        Origin::Default => json!({ "kind": "default" }),
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = || self.entries.iter().chain(&self.app);
-        let key = rows().map(|row| row.key.chars().count()).max().unwrap_or(0);
-        let text = rows()
-            .map(|row| row.shown.text.chars().count())
+        let missing = if self.found { "" } else { " (not there)" };
+        let file = format!("{}{missing}", self.file.path.display());
+        let file = ("config", file.as_str(), &self.file.origin);
+        let entries = self.entries.iter().chain(&self.app);
+        let entries =
+            entries.map(|entry| (entry.key.as_str(), entry.shown.text.as_str(), &entry.origin));
+        let rows: Vec<_> = std::iter::once(file).chain(entries).collect();
+        let key = rows
+            .iter()
+            .map(|row| row.0.chars().count())
             .max()
             .unwrap_or(0);
-        for row in rows() {
-            writeln!(
-                f,
-                "{:key$}  {:text$}  {}",
-                row.key, row.shown.text, row.origin
-            )?;
+        let text = rows
+            .iter()
+            .map(|row| row.1.chars().count())
+            .max()
+            .unwrap_or(0);
+        for (name, value, origin) in rows {
+            writeln!(f, "{name:key$}  {value:text$}  {origin}")?;
         }
         Ok(())
     }

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::file::{Read, Source};
+use super::document::Source;
+use super::file::{Choice, File};
+use super::origin::Origin;
 use super::*;
 use crate::exit::ExitCode;
 
@@ -40,13 +42,17 @@ fn flags(given: &[(&str, &str)]) -> Flags {
 impl Given<'_> {
     fn load(&self) -> Result<Loaded, Failure> {
         let environment = Environment::new(variables(self.environment));
-        let source = |text: &str| Source {
-            path: PathBuf::from("f"),
-            text: text.to_owned(),
+        let path = PathBuf::from("f");
+        let origin = Origin::Flag("--config");
+        let choice = Choice {
+            path: path.clone(),
+            origin,
         };
-        let file = self
-            .file
-            .map_or(Read::Missing, |text| Read::Text(source(text)));
+        let source = Ok(self.file.map(|text| Source {
+            path,
+            text: text.to_owned(),
+        }));
+        let file = File { choice, source };
         layers::resolve(
             "demo",
             &flags(self.flags),
@@ -516,6 +522,7 @@ fn the_report_aligns_and_names_origins() {
             .filter(|cell| !cell.is_empty())
             .collect::<Vec<_>>()
     };
+    assert_eq!(row("config"), ["config", "f", "--config"]);
     assert_eq!(row("workers"), ["workers", "auto (3)", "default"]);
     assert_eq!(row("threads"), ["threads", "2", "--threads"]);
     assert_eq!(row("log.level"), ["log.level", "warn", "PAYLOAD_LOG_LEVEL"]);
@@ -548,7 +555,7 @@ fn the_report_for_programs() {
     assert_eq!(report.file(), Some(Path::new("f")));
     let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
     assert_eq!(
-        (&json["service"], &json["file"]),
+        (&json["service"], &json["file"]["path"]),
         (&"demo".into(), &"f".into())
     );
     let of = |list: &str| -> BTreeMap<String, serde_json::Value> {
@@ -649,4 +656,49 @@ fn a_file_is_read_from_disk() {
             path.display()
         )
     );
+}
+
+const EXAMPLE: &str = include_str!("../../deploy/payload.toml");
+
+#[test]
+fn the_example_changes_nothing() {
+    let report = from_file(EXAMPLE).load().unwrap().report;
+    assert!(
+        report
+            .entries
+            .iter()
+            .all(|entry| entry.origin == Origin::Default)
+    );
+    assert!(report.app.is_empty());
+}
+
+#[test]
+fn the_example_shows_every_setting_at_its_default() {
+    let uncommented: Vec<&str> = EXAMPLE
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting,
+            _ => line,
+        })
+        .collect();
+    let uncommented = uncommented.join("\n");
+    let from_example = from_file(&uncommented).load().unwrap().report;
+    let defaults = Given::default().load().unwrap().report;
+    for (seen, default) in from_example.entries.iter().zip(&defaults.entries) {
+        assert_eq!(seen.key, default.key);
+        assert_eq!(seen.shown, default.shown, "{}", seen.key);
+        let in_file = matches!(seen.origin, Origin::File(_));
+        assert_eq!(in_file, seen.key != "control", "{} is missing", seen.key);
+    }
+    for setting in SETTINGS.iter().filter(|setting| setting.sources.file) {
+        let (name, default) = (setting.name(), setting.default);
+        let written = [
+            format!("\n{name} = \"{default}\"\n"),
+            format!("\n{name} = {default}\n"),
+        ];
+        assert!(
+            written.iter().any(|line| uncommented.contains(line)),
+            "{name} = {default}"
+        );
+    }
 }

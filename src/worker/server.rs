@@ -221,3 +221,6 @@ fn http2_builder(http: &Http, tasks: Arc<Tasks>) -> http2::Builder<Streams> {
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
+
+#[cfg(test)]
+mod tests;
