@@ -1,5 +1,11 @@
 //! The real binary with passed sockets of every kind, and of every kind that is none of its business.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -96,7 +102,7 @@ impl Passing {
     }
 
     /// It must refuse with 78, in `run` as in `check`, and say all of `parts`.
-    fn is_refused(self, parts: &[&str]) {
+    fn must_be_refused(self, parts: &[&str]) {
         assert!(self.count > 0);
         let (code, text) = self.finish();
         assert_eq!(code, Some(78), "{text}");
@@ -320,12 +326,12 @@ fn an_address_in_use_is_exit_69_and_named() {
 }
 
 #[test]
-fn a_datagram_socket_is_refused() {
+fn a_datagram_socket_must_be_refused() {
     for command in ["run", "check"] {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         Passing::new(vec![udp.into()], &[command])
             .env("LISTEN_FDNAMES", "web")
-            .is_refused(&[
+            .must_be_refused(&[
                 "fd 3 'web' is a datagram socket",
                 "ListenStream= instead of ListenDatagram=",
             ]);
@@ -333,20 +339,20 @@ fn a_datagram_socket_is_refused() {
 }
 
 #[test]
-fn a_seqpacket_socket_is_refused() {
+fn a_seqpacket_socket_must_be_refused() {
     let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    Passing::new(vec![socket.into()], RUN).is_refused(&[
+    Passing::new(vec![socket.into()], RUN).must_be_refused(&[
         "fd 3 'fd3' is a sequential packet socket",
         "ListenSequentialPacket=",
     ]);
 }
 
 #[test]
-fn a_connected_socket_is_refused() {
+fn a_connected_socket_must_be_refused() {
     let (fd, address) = loopback();
     let client = TcpStream::connect(address).unwrap();
     Passing::new(vec![client.into()], RUN)
-        .is_refused(&["fd 3 'fd3' is a connected socket", "Accept=no"]);
+        .must_be_refused(&["fd 3 'fd3' is a connected socket", "Accept=no"]);
     drop(fd);
 }
 
@@ -354,7 +360,7 @@ fn a_connected_socket_is_refused() {
 fn a_regular_file_and_a_pipe_are_refused_together() {
     let file = tempfile::tempfile().unwrap();
     let (pipe, _writer) = std::io::pipe().unwrap();
-    Passing::new(vec![file.into(), pipe.into()], RUN).is_refused(&[
+    Passing::new(vec![file.into(), pipe.into()], RUN).must_be_refused(&[
         "2 of 2 passed file descriptors cannot be used",
         "fd 3 'fd3' is a regular file",
         "fd 4 'fd4' is a pipe",
@@ -362,34 +368,34 @@ fn a_regular_file_and_a_pipe_are_refused_together() {
 }
 
 #[test]
-fn one_bad_socket_among_good_ones_is_refused() {
+fn one_bad_socket_among_good_ones_must_be_refused() {
     let (good, _) = loopback();
     let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
     Passing::new(vec![good, udp.into()], RUN)
         .env("LISTEN_FDNAMES", "http:dns")
-        .is_refused(&["1 of 2 passed", "fd 4 'dns' is a datagram socket"]);
+        .must_be_refused(&["1 of 2 passed", "fd 4 'dns' is a datagram socket"]);
 }
 
 #[test]
-fn a_stored_connection_without_a_listener_is_refused() {
+fn a_stored_connection_without_a_listener_must_be_refused() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     Passing::new(vec![ours.into()], RUN)
         .env("LISTEN_FDNAMES", "stored")
-        .is_refused(&["fd 3 'stored' comes from the file descriptor store"]);
+        .must_be_refused(&["fd 3 'stored' comes from the file descriptor store"]);
 }
 
 #[test]
-fn a_count_that_does_not_match_is_refused() {
+fn a_count_that_does_not_match_must_be_refused() {
     let (fd, _) = loopback();
     Passing::new(vec![fd], RUN)
         .env("LISTEN_FDNAMES", "http:https")
-        .is_refused(&["LISTEN_FDNAMES=http:https has 2 names for LISTEN_FDS=1"]);
+        .must_be_refused(&["LISTEN_FDNAMES=http:https has 2 names for LISTEN_FDS=1"]);
     let (fd, _) = loopback();
     Passing::new(vec![fd], RUN)
         .env("LISTEN_FDS", "2")
-        .is_refused(&["fd 4 'fd4' is not open"]);
+        .must_be_refused(&["fd 4 'fd4' is not open"]);
     let (fd, _) = loopback();
     Passing::new(vec![fd], RUN)
         .env("LISTEN_FDS", "many")
-        .is_refused(&["LISTEN_FDS=many is not a number"]);
+        .must_be_refused(&["LISTEN_FDS=many is not a number"]);
 }
