@@ -3,16 +3,23 @@
 pub(crate) mod app;
 pub(crate) mod arbiter;
 pub mod body;
+pub(crate) mod cli;
 pub(crate) mod config;
+pub(crate) mod control;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
+pub(crate) mod overview;
+mod peer;
+mod service;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
+#[doc(hidden)]
+pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
@@ -21,15 +28,4 @@ pub use app::{
 };
 pub use body::Body;
 pub use exit::BoxError;
-
-/// Runs the service: what an author's `main` calls.
-pub fn main<S, L, F, E>(load: L) -> std::process::ExitCode
-where
-    L: Fn(Context<S>) -> F + 'static,
-    F: Future<Output = std::result::Result<App, E>> + Send + 'static,
-    S: serde::de::DeserializeOwned + Send + Sync + 'static,
-    E: Into<BoxError>,
-{
-    drop(load);
-    std::process::ExitCode::from(70)
-}
+pub use service::main;

@@ -176,6 +176,12 @@ impl Meter {
         &self.board
     }
 
+    /// Where this worker's threads leave their traces. The mapping is kept for the rest of the process's life.
+    pub(crate) fn traces(&self) -> &'static Area {
+        let board: &'static Shared<Board> = Box::leak(Box::new(self.board.clone()));
+        &board.traces[self.seat]
+    }
+
     pub(crate) fn beat(&self, now: Moment) {
         self.seat().beat.store(now.as_nanos(), Relaxed);
     }

@@ -1,6 +1,7 @@
 //! Listening sockets: taken over from whoever bound them, or bound here.
 
 pub(crate) mod activation;
+mod address;
 mod bind;
 mod environment;
 
@@ -8,8 +9,9 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use crate::exit::Failure;
+use crate::exit::{ExitCode, Failure};
 pub(crate) use activation::Passed;
+pub(crate) use address::check_path;
 pub(crate) use bind::OwnPaths;
 
 /// An address to listen on, as the operator writes it: `127.0.0.1:8080`, `[::]:80`, `unix:/run/x.sock`,
@@ -100,6 +102,17 @@ pub(crate) fn acquire(
         notes,
         own_paths: OwnPaths::default(),
     })
+}
+
+/// Binds one address.
+///
+/// # Errors
+/// See [`bind::bind`].
+pub(crate) fn bind_one(address: &Address, backlog: u32) -> Result<(Listener, OwnPaths), Failure> {
+    let (listeners, own_paths) = bind::bind(std::slice::from_ref(address), backlog)?;
+    let listener = listeners.into_iter().next();
+    let listener = listener.ok_or_else(|| Failure::new(ExitCode::Software, "nothing was bound"))?;
+    Ok((listener, own_paths))
 }
 
 impl AsFd for Listener {

@@ -117,3 +117,11 @@ pub(crate) fn leave_at_once(code: i32) -> ! {
     // SAFETY: _exit(2) only ends the process.
     unsafe { nix::libc::_exit(code) }
 }
+
+/// The short name of this thread.
+pub(crate) fn short_name() -> String {
+    prctl::get_name().map_or_else(
+        |_| String::new(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

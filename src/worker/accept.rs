@@ -1,0 +1,299 @@
+//! Accepting on one shared listening socket.
+
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::{SockAddr, SockRef};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::either::Either;
+
+use super::connection;
+use super::server::Shared;
+use super::signal::{Order, Watch};
+use crate::exit::{ExitCode, Failure};
+use crate::peer::Peer;
+use crate::sockets::{Listener, ListenerAddress};
+use crate::sys;
+use crate::sys::epoll::Queued;
+
+/// How often a worker takes a new place in the listener's queue although it got no connection: the kernel
+/// may have dealt one to a worker that died, or that was blocked in that moment.
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The pause after an accept that failed for want of something; it doubles up to the maximum.
+const BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_millis(250);
+/// Such failures are logged this often at most.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Starts to accept from `listener`, in a task of its own.
+///
+/// # Errors
+/// Its fd could not be duplicated, or the runtime could not watch it.
+pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
+    let place = format!(
+        "the listening socket '{}' ({})",
+        listener.name, listener.address
+    );
+    // A duplicate of its own: a registration with an epoll goes by the fd's number.
+    let (queued, plain) = listener
+        .fd
+        .try_clone()
+        .and_then(Queued::new)
+        .map_err(|error| {
+            Failure::new(ExitCode::Os, format!("cannot watch {place}")).because(error)
+        })?;
+    if let Some(error) = plain {
+        tracing::info!(
+            listener = listener.name,
+            error = %error,
+            "connections are not dealt out in turn: each one wakes every worker"
+        );
+    }
+    let tcp = matches!(listener.address, ListenerAddress::Tcp(_));
+    let acceptor = Acceptor {
+        // An accepted socket inherits it from the listener, see tcp(7).
+        sets_nodelay: tcp && !SockRef::from(&listener.fd).tcp_nodelay().unwrap_or(false),
+        tcp,
+        queued,
+        name: Arc::from(listener.name.as_str()),
+        place,
+        server: server.clone(),
+        backoff: BACKOFF,
+        complained: None,
+    };
+    server.tasks.spawn(acceptor.run());
+    Ok(())
+}
+
+/// One listener in one worker.
+///
+/// It takes one connection each time it is woken and goes to the end of the queue of workers then. While
+/// it cannot take any it is not in the queue, so that none is dealt to it.
+struct Acceptor {
+    queued: Queued,
+    name: Arc<str>,
+    /// For messages.
+    place: String,
+    tcp: bool,
+    sets_nodelay: bool,
+    server: Arc<Shared>,
+    backoff: Duration,
+    complained: Option<Instant>,
+}
+
+enum Wake {
+    Connection,
+    Heartbeat,
+    Drain,
+}
+
+/// What came of one accept.
+enum Accepted {
+    Taken,
+    /// Another worker was faster.
+    Nothing,
+    /// That connection is lost, there may be more.
+    Lost,
+    /// This process or the machine lacks something that may come back.
+    Exhausted,
+}
+
+impl Acceptor {
+    async fn run(mut self) {
+        if let Err(failure) = self.accept_until_drain().await {
+            self.server.fail(failure);
+        }
+    }
+
+    async fn accept_until_drain(&mut self) -> Result<(), Failure> {
+        let server = self.server.clone();
+        let changed = pin!(server.signal().changed());
+        let mut watch = Watch::new(server.signal(), changed);
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            match self.wait(&mut watch, &mut heartbeat).await? {
+                Wake::Heartbeat => self.queue(Queued::requeue)?,
+                Wake::Connection => {
+                    let Ok(permit) = server.room.clone().try_acquire_owned() else {
+                        self.wait_for_room().await?;
+                        continue;
+                    };
+                    match self.accept(permit)? {
+                        Accepted::Nothing => {}
+                        Accepted::Exhausted => self.back_off().await?,
+                        // The queue's end deals what is next to somebody else, and tells of what is there.
+                        Accepted::Taken | Accepted::Lost => self.queue(Queued::requeue)?,
+                    }
+                    if server.room.available_permits() == 0 {
+                        self.wait_for_room().await?;
+                    }
+                }
+                Wake::Drain => {
+                    self.queue(Queued::leave)?;
+                    // One may have been dealt to this worker already, and nobody else was told of it.
+                    if self.queued.is_exclusive()
+                        && let Ok(permit) = server.room.clone().try_acquire_owned()
+                    {
+                        self.accept(permit)?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn wait(
+        &self,
+        watch: &mut Watch<'_, '_>,
+        heartbeat: &mut Interval,
+    ) -> Result<Wake, Failure> {
+        let exclusive = self.queued.is_exclusive();
+        poll_fn(|cx| {
+            if watch.poll_order(cx) > Order::Serve {
+                return Poll::Ready(Ok(Wake::Drain));
+            }
+            if exclusive && heartbeat.poll_tick(cx).is_ready() {
+                return Poll::Ready(Ok(Wake::Heartbeat));
+            }
+            Poll::Ready(match ready!(self.queued.watcher().poll_read_ready(cx)) {
+                Ok(mut ready) => {
+                    if exclusive {
+                        // Going to the end of the queue reports again whatever is there.
+                        ready.clear_ready();
+                    }
+                    Ok(Wake::Connection)
+                }
+                Err(error) => Err(self.failure("wait for", error)),
+            })
+        })
+        .await
+    }
+
+    fn accept(&mut self, permit: OwnedSemaphorePermit) -> Result<Accepted, Failure> {
+        let error = match sys::accept::accept(self.queued.watcher().as_fd()) {
+            Ok((socket, address)) => match self.open(socket) {
+                Ok(stream) => {
+                    self.backoff = BACKOFF;
+                    self.serve(stream, &address, permit);
+                    return Ok(Accepted::Taken);
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        Ok(match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+            Errno::EAGAIN => {
+                if !self.queued.is_exclusive() {
+                    self.forget_readiness();
+                }
+                Accepted::Nothing
+            }
+            // accept(2): errors that the network had for the new connection, and its rules.
+            Errno::ECONNABORTED
+            | Errno::EINTR
+            | Errno::EPERM
+            | Errno::EPROTO
+            | Errno::ENOPROTOOPT
+            | Errno::ENETDOWN
+            | Errno::ENETUNREACH
+            | Errno::EHOSTDOWN
+            | Errno::EHOSTUNREACH
+            | Errno::ENONET
+            | Errno::ETIMEDOUT => Accepted::Lost,
+            Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP | Errno::EFAULT => {
+                return Err(self.failure("accept on", error));
+            }
+            _ => {
+                self.complain(&error);
+                Accepted::Exhausted
+            }
+        })
+    }
+
+    fn open(&self, socket: OwnedFd) -> io::Result<Either<TcpStream, UnixStream>> {
+        if self.tcp {
+            let stream = TcpStream::from_std(socket.into())?;
+            if self.sets_nodelay {
+                // A peer that is gone already shows with the first read.
+                let _ = stream.set_nodelay(true);
+            }
+            Ok(Either::Left(stream))
+        } else {
+            UnixStream::from_std(socket.into()).map(Either::Right)
+        }
+    }
+
+    fn serve(
+        &self,
+        stream: Either<TcpStream, UnixStream>,
+        address: &SockAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let peer = Peer::new(address.as_socket(), self.name.clone());
+        let connection = connection::serve(stream, peer, self.server.clone());
+        self.server.tasks.spawn(async move {
+            connection.await;
+            drop(permit);
+        });
+    }
+
+    /// Until a connection has ended, or the drain has begun.
+    async fn wait_for_room(&mut self) -> Result<(), Failure> {
+        self.queue(Queued::leave)?;
+        tokio::select! {
+            // Given back at once: the accept takes its own.
+            _ = self.server.room.acquire() => {}
+            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+        }
+        self.queue(Queued::join)
+    }
+
+    async fn back_off(&mut self) -> Result<(), Failure> {
+        self.queue(Queued::leave)?;
+        let pause = self.backoff;
+        self.backoff = (pause * 2).min(MAX_BACKOFF);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+        }
+        self.queue(Queued::join)
+    }
+
+    fn queue(&mut self, change: fn(&mut Queued) -> io::Result<()>) -> Result<(), Failure> {
+        change(&mut self.queued).map_err(|error| self.failure("take turns on", error))
+    }
+
+    fn forget_readiness(&self) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        if let Poll::Ready(Ok(mut ready)) = self.queued.watcher().poll_read_ready(&mut cx) {
+            ready.clear_ready();
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if self.complained.is_some_and(|last| now < last + COMPLAINT) {
+            return;
+        }
+        self.complained = Some(now);
+        tracing::warn!(
+            listener = &*self.name,
+            error = %error,
+            connections = self.server.http.max_connections - self.server.room.available_permits(),
+            "cannot accept: trying again soon; a higher LimitNOFILE= or a lower max_connections helps"
+        );
+    }
+
+    fn failure(&self, act: &str, error: io::Error) -> Failure {
+        Failure::new(ExitCode::Os, format!("cannot {act} {}", self.place)).because(error)
+    }
+}

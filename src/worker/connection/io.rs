@@ -1,0 +1,274 @@
+//! The socket as hyper sees it: replays what was read before hyper came, and batches small writes.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+
+use super::state::State;
+
+/// A write from this size on goes to the socket without being copied.
+const DIRECT: usize = 8 * 1024;
+/// What the batch may hold before it goes to the socket.
+const BATCH: usize = 32 * 1024;
+/// A buffer up to this size is kept for the next batch; an idle connection costs no more.
+const KEEP: usize = 4 * 1024;
+
+/// A stream with a replay buffer before its read side and, for HTTP/1.1, a batch before its write side.
+///
+/// Pipelined requests come in one segment, and their responses should leave in one. hyper writes and
+/// flushes each by itself, so the batch decides when a flush is one:
+/// 1. While hyper may still have unread requests in its own buffer, written bytes are held and a flush
+///    does nothing. They are `held` in the state, and with that the connection is not idle.
+/// 2. hyper reads from here only when it has used up what it had (or has only part of a head left). So a
+///    read writes the batch first, and when a read found nothing, every flush is a real one.
+/// 3. hyper can also end its poll without a read: a pipelined request's handler waits, or hyper yields.
+///    Then the driver sets `release` and polls hyper again, whose flush is a real one then.
+/// 4. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
+///
+/// Shutting down is left to the driver: [`poll_finish`](Io::poll_finish). hyper's own wish to do so is
+/// answered without doing it, so that a connection can be taken out of hyper whole.
+pub(super) struct Io<S> {
+    socket: S,
+    state: Arc<State>,
+    replay: BytesMut,
+    batch: Vec<u8>,
+    /// How much of the batch is in the socket.
+    sent: usize,
+    batching: bool,
+    /// The last read found nothing, so hyper has seen every byte there is.
+    drained: bool,
+    failed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
+    pub(super) fn new(socket: S, state: Arc<State>) -> Self {
+        Self {
+            socket,
+            state,
+            replay: BytesMut::new(),
+            batch: Vec::new(),
+            sent: 0,
+            batching: true,
+            drained: false,
+            failed: false,
+        }
+    }
+
+    /// Passes writes, flushes and the shutdown straight through, for a protocol that batches by itself.
+    pub(super) fn without_batching(mut self) -> Self {
+        self.batching = false;
+        self
+    }
+
+    /// Reads more bytes behind those to be replayed. 0: the peer has closed its side.
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        self.replay.reserve(room);
+        let read = pin!(self.socket.read_buf(&mut self.replay)).poll(cx);
+        if let Poll::Ready(Ok(count)) = read {
+            self.note_read(count);
+        }
+        read
+    }
+
+    /// What is replayed to whoever reads next.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.replay
+    }
+
+    /// Puts bytes that hyper gave back in front of what is replayed.
+    pub(super) fn put_back(&mut self, bytes: &[u8]) {
+        let rest = std::mem::take(&mut self.replay);
+        self.replay = BytesMut::from(bytes);
+        self.replay.unsplit(rest);
+    }
+
+    /// Appends bytes of our own to what is to be written.
+    pub(super) fn write_own(&mut self, bytes: &[u8]) {
+        self.batch.extend_from_slice(bytes);
+        self.state.held.store(true, Relaxed);
+    }
+
+    /// Writes what is held and shuts the write side down.
+    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.failed {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_release(cx))?;
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+
+    /// Reads and forgets. `Ready(Ok(true))`: there was something; `Ready(Ok(false))`: the peer is done.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let mut scratch = [0; 4096];
+        let mut buffer = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.note_read(count);
+        Poll::Ready(Ok(count > 0))
+    }
+
+    /// Writes the batch to the socket.
+    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.batch.len() {
+            let written =
+                ready!(Pin::new(&mut self.socket).poll_write(cx, &self.batch[self.sent..]));
+            let count = self.note_written(written)?;
+            if count == 0 {
+                self.failed = true;
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += count;
+        }
+        self.sent = 0;
+        self.batch.clear();
+        if self.batch.capacity() > KEEP {
+            self.batch = Vec::new();
+        }
+        self.state.held.store(false, Relaxed);
+        self.state.release.store(false, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room in the batch. False: whatever was held is in the socket, and this write goes there too.
+    fn poll_room(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<bool>> {
+        if !self.batching {
+            return Poll::Ready(Ok(false));
+        }
+        self.state.writing.store(true, Relaxed);
+        let small = size < DIRECT;
+        if !self.batch.is_empty() && (!small || self.batch.len() + size > BATCH) {
+            ready!(self.poll_release(cx))?;
+        }
+        Poll::Ready(Ok(small))
+    }
+
+    fn note_read(&mut self, count: usize) {
+        if count == 0 {
+            self.drained = true;
+            self.state.eof.store(true, Relaxed);
+            return;
+        }
+        self.drained = false;
+        if self.state.awaits_head() {
+            self.state.head_begun.store(true, Relaxed);
+        }
+        self.state.server.meter.bytes(count as u64, 0);
+    }
+
+    fn note_written(&mut self, written: io::Result<usize>) -> io::Result<usize> {
+        match &written {
+            Ok(count) => self.state.server.meter.bytes(0, *count as u64),
+            Err(_) => self.failed = true,
+        }
+        written
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Io<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        if !me.replay.is_empty() {
+            let count = me.replay.len().min(buffer.remaining());
+            buffer.put_slice(&me.replay[..count]);
+            me.replay.advance(count);
+            if me.replay.is_empty() {
+                me.replay = BytesMut::new();
+            }
+            me.drained = false;
+            return Poll::Ready(Ok(()));
+        }
+        if !me.batch.is_empty() {
+            // A full socket does not stop the reading: a client may send all it has before it reads.
+            // The batch is bounded, and hyper waits for it before it answers further.
+            if let Poll::Ready(Err(error)) = me.poll_release(cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        let before = buffer.filled().len();
+        match Pin::new(&mut me.socket).poll_read(cx, buffer) {
+            Poll::Pending => {
+                me.drained = true;
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => {
+                me.note_read(buffer.filled().len() - before);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                me.failed = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let me = &mut *self;
+        if ready!(me.poll_room(cx, bytes.len()))? {
+            me.write_own(bytes);
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = ready!(Pin::new(&mut me.socket).poll_write(cx, bytes));
+        Poll::Ready(me.note_written(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let me = &mut *self;
+        let size = slices.iter().map(|slice| slice.len()).sum();
+        if ready!(me.poll_room(cx, size))? {
+            for slice in slices {
+                me.write_own(slice);
+            }
+            return Poll::Ready(Ok(size));
+        }
+        let written = ready!(Pin::new(&mut me.socket).poll_write_vectored(cx, slices));
+        Poll::Ready(me.note_written(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        // hyper flushes only when its own buffer is empty.
+        me.state.writing.store(false, Relaxed);
+        if !me.batch.is_empty() {
+            if !me.drained && !me.state.release.load(Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(me.poll_release(cx))?;
+        }
+        Pin::new(&mut me.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.batching {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

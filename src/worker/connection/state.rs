@@ -1,0 +1,140 @@
+//! What is known about one connection: the only thing that its parts share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::peer::Peer;
+use crate::worker::server::Shared;
+
+/// The state of one connection, shared by the socket's wrapper, the calls of the service and the driver.
+///
+/// All of them run in the connection's task, except HTTP/2 streams and request bodies that a handler gave
+/// to another task. So each flag has one writer, and plain loads and stores are enough; only the counts
+/// that other tasks lower are read-modify-write. Nothing is published through them: what one task must
+/// see of another comes with the wake-up.
+pub(in crate::worker) struct State {
+    pub(super) server: Arc<Shared>,
+    pub(super) peer: Peer,
+    /// Unique in this worker.
+    number: u64,
+    /// How many requests were read. Written by the calls.
+    requests: AtomicU64,
+    /// Requests whose response hyper has not taken whole.
+    in_flight: AtomicU32,
+    /// When `in_flight` last fell to zero: nanoseconds since the server was made.
+    idle_since: AtomicU64,
+    /// Request bodies that somebody still holds and that have not ended.
+    pub(super) bodies_open: AtomicU32,
+    /// A request body was dropped before its end: what follows on the wire may be the rest of it.
+    pub(super) body_abandoned: AtomicBool,
+    /// A request asked to leave HTTP.
+    pub(super) upgrade: AtomicBool,
+    /// Bytes were read since the last request ended, and no request came of them yet.
+    pub(super) head_begun: AtomicBool,
+    /// hyper has written and not yet flushed.
+    pub(super) writing: AtomicBool,
+    /// The wrapper holds bytes that are not in the kernel.
+    pub(super) held: AtomicBool,
+    /// The driver wants the held bytes written with the next flush.
+    pub(super) release: AtomicBool,
+    /// The peer has closed its side.
+    pub(super) eof: AtomicBool,
+}
+
+impl State {
+    pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer) -> Self {
+        Self {
+            number: server.next_connection(),
+            idle_since: AtomicU64::new(server.since_start()),
+            server,
+            peer,
+            requests: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            bodies_open: AtomicU32::new(0),
+            body_abandoned: AtomicBool::new(false),
+            upgrade: AtomicBool::new(false),
+            head_begun: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+            release: AtomicBool::new(false),
+            eof: AtomicBool::new(false),
+        }
+    }
+
+    /// A request was read: its number on this connection, from 1. Only from the connection's task.
+    pub(super) fn request_begun(&self) -> u64 {
+        let number = self.requests.load(Relaxed) + 1;
+        self.requests.store(number, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+        self.head_begun.store(false, Relaxed);
+        self.server.meter.request_started();
+        self.server.count_request();
+        number
+    }
+
+    /// hyper has the whole response, or nobody wants it any more.
+    pub(super) fn request_ended(&self, begun: Instant) {
+        let now = Instant::now();
+        self.server
+            .meter
+            .request_ended(now.saturating_duration_since(begun));
+        if self.in_flight.fetch_sub(1, Relaxed) == 1 {
+            self.idle_since.store(self.server.nanos(now), Relaxed);
+        }
+    }
+
+    pub(super) fn requests(&self) -> u64 {
+        self.requests.load(Relaxed)
+    }
+
+    pub(super) fn busy(&self) -> bool {
+        self.in_flight.load(Relaxed) > 0
+    }
+
+    /// Whether bytes that come in now begin a request (or a body nobody waits for, which hyper sorts out).
+    pub(super) fn awaits_head(&self) -> bool {
+        !self.busy() && self.bodies_open.load(Relaxed) == 0
+    }
+
+    /// Whether something that was answered is not in the kernel yet.
+    pub(super) fn unflushed(&self) -> bool {
+        self.writing.load(Relaxed) || self.held.load(Relaxed)
+    }
+
+    /// Nothing is going on in either direction: the connection can be closed, or later moved, unnoticed.
+    pub(super) fn idle(&self) -> bool {
+        self.awaits_head() && !self.head_begun.load(Relaxed) && !self.unflushed()
+    }
+
+    /// Since when nothing is in flight. Meaningless while [`busy`](Self::busy).
+    pub(super) fn idle_since(&self) -> Instant {
+        self.server.started + Duration::from_nanos(self.idle_since.load(Relaxed))
+    }
+
+    /// For log lines and the client: unique among the requests of all workers of this service's life.
+    pub(super) fn request_id(&self, request: u64) -> RequestId {
+        RequestId {
+            worker: self.server.meter.seat().worker.load(Relaxed),
+            connection: self.number,
+            request,
+        }
+    }
+}
+
+/// `worker-connection-request`, rendered only when somebody wants to read it.
+#[derive(Clone, Copy)]
+pub(super) struct RequestId {
+    worker: u64,
+    connection: u64,
+    request: u64,
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.worker, self.connection, self.request)
+    }
+}

@@ -1,0 +1,8 @@
+//! Connections as a client sees them, over pipes and with a clock that can be paused.
+
+mod batch;
+mod drain;
+mod failures;
+mod http1;
+mod http2;
+mod timeouts;

@@ -1,0 +1,226 @@
+//! The worker's HTTP server: accepts, serves, drains.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::TokioTimer;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use super::accept;
+use super::signal::{Order, Signal};
+use super::tasks::{Streams, Tasks};
+use crate::app::service::Service;
+use crate::config::Http;
+use crate::exit::Failure;
+use crate::ipc::scoreboard::Meter;
+use crate::sockets::Listener;
+
+/// hyper's own limit; with any other it allocates for the headers of every request.
+const HYPER_MAX_HEADERS: usize = 100;
+/// What hyper buffers of a body, and of a response, at least.
+const MIN_BUFFER: usize = 64 * 1024;
+/// HTTP/2: how often a silent peer is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves the listeners with one service, in the runtime it is used in.
+///
+/// 1. [`serve`](Server::serve) once, when the worker may accept.
+/// 2. [`drain`](Server::drain), as often as one likes: nothing new is taken; it ends when nothing is left.
+/// 3. [`cancel`](Server::cancel), at the deadline.
+///
+/// All of it must run inside one tokio runtime with time and IO.
+pub(crate) struct Server {
+    shared: Arc<Shared>,
+    listeners: Arc<[Listener]>,
+}
+
+impl Server {
+    /// `max_requests`: after so many requests [`request_limit`](Server::request_limit) resolves; the
+    /// server itself goes on.
+    pub(crate) fn new(
+        listeners: Arc<[Listener]>,
+        service: Service,
+        http: Http,
+        meter: Meter,
+        max_requests: Option<u64>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(service, http, meter, max_requests)),
+            listeners,
+        }
+    }
+
+    /// Starts to accept.
+    ///
+    /// # Errors
+    /// A listener could not be registered with the runtime.
+    pub(crate) fn serve(&self) -> Result<(), Failure> {
+        for listener in self.listeners.iter() {
+            accept::start(listener, &self.shared)?;
+        }
+        Ok(())
+    }
+
+    /// Stops accepting and resolves when no connection is left. What was accepted is served, idle
+    /// connections are closed, HTTP/1.1 responses announce the close, HTTP/2 gets GOAWAY.
+    ///
+    /// Cancel-safe: dropped, it leaves the server draining.
+    pub(crate) async fn drain(&self) {
+        self.shared.signal().raise(Order::Drain);
+        self.shared.tasks.over().await;
+    }
+
+    /// Drops every handler that still runs and closes every connection. No task of the server is left
+    /// when it returns, unless a handler blocks its thread; then it waits for that.
+    pub(crate) async fn cancel(&self) {
+        self.shared.signal().raise(Order::Cancel);
+        self.shared.tasks.over().await;
+    }
+
+    /// Resolves when accepting has failed for good. Cancel-safe.
+    pub(crate) async fn fatal(&self) -> Failure {
+        loop {
+            let failed = self.shared.failed.notified();
+            let failure = self
+                .shared
+                .failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            match failure {
+                Some(failure) => return failure,
+                None => failed.await,
+            }
+        }
+    }
+
+    /// Resolves when `max_requests` requests were taken; never without such a limit. Cancel-safe.
+    pub(crate) async fn request_limit(&self) {
+        loop {
+            let mut reached = std::pin::pin!(self.shared.limit_reached.notified());
+            reached.as_mut().enable();
+            if self
+                .shared
+                .max_requests
+                .is_some_and(|max| self.shared.requests.load(Relaxed) >= max)
+            {
+                return;
+            }
+            reached.await;
+        }
+    }
+}
+
+/// What every connection of the server uses.
+pub(super) struct Shared {
+    pub(super) service: Service,
+    pub(super) http: Http,
+    pub(super) meter: Meter,
+    pub(super) http1: http1::Builder,
+    pub(super) http2: http2::Builder<Streams>,
+    pub(super) tasks: Arc<Tasks>,
+    /// One permit per connection that the worker may hold.
+    pub(super) room: Arc<Semaphore>,
+    pub(super) started: Instant,
+    connections: AtomicU64,
+    requests: AtomicU64,
+    max_requests: Option<u64>,
+    limit_reached: Notify,
+    failure: Mutex<Option<Failure>>,
+    failed: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(
+        service: Service,
+        http: Http,
+        meter: Meter,
+        max_requests: Option<u64>,
+    ) -> Self {
+        let tasks = Arc::new(Tasks::new());
+        Self {
+            http1: http1_builder(&http),
+            http2: http2_builder(&http, tasks.clone()),
+            room: Arc::new(Semaphore::new(
+                http.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
+            service,
+            http,
+            meter,
+            tasks,
+            started: Instant::now(),
+            connections: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            max_requests,
+            limit_reached: Notify::new(),
+            failure: Mutex::new(None),
+            failed: Notify::new(),
+        }
+    }
+
+    pub(super) fn signal(&self) -> &Signal {
+        &self.tasks.signal
+    }
+
+    /// From 1.
+    pub(super) fn next_connection(&self) -> u64 {
+        self.connections.fetch_add(1, Relaxed) + 1
+    }
+
+    pub(super) fn count_request(&self) {
+        if let Some(max) = self.max_requests
+            && self.requests.fetch_add(1, Relaxed) + 1 == max
+        {
+            self.limit_reached.notify_waiters();
+        }
+    }
+
+    pub(super) fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    pub(super) fn since_start(&self) -> u64 {
+        self.nanos(Instant::now())
+    }
+
+    /// Accepting is over for good; the first reason is kept.
+    pub(super) fn fail(&self, failure: Failure) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(failure);
+        self.failed.notify_one();
+    }
+}
+
+/// No `with_upgrades`, no header timeout (the connection's own clock does it without a timer per
+/// request), no `pipeline_flush` (the socket's wrapper batches).
+fn http1_builder(http: &Http) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(http.max_head_size)
+        .max_buf_size(http.max_head_size.max(MIN_BUFFER));
+    if http.max_headers != HYPER_MAX_HEADERS {
+        builder.max_headers(http.max_headers);
+    }
+    builder
+}
+
+fn http2_builder(http: &Http, tasks: Arc<Tasks>) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(Streams(tasks));
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(http.max_streams)
+        .max_header_list_size(u32::try_from(http.max_head_size).unwrap_or(u32::MAX))
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT);
+    builder
+}
+
+#[cfg(test)]
+mod tests;
