@@ -1,6 +1,8 @@
 //! payload: an application server for Rust services under systemd.
 
 pub(crate) mod app;
+#[doc(hidden)]
+pub mod bench;
 pub mod body;
 pub(crate) mod config;
 mod exit;
