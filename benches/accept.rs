@@ -1,13 +1,14 @@
 //! How connections spread over workers that share one listening socket, and what an accept costs.
 //!
-//! `cargo bench --bench accept` runs payload's acceptor and the plain tokio accept one after the other, in
-//! the same shape: N single-threaded worker processes, the same handler, one client.
-//! `WORKERS=8 cargo bench --bench accept` for another N.
+//! `cargo bench --bench accept` measures payload and the plain tokio accept one after the other, in the
+//! same shape: N single-threaded worker processes, the same handler, one client. `WORKERS=8` before it
+//! for another N.
+
+mod support;
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -16,47 +17,60 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+use support::{Error, Fleet};
 
-const KINDS: [&str; 2] = ["plain", "payload"];
 /// Slower than this, a new connection was stalled.
 const STALL: Duration = Duration::from_millis(5);
+/// Set: the first worker blocks its thread half of the time.
+const BLOCK: &str = "BENCH_BLOCK";
 
-fn main() -> Result<(), Error> {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, role, kind, index, blocked] = arguments.as_slice()
-        && role == "worker"
-    {
-        return runtime()?.block_on(worker(kind, index, blocked == "blocked"));
+    let result = match arguments.get(1).map(String::as_str) {
+        Some("run") => return payload::main(load),
+        Some("plain") => support::runtime().map_err(Into::into).and_then(|runtime| {
+            let blocked = arguments[2..] == ["blocked", "0"];
+            runtime.block_on(plain(blocked))
+        }),
+        // Without the flag of `cargo bench`, only that it works is tested.
+        other => support::runtime()
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(measure(other == Some("--bench")))),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
-    // Without the flag of `cargo bench` only that it works is tested.
-    let full = arguments.iter().any(|argument| argument == "--bench");
+}
+
+async fn measure(full: bool) -> Result<(), Error> {
     let workers = std::env::var("WORKERS").map_or(Ok(if full { 4 } else { 2 }), |n| n.parse())?;
-    runtime()?.block_on(measure(workers, full))
-}
-
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-async fn measure(workers: usize, full: bool) -> Result<(), Error> {
     let (long, short, rate) = if full { (512, 10_000, 2_000) } else { (32, 100, 1_000) };
-    println!("{workers} workers; long: {long} connections, short: {short} at {rate}/s");
+    println!("{workers} workers; long: {long} connections; short: {short} at {rate}/s");
     println!(
-        "{:8} {:>18} {:>18} {:>16} {:>16} {:>14} {:>16}",
-        "accept", "long, paced", "long, burst", "short, spread", "CPU µs / short", "CPU µs / max", "stalled, blocked"
+        "{:8}{:>18}{:>18}{:>18}{:>16}{:>14}{:>18}",
+        "accept", "long, paced", "long, burst", "short", "CPU µs/short", "at full rate", "stalled, blocked"
     );
-    for kind in KINDS {
-        let paced = Fleet::start(kind, workers, false)?.long(long, false).await?;
-        let burst = Fleet::start(kind, workers, false)?.long(long, true).await?;
-        let slow = Fleet::start(kind, workers, false)?.short(short, Some(rate)).await?;
-        let fast = Fleet::start(kind, workers, false)?.short(short, None).await?;
-        let blocked = Fleet::start(kind, workers, true)?.short(short, Some(rate)).await?;
+    for kind in ["plain", "payload"] {
+        let start = |blocked: bool| match (kind, blocked) {
+            ("payload", true) => Fleet::payload(workers, &[(BLOCK, "1")]),
+            ("payload", false) => Fleet::payload(workers, &[]),
+            (_, true) => Fleet::processes(&["plain", "blocked"], workers),
+            (_, false) => Fleet::processes(&["plain", "free"], workers),
+        };
+        let paced = open_long(&start(false)?, long, false).await?;
+        let burst = open_long(&start(false)?, long, true).await?;
+        let slow = open_short(&start(false)?, short, Some(rate)).await?;
+        let fast = open_short(&start(false)?, short, None).await?;
+        let blocked = open_short(&start(true)?, short, Some(rate)).await?;
         println!(
-            "{kind:8} {:>18} {:>18} {:>16} {:>16.1} {:>14.1} {:>14.2} %",
-            range(&paced),
-            range(&burst),
-            range(&slow.served),
+            "{kind:8}{:>18}{:>18}{:>18}{:>16.1}{:>14.1}{:>16.2} %",
+            range(&paced, workers),
+            range(&burst, workers),
+            range(&slow.served, workers),
             slow.cpu_micros,
             fast.cpu_micros,
             100.0 * blocked.stalled
@@ -65,142 +79,94 @@ async fn measure(workers: usize, full: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the workers got, as least to most, with the largest deviation from the mean.
-fn range(served: &[usize]) -> String {
-    let mean = served.iter().sum::<usize>() as f64 / served.len() as f64;
-    let least = served.iter().copied().min().unwrap_or(0);
-    let most = served.iter().copied().max().unwrap_or(0);
+type Served = std::collections::BTreeMap<u32, usize>;
+
+/// What the workers got: least to most, and the largest deviation from the mean.
+fn range(served: &Served, workers: usize) -> String {
+    let mean = served.values().sum::<usize>() as f64 / workers as f64;
+    let most = served.values().copied().max().unwrap_or(0);
+    let least = if served.len() < workers { 0 } else { served.values().copied().min().unwrap_or(0) };
     let deviation = (most as f64 - mean).max(mean - least as f64) / mean;
     format!("{least}..{most} ±{:.0}%", 100.0 * deviation)
 }
 
-/// N workers on one socket, killed when this is dropped.
-struct Fleet {
-    workers: Vec<Child>,
-    address: SocketAddr,
-}
-
 struct Short {
-    served: Vec<usize>,
+    served: Served,
     cpu_micros: f64,
     stalled: f64,
 }
 
-impl Fleet {
-    fn start(kind: &str, count: usize, blocked: bool) -> Result<Self, Error> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        socket2::SockRef::from(&listener).listen(4096)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let mut workers = Vec::new();
-        for index in 0..count {
-            let blocked = if blocked && index == 0 { "blocked" } else { "free" };
-            workers.push(
-                Command::new(std::env::current_exe()?)
-                    .args(["worker", kind, &index.to_string(), blocked])
-                    .stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)))
-                    .spawn()?,
-            );
+async fn open_long(fleet: &Fleet, count: usize, burst: bool) -> Result<Served, Error> {
+    let mut open = Vec::new();
+    if burst {
+        let asking: Vec<_> = (0..count).map(|_| tokio::spawn(ask(fleet.address, false))).collect();
+        for asked in asking {
+            open.push(asked.await??);
         }
-        // Each says when it is ready by answering; give the last one a moment.
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(Self { workers, address })
+    } else {
+        for _ in 0..count {
+            open.push(ask(fleet.address, false).await?);
+        }
     }
-
-    async fn long(&self, count: usize, burst: bool) -> Result<Vec<usize>, Error> {
-        let mut served = vec![0; self.workers.len()];
-        let mut open = Vec::new();
-        if burst {
-            let asking: Vec<_> = (0..count).map(|_| tokio::spawn(ask(self.address, false))).collect();
-            for asked in asking {
-                open.push(asked.await??);
-            }
-        } else {
-            for _ in 0..count {
-                open.push(ask(self.address, false).await?);
-            }
-        }
-        for (_, worker) in &open {
-            served[*worker] += 1;
-        }
-        Ok(served)
+    let mut served = Served::new();
+    for (_, worker) in &open {
+        *served.entry(*worker).or_default() += 1;
     }
-
-    async fn short(&self, count: usize, rate: Option<u32>) -> Result<Short, Error> {
-        let mut served = vec![0; self.workers.len()];
-        let before = self.cpu()?;
-        let mut slow = 0;
-        let address = self.address;
-        let one = async move || {
-            let begun = Instant::now();
-            let (_, worker) = ask(address, true).await?;
-            Ok::<_, Error>((worker, begun.elapsed()))
-        };
-        let mut results = Vec::new();
-        if let Some(rate) = rate {
-            let begun = Instant::now();
-            let asking: Vec<_> = (0..count)
-                .map(|n| {
-                    let due = begun + Duration::from_secs(1) / rate * u32::try_from(n).unwrap_or(u32::MAX);
-                    tokio::spawn(async move {
-                        tokio::time::sleep_until(due.into()).await;
-                        one().await
-                    })
-                })
-                .collect();
-            for asked in asking {
-                results.push(asked.await??);
-            }
-        } else {
-            let lanes: Vec<_> = (0..32)
-                .map(|_| {
-                    tokio::spawn(async move {
-                        let mut results = Vec::new();
-                        for _ in 0..count / 32 {
-                            results.push(one().await?);
-                        }
-                        Ok::<_, Error>(results)
-                    })
-                })
-                .collect();
-            for lane in lanes {
-                results.extend(lane.await??);
-            }
-        }
-        for (worker, took) in &results {
-            served[*worker] += 1;
-            slow += usize::from(*took > STALL);
-        }
-        Ok(Short {
-            served,
-            cpu_micros: (self.cpu()? - before).as_secs_f64() * 1e6 / results.len() as f64,
-            stalled: slow as f64 / results.len() as f64,
-        })
-    }
-
-    /// The time all workers have spent on a processor.
-    fn cpu(&self) -> Result<Duration, Error> {
-        let mut total = Duration::ZERO;
-        for worker in &self.workers {
-            let schedstat = std::fs::read_to_string(format!("/proc/{}/schedstat", worker.id()))?;
-            let nanos = schedstat.split(' ').next().unwrap_or("0").parse()?;
-            total += Duration::from_nanos(nanos);
-        }
-        Ok(total)
-    }
+    Ok(served)
 }
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        for worker in &mut self.workers {
-            let _ = worker.kill();
-            let _ = worker.wait();
+async fn open_short(fleet: &Fleet, count: usize, rate: Option<u32>) -> Result<Short, Error> {
+    const LANES: usize = 32;
+    let before = fleet.cpu()?;
+    let begun = Instant::now();
+    let address = fleet.address;
+    let mut asking = Vec::new();
+    match rate {
+        Some(rate) => {
+            for n in 0..count {
+                let due = begun + Duration::from_secs(1) / rate * u32::try_from(n)?;
+                asking.push(tokio::spawn(async move {
+                    tokio::time::sleep_until(due.into()).await;
+                    Ok::<_, Error>(vec![timed(address).await?])
+                }));
+            }
+        }
+        None => {
+            for _ in 0..LANES {
+                asking.push(tokio::spawn(async move {
+                    let mut results = Vec::new();
+                    for _ in 0..count / LANES {
+                        results.push(timed(address).await?);
+                    }
+                    Ok(results)
+                }));
+            }
         }
     }
+    let mut results = Vec::new();
+    for asked in asking {
+        results.extend(asked.await??);
+    }
+    let mut served = Served::new();
+    for (worker, _) in &results {
+        *served.entry(*worker).or_default() += 1;
+    }
+    let slow = results.iter().filter(|(_, took)| *took > STALL).count();
+    Ok(Short {
+        served,
+        cpu_micros: (fleet.cpu()? - before).as_secs_f64() * 1e6 / results.len() as f64,
+        stalled: slow as f64 / results.len() as f64,
+    })
 }
 
-/// One request; returns the connection and the index of the worker that answered.
-async fn ask(address: SocketAddr, close: bool) -> Result<(TcpStream, usize), Error> {
+async fn timed(address: SocketAddr) -> Result<(u32, Duration), Error> {
+    let begun = Instant::now();
+    let (_, worker) = ask(address, true).await?;
+    Ok((worker, begun.elapsed()))
+}
+
+/// One request; returns the connection and the pid of the worker that answered.
+async fn ask(address: SocketAddr, close: bool) -> Result<(TcpStream, u32), Error> {
     let mut stream = TcpStream::connect(address).await?;
     let close = if close { "connection: close\r\n" } else { "" };
     stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{close}\r\n").as_bytes()).await?;
@@ -215,50 +181,44 @@ async fn ask(address: SocketAddr, close: bool) -> Result<(TcpStream, usize), Err
     Ok((stream, body.trim_end_matches('|').parse()?))
 }
 
-async fn worker(kind: &str, index: &str, blocked: bool) -> Result<(), Error> {
-    let listener = TcpListener::from(std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned()?);
-    let answer = Bytes::from(format!("{index}|"));
+fn answer() -> Bytes {
+    Bytes::from(format!("{}|", std::process::id()))
+}
+
+async fn block_half_of_the_time() {
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+async fn load(context: payload::Context) -> payload::Result<payload::App> {
+    let answer = answer();
+    if context.slot() == 0 && std::env::var_os(BLOCK).is_some() {
+        tokio::spawn(block_half_of_the_time());
+    }
+    let service = payload::service_fn(move |_| {
+        let response = Response::new(payload::Body::from(answer.clone()));
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    Ok(payload::App::builder().build(service))
+}
+
+/// What one would write without thinking about it.
+async fn plain(blocked: bool) -> Result<(), Error> {
     if blocked {
-        tokio::spawn(async {
-            loop {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        });
+        tokio::spawn(block_half_of_the_time());
     }
-    if kind == "payload" {
-        let server = payload::bench::Bench::serve(listener, Handler(answer))?;
-        return Err(server.fatal().await.into());
-    }
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let answer = answer();
+    let listener = tokio::net::TcpListener::from_std(support::passed()?)?;
     let http = hyper::server::conn::http1::Builder::new();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            continue;
-        };
+        let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let io = hyper_util::rt::TokioIo::new(stream);
         let answer = answer.clone();
         let handler = hyper::service::service_fn(move |_: Request<hyper::body::Incoming>| {
             std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(answer.clone()))))
         });
-        tokio::spawn(http.serve_connection(io, handler));
-    }
-}
-
-#[derive(Clone)]
-struct Handler(Bytes);
-
-impl tower_service::Service<Request<payload::body::Body>> for Handler {
-    type Response = Response<Full<Bytes>>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<payload::body::Body>) -> Self::Future {
-        std::future::ready(Ok(Response::new(Full::new(self.0.clone()))))
+        tokio::spawn(http.serve_connection(hyper_util::rt::TokioIo::new(stream), handler));
     }
 }

@@ -1,15 +1,29 @@
 //! payload: an application server for Rust services under systemd.
 
 pub(crate) mod app;
-#[doc(hidden)]
-pub mod bench;
+pub(crate) mod arbiter;
 pub mod body;
 pub(crate) mod config;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod logs;
 pub(crate) mod moment;
+pub(crate) mod overview;
 mod peer;
+mod service;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
+pub(crate) mod systemd;
+pub mod testing;
+pub(crate) mod vitals;
 pub(crate) mod worker;
+
+pub use app::{
+    App, AppBuilder, Context, MissingState, NoSettings, Payload, PayloadContext, PayloadFailure,
+    Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token, service_fn,
+};
+pub use body::Body;
+pub use exit::BoxError;
+pub use peer::Peer;
+pub use service::main;

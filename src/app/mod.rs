@@ -1,3 +1,36 @@
-//! What an author builds: a service, lifecycle steps and payloads. Knows no process.
+//! What an author builds and how it lives: an HTTP service, lifecycle steps and payloads in one list, started
+//! in order and torn down last-in first-out. Knows no process.
+//!
+//! An app's life is three types: an [`App`] is built, [`App::start`] makes it a [`Running`](running::Running),
+//! [`Running::stop`](running::Running::stop) consumes that. So it starts and stops at most once, and nothing can
+//! be registered after it was built.
 
+mod act;
+mod budget;
+mod builder;
+mod context;
+mod error;
+pub(crate) mod event;
+mod payload;
+pub(crate) mod running;
 pub(crate) mod service;
+mod stack;
+pub(crate) mod start;
+mod state;
+mod step;
+mod supervisor;
+mod token;
+
+pub use builder::{App, AppBuilder};
+pub(crate) use context::ContextParts;
+pub use context::{Context, NoSettings};
+pub use error::{PayloadFailure, Stage, StartFailure, StepError};
+pub use payload::{Payload, PayloadContext};
+pub use service::{ServiceFn, service_fn};
+pub use state::{MissingState, State};
+pub use step::StepContext;
+pub use token::Token;
+pub(crate) use token::Tokens;
+
+/// What the author's code returns: any error will do.
+pub type Result<T> = std::result::Result<T, crate::exit::BoxError>;

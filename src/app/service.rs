@@ -1,13 +1,16 @@
 //! The author's HTTP service behind one type.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 
+use super::state::State;
 use crate::body::Body;
 use crate::exit::BoxError;
 
@@ -18,7 +21,8 @@ trait Erased: Send + Sync {
     fn call(&self, request: Request<Body>) -> Answer;
 }
 
-/// Any `tower::Service` over `http` types, as the worker calls it. Cloning is one reference count.
+/// Any `tower::Service` over `http` types, as the worker calls it. Cloning is one reference count; a call is one
+/// boxed future.
 #[derive(Clone)]
 pub(crate) struct Service(Arc<dyn Erased>);
 
@@ -35,7 +39,24 @@ impl Service {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Self(Arc::new(Tower(service)))
+        Self::with_state(service, &State::default())
+    }
+
+    /// Every request carries `state` as an extension, unless it is empty: then it costs nothing.
+    pub(super) fn with_state<S, B>(service: S, state: &State) -> Self
+    where
+        S: tower_service::Service<Request<Body>, Response = Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let state = (!state.is_empty()).then(|| state.clone());
+        Self(Arc::new(Tower { service, state }))
     }
 
     /// Answers one request. Dropping the future cancels the handler.
@@ -47,7 +68,10 @@ impl Service {
     }
 }
 
-struct Tower<S>(S);
+struct Tower<S> {
+    service: S,
+    state: Option<State>,
+}
 
 impl<S, B> Erased for Tower<S>
 where
@@ -61,8 +85,11 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    fn call(&self, request: Request<Body>) -> Answer {
-        let mut service = self.0.clone();
+    fn call(&self, mut request: Request<Body>) -> Answer {
+        if let Some(state) = &self.state {
+            request.extensions_mut().insert(state.clone());
+        }
+        let mut service = self.service.clone();
         Box::pin(async move {
             poll_fn(|cx| service.poll_ready(cx))
                 .await
@@ -70,5 +97,53 @@ where
             let response = service.call(request).await.map_err(Into::into)?;
             Ok(response.map(Body::new))
         })
+    }
+}
+
+/// Makes a service of a plain async function, for a service that needs no router.
+///
+/// ```
+/// use http::{Request, Response};
+/// use payload::Body;
+///
+/// async fn hello(_request: Request<Body>) -> payload::Result<Response<Body>> {
+///     Ok(Response::new(Body::from("hello\n")))
+/// }
+///
+/// let app = payload::App::builder().build(payload::service_fn(hello));
+/// ```
+pub fn service_fn<F, Fut, B>(handler: F) -> ServiceFn<F>
+where
+    F: FnMut(Request<Body>) -> Fut,
+    Fut: Future<Output = super::Result<Response<B>>>,
+{
+    ServiceFn(handler)
+}
+
+/// What [`service_fn`] makes.
+#[derive(Clone, Copy)]
+pub struct ServiceFn<F>(F);
+
+impl<F> fmt::Debug for ServiceFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServiceFn")
+    }
+}
+
+impl<F, Fut, B> tower_service::Service<Request<Body>> for ServiceFn<F>
+where
+    F: FnMut(Request<Body>) -> Fut,
+    Fut: Future<Output = super::Result<Response<B>>>,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future = Fut;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<super::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Fut {
+        (self.0)(request)
     }
 }

@@ -1,11 +1,62 @@
 //! What the operator can set, and where each value came from.
 //!
-//! Flags win over the environment, the environment over the file, the file over the defaults.
+//! Flags win over the environment, the environment over the file, the file over the defaults. Each
+//! setting is one row of the table in [`settings`]; flags, variables, keys, help and the output of
+//! `payload config` are made from it.
+//!
+//! Everything here is a function of its arguments, except [`load`], which reads the file and counts the
+//! CPUs.
 
+mod app;
+mod document;
+mod environment;
+mod file;
+mod forms;
+mod layers;
+mod origin;
+mod report;
+mod rules;
+mod settings;
+mod units;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::exit::Failure;
 use crate::sockets::Address;
+
+pub(crate) use app::{AppSettings, app_settings};
+pub(crate) use layers::{Flags, control_path};
+pub(crate) use report::Report;
+pub(crate) use settings::{SETTINGS, Setting};
+
+use environment::Environment;
+use forms::Host;
+
+/// A checked configuration, and where each value came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) report: Report,
+}
+
+/// Reads and checks the whole configuration of the service called `name`.
+///
+/// The file is `--config`, else `PAYLOAD_CONFIG`, else `/etc/<name>/<name>.toml`, which may be missing.
+///
+/// # Errors
+/// Everything that is wrong, one line each: [`ExitCode::Usage`](crate::exit::ExitCode::Usage) when only
+/// flags are wrong, else [`ExitCode::Config`](crate::exit::ExitCode::Config).
+pub(crate) fn load(
+    name: &str,
+    flags: &Flags,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Failure> {
+    let environment = Environment::new(environment);
+    let file = file::Choice::new(name, flags, &environment).read();
+    layers::resolve(name, flags, &environment, file, &Host::this())
+}
 
 /// The effective settings of one process, checked.
 #[derive(Clone, Debug)]
@@ -94,19 +145,15 @@ pub(crate) struct Log {
 }
 
 /// Where and how log lines go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     /// The journal when stderr is the journal, else human lines.
+    #[default]
     Auto,
     Human,
     Json,
     Journald,
 }
 
-/// The `[app]` table with where it stands, for errors that name file, line and column.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct AppSettings {
-    pub(crate) table: toml::Table,
-    /// The file it came from and that file's whole text.
-    pub(crate) source: Option<(PathBuf, String)>,
-}
+#[cfg(test)]
+mod tests;

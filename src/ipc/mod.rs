@@ -1,3 +1,4 @@
 //! How the arbiter and its workers talk: a typed channel each, and one scoreboard for all.
 
+pub(crate) mod channel;
 pub(crate) mod scoreboard;

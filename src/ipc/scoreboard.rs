@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::moment::Moment;
+use crate::sys::diagnosis::Area;
 use crate::sys::memory::{Shareable, Shared};
 use crate::worker::phase::Phase;
 
@@ -26,6 +27,8 @@ pub(crate) const BUCKETS: usize = 28;
 pub(crate) struct Board {
     pub(crate) header: Header,
     pub(crate) seats: [Seat; SEATS],
+    /// Where a stuck worker's threads leave their traces.
+    pub(crate) traces: [Area; SEATS],
 }
 
 /// Written by the arbiter only.
@@ -171,6 +174,12 @@ impl Meter {
 
     pub(crate) fn board(&self) -> &Scoreboard {
         &self.board
+    }
+
+    /// Where this worker's threads leave their traces. The mapping is kept for the rest of the process's life.
+    pub(crate) fn traces(&self) -> &'static Area {
+        let board: &'static Shared<Board> = Box::leak(Box::new(self.board.clone()));
+        &board.traces[self.seat]
     }
 
     pub(crate) fn beat(&self, now: Moment) {

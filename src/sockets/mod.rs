@@ -1,8 +1,18 @@
 //! Listening sockets: taken over from whoever bound them, or bound here.
 
+pub(crate) mod activation;
+mod address;
+mod bind;
+mod environment;
+
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+
+use crate::exit::{ExitCode, Failure};
+pub(crate) use activation::Passed;
+pub(crate) use address::check_path;
+pub(crate) use bind::OwnPaths;
 
 /// An address to listen on, as the operator writes it: `127.0.0.1:8080`, `[::]:80`, `unix:/run/x.sock`,
 /// `unix:@abstract`.
@@ -44,6 +54,67 @@ pub(crate) enum ListenerAddress {
     UnixUnnamed,
 }
 
+/// The sockets of a service, and what its operator should know about where they came from.
+#[derive(Debug)]
+pub(crate) struct Acquired {
+    pub(crate) listeners: Vec<Listener>,
+    /// Whole sentences, for the log.
+    pub(crate) notes: Vec<String>,
+    /// To be removed at the end of the arbiter.
+    pub(crate) own_paths: OwnPaths,
+}
+
+/// Uses the sockets that were passed, or binds `listen` when there is none. Passed sockets win.
+///
+/// `listen_was_set` says that the operator chose `listen`, and should hear when it is not used.
+///
+/// # Errors
+/// A passed descriptor that cannot be used (exit 78): never a silent bind instead. An address that cannot
+/// be bound: see [`bind::bind`].
+pub(crate) fn acquire(
+    passed: Passed,
+    listen: &[Address],
+    listen_was_set: bool,
+    backlog: u32,
+) -> Result<Acquired, Failure> {
+    let mut notes = Vec::from_iter(passed.note);
+    if passed.fds.is_empty() {
+        let (listeners, own_paths) = bind::bind(listen, backlog)?;
+        notes.push(format!(
+            "no socket was passed; listening on {}",
+            places(&listeners)
+        ));
+        return Ok(Acquired {
+            listeners,
+            notes,
+            own_paths,
+        });
+    }
+    let listeners = activation::check(passed.fds)?;
+    if listen_was_set {
+        notes.push(match listeners.len() {
+            1 => "1 socket was passed; `listen` is not used".into(),
+            count => format!("{count} sockets were passed; `listen` is not used"),
+        });
+    }
+    Ok(Acquired {
+        listeners,
+        notes,
+        own_paths: OwnPaths::default(),
+    })
+}
+
+/// Binds one address.
+///
+/// # Errors
+/// See [`bind::bind`].
+pub(crate) fn bind_one(address: &Address, backlog: u32) -> Result<(Listener, OwnPaths), Failure> {
+    let (listeners, own_paths) = bind::bind(std::slice::from_ref(address), backlog)?;
+    let listener = listeners.into_iter().next();
+    let listener = listener.ok_or_else(|| Failure::new(ExitCode::Software, "nothing was bound"))?;
+    Ok((listener, own_paths))
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -58,5 +129,93 @@ impl fmt::Display for ListenerAddress {
             Self::UnixAbstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
             Self::UnixUnnamed => f.write_str("unix:(unnamed)"),
         }
+    }
+}
+
+impl From<&Address> for ListenerAddress {
+    fn from(address: &Address) -> Self {
+        match address {
+            Address::Tcp(address) => Self::Tcp(*address),
+            Address::UnixPath(path) => Self::UnixPath(path.clone()),
+            Address::UnixAbstract(name) => Self::UnixAbstract(name.clone()),
+        }
+    }
+}
+
+/// As one would type it into a client.
+fn places(listeners: &[Listener]) -> String {
+    let place = |listener: &Listener| match &listener.address {
+        ListenerAddress::Tcp(address) => format!("http://{address}"),
+        other => other.to_string(),
+    };
+    listeners
+        .iter()
+        .map(place)
+        .collect::<Vec<_>>()
+        .join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::ExitCode;
+    use activation::PassedFd;
+    use std::net::{TcpListener, UdpSocket};
+
+    fn passed(fds: Vec<OwnedFd>) -> Passed {
+        let fds = fds.into_iter().zip(3..).map(|(fd, number)| PassedFd {
+            number,
+            name: "web".into(),
+            fd: Ok(fd),
+        });
+        Passed {
+            fds: fds.collect(),
+            note: None,
+        }
+    }
+
+    fn loopback() -> OwnedFd {
+        TcpListener::bind("127.0.0.1:0").unwrap().into()
+    }
+
+    fn any() -> [Address; 1] {
+        [Address::Tcp("127.0.0.1:0".parse().unwrap())]
+    }
+
+    #[test]
+    fn without_a_passed_socket_the_own_address_is_said() {
+        let acquired = acquire(Passed::default(), &any(), false, 16).unwrap();
+        let address = &acquired.listeners[0].address;
+        assert_eq!(
+            acquired.notes,
+            [format!(
+                "no socket was passed; listening on http://{address}"
+            )]
+        );
+    }
+
+    #[test]
+    fn passed_sockets_beat_listen_and_that_is_said_to_whoever_set_it() {
+        let acquired = acquire(passed(vec![loopback(), loopback()]), &any(), true, 16).unwrap();
+        assert_eq!(acquired.listeners.len(), 2);
+        assert!(
+            acquired
+                .listeners
+                .iter()
+                .all(|listener| listener.origin == Origin::Passed)
+        );
+        assert_eq!(
+            acquired.notes,
+            ["2 sockets were passed; `listen` is not used"]
+        );
+        let acquired = acquire(passed(vec![loopback()]), &any(), false, 16).unwrap();
+        assert_eq!(acquired.notes, [""; 0]);
+    }
+
+    #[test]
+    fn passed_descriptors_without_a_listener_never_lead_to_an_own_bind() {
+        let datagram = UdpSocket::bind("127.0.0.1:0").unwrap().into();
+        let failure = acquire(passed(vec![datagram]), &any(), false, 16).unwrap_err();
+        assert_eq!(failure.code(), ExitCode::Config);
     }
 }

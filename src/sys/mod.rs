@@ -3,5 +3,12 @@
 
 pub(crate) mod accept;
 pub(crate) mod clock;
+pub(crate) mod diagnosis;
+pub(crate) mod environment;
 pub(crate) mod epoll;
+pub(crate) mod fds;
 pub(crate) mod memory;
+pub(crate) mod process;
+pub(crate) mod records;
+pub(crate) mod signals;
+pub(crate) mod title;

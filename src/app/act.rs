@@ -1,0 +1,82 @@
+//! One run of the author's code, so that whatever it does is an outcome.
+
+use std::any::Any;
+use std::future::{Future, pending};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::error::Fault;
+use crate::exit::chain;
+
+/// The author's code, ready to run.
+pub(super) type Act<T> = Pin<Box<dyn Future<Output = super::Result<T>> + Send>>;
+
+/// Runs `act` until it ends, its own limit has passed, or `cut` resolves; then it is dropped where it waits. It is
+/// polled at least once, however late it is.
+pub(super) async fn run<T>(
+    act: Act<T>,
+    limit: Option<Duration>,
+    cut: impl Future<Output = ()>,
+) -> Result<T, Fault> {
+    let at = limit.and_then(|limit| Instant::now().checked_add(limit));
+    tokio::select! {
+        biased;
+        outcome = Guarded(Some(act)) => outcome,
+        () = sleep_until_some(at) => Err(Fault::TimedOut(limit.unwrap_or_default())),
+        () = cut => Err(Fault::CutOff),
+    }
+}
+
+/// Never, for `None`.
+pub(super) async fn sleep_until_some(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}
+
+/// Runs plain code of the author's, such as a destructor.
+pub(super) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(code))
+        .map_err(|panic| Fault::Panic(panic_message(panic.as_ref())))
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// A panic in a poll or in the drop of what is inside ends here.
+struct Guarded<T>(Option<Act<T>>);
+
+impl<T> Future for Guarded<T> {
+    type Output = Result<T, Fault>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(act) = self.0.as_mut() else {
+            return Poll::Pending;
+        };
+        match catch(|| act.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(result)) => {
+                Poll::Ready(result.map_err(|error| Fault::Error(chain(error.as_ref()))))
+            }
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    }
+}
+
+impl<T> Drop for Guarded<T> {
+    fn drop(&mut self) {
+        // The panic hook has reported it; a step that is already over has no other way to fail.
+        let _ = catch(|| drop(self.0.take()));
+    }
+}

@@ -1,0 +1,233 @@
+//! How an author puts an app together.
+
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body as HttpBody;
+
+use super::payload::Payload;
+use super::service::Service;
+use super::state::State;
+use super::step::{Action, Entry, Step, StepContext};
+use crate::body::Body;
+use crate::exit::BoxError;
+
+/// What `load` returns: an HTTP service, the steps of its startup and teardown, and its payloads.
+///
+/// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built:
+///
+/// ```compile_fail,E0599
+/// let app = payload::App::builder().build(axum::Router::new());
+/// app.startup("too late", async |_| Ok(()));
+/// ```
+#[must_use = "an app does nothing until it is returned from `load`"]
+pub struct App {
+    pub(super) service: Service,
+    pub(super) state: State,
+    pub(super) entries: Vec<Entry>,
+    /// What is wrong with it. Known now, said when it is started, so that building needs no error type.
+    pub(super) faults: Vec<String>,
+}
+
+impl App {
+    /// Begins an app.
+    pub fn builder() -> AppBuilder {
+        AppBuilder::default()
+    }
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("entries", &self.entries.len())
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects what an app consists of.
+///
+/// Everything that is registered goes into one list. The startup runs through it in order; the teardown runs
+/// through what was started in reverse order. So a thing may rely on everything that was registered before it,
+/// from its first moment to its last.
+///
+/// - No request is served before the whole startup has succeeded.
+/// - When a step fails, panics or overruns its limit, or the worker is told to stop meanwhile, the steps before
+///   it are torn down and the step's own teardown does not run. The step is dropped where it waits, so what it
+///   holds should clean up after itself when dropped.
+/// - In the teardown each step is attempted, whatever the others do.
+///
+/// ```
+/// use std::time::Duration;
+/// use payload::{App, Payload};
+///
+/// # struct Pool;
+/// # impl Pool {
+/// #     async fn connect() -> payload::Result<Pool> { Ok(Pool) }
+/// #     async fn close(self) -> payload::Result<()> { Ok(()) }
+/// # }
+/// let app = App::builder()
+///     .startup("warm cache", async |_| Ok(()))
+///     .step("pool", async |_| {
+///         let pool = Pool::connect().await?;
+///         Ok(async move || pool.close().await)
+///     })
+///     .timeout(Duration::from_secs(10))
+///     .payload(Payload::new("sampler", |context| async move {
+///         context.stopped().await;
+///         Ok(())
+///     }))
+///     .build(axum::Router::new());
+/// ```
+#[derive(Default)]
+#[must_use = "finish it with AppBuilder::build"]
+pub struct AppBuilder {
+    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    entries: Vec<Entry>,
+    faults: Vec<String>,
+}
+
+impl AppBuilder {
+    /// Shares one value of type `T` with steps, payloads and request handlers; see [`State`]. A second value of
+    /// the same type makes the startup fail.
+    pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        if self
+            .values
+            .insert(TypeId::of::<T>(), Arc::new(value))
+            .is_some()
+        {
+            self.state_twice(type_name::<T>());
+        }
+        self
+    }
+
+    /// Adds code that runs before the first request.
+    pub fn startup<F, Fut>(self, name: impl Into<String>, code: F) -> Self
+    where
+        F: FnOnce(StepContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        self.add(name.into(), Action::startup(code))
+    }
+
+    /// Adds code that runs after the last request, if the startup came this far.
+    pub fn teardown<F, Fut>(self, name: impl Into<String>, code: F) -> Self
+    where
+        F: FnOnce(StepContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        self.add(name.into(), Action::teardown(code))
+    }
+
+    /// Adds a startup and its teardown: what `code` resolves to is the code for afterwards. When `code` fails
+    /// there is nothing to tear down.
+    pub fn step<F, Fut, T, TFut>(self, name: impl Into<String>, code: F) -> Self
+    where
+        F: FnOnce(StepContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<T>> + Send + 'static,
+        T: FnOnce() -> TFut + Send + 'static,
+        TFut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        self.add(name.into(), Action::pair(code))
+    }
+
+    /// Adds code that runs when the drain begins, while requests are still being finished. All of these run at
+    /// the same time; the teardown begins when they have ended.
+    pub fn on_drain<F, Fut>(self, name: impl Into<String>, code: F) -> Self
+    where
+        F: FnOnce(StepContext) -> Fut + Send + 'static,
+        Fut: Future<Output = super::Result<()>> + Send + 'static,
+    {
+        self.add(name.into(), Action::drain(code))
+    }
+
+    /// Limits the step that was registered just before; both halves of a [`step`](Self::step), each on its own.
+    /// Without it a step is limited by the worker's deadlines for the whole startup and teardown. A payload has
+    /// [`Payload::stop_timeout`] instead.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        match self.entries.last_mut() {
+            Some(Entry::Step(step)) => step.limit = Some(limit),
+            Some(Entry::Payload(payload)) => self.faults.push(format!(
+                "timeout({limit:?}) follows payload '{}' and limits nothing: use Payload::stop_timeout",
+                payload.name
+            )),
+            None => self.faults.push(format!("timeout({limit:?}) follows no step: put it behind the one it limits")),
+        }
+        self
+    }
+
+    /// Adds a background task, started at this place of the startup.
+    pub fn payload(mut self, payload: Payload) -> Self {
+        self.entries.push(Entry::Payload(payload));
+        self
+    }
+
+    /// Takes over everything that another builder registered, at this place: an app within this one. What it
+    /// starts is torn down before everything that was registered here earlier. Its routes are the author's to mount.
+    pub fn nest(mut self, inner: AppBuilder) -> Self {
+        self.entries.extend(inner.entries);
+        self.faults.extend(inner.faults);
+        for (of, value) in inner.values {
+            if self.values.insert(of, value).is_some() {
+                self.state_twice("that a nested app registered as well");
+            }
+        }
+        self
+    }
+
+    /// Finishes the app with its HTTP service: any `tower` service over `http` types, such as an
+    /// `axum::Router` or [`service_fn`](crate::service_fn).
+    ///
+    /// Every request is answered by a clone of it. A service that is not `Sync` becomes one by
+    /// `tower::util::BoxCloneSyncService`.
+    pub fn build<S, B>(self, service: S) -> App
+    where
+        S: tower_service::Service<Request<Body>, Response = Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let state = State::new(self.values);
+        App {
+            service: Service::with_state(service, &state),
+            state,
+            entries: self.entries,
+            faults: self.faults,
+        }
+    }
+
+    fn add(mut self, name: String, action: Action) -> Self {
+        self.entries.push(Entry::Step(Step {
+            name: name.into(),
+            limit: None,
+            action,
+        }));
+        self
+    }
+
+    fn state_twice(&mut self, name: &str) {
+        self.faults.push(format!(
+            "state of type {name} was registered twice: register one value of each type"
+        ));
+    }
+}
+
+impl fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder")
+            .field("entries", &self.entries.len())
+            .field("values", &self.values.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,112 @@
+//! What `load` is given.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::token::{Token, Tokens};
+use crate::status::Status;
+
+/// Where an app is being built: its settings, its worker, and the notices of that worker's end.
+///
+/// `S` is the author's own type for the `[app]` table of the configuration file; it is parsed before anything is
+/// forked. Cloning is one reference count.
+///
+/// ```
+/// #[derive(serde::Deserialize)]
+/// struct Settings {
+///     greeting: String,
+/// }
+///
+/// async fn load(context: payload::Context<Settings>) -> payload::Result<payload::App> {
+///     let greeting = context.settings().greeting.clone();
+///     let service = payload::service_fn(move |_request| {
+///         let greeting = greeting.clone();
+///         async move { Ok(http::Response::new(payload::Body::from(greeting))) }
+///     });
+///     Ok(payload::App::builder().build(service))
+/// }
+/// ```
+pub struct Context<S = NoSettings>(Arc<ContextParts<S>>);
+
+/// Everything that a context is made of. The worker fills it in.
+pub(crate) struct ContextParts<S> {
+    pub(crate) settings: S,
+    pub(crate) worker: u64,
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+    pub(crate) workers: u32,
+    pub(crate) tokens: Tokens,
+    pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
+}
+
+/// The settings of a service that has none: an `[app]` table with a key in it is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NoSettings {}
+
+impl<S> Context<S> {
+    pub(crate) fn new(parts: ContextParts<S>) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// The `[app]` table of the configuration, in the author's type.
+    pub fn settings(&self) -> &S {
+        &self.0.settings
+    }
+
+    /// The number of this worker, which no other worker of this service ever has.
+    pub fn worker(&self) -> u64 {
+        self.0.worker
+    }
+
+    /// The place that this worker fills, `0..workers()`. While a worker is being replaced, two have the same.
+    pub fn slot(&self) -> u32 {
+        self.0.slot
+    }
+
+    /// Counts the reloads: workers of one generation have the same code and configuration.
+    pub fn generation(&self) -> u32 {
+        self.0.generation
+    }
+
+    /// How many workers the service had when this one was started.
+    pub fn workers(&self) -> u32 {
+        self.0.workers
+    }
+
+    /// Fires when this worker begins to drain: it takes nothing new and finishes what it has. Long responses
+    /// (server-sent events, WebSockets) should then come to an end.
+    pub fn drain_token(&self) -> Token {
+        self.0.tokens.drain()
+    }
+
+    /// Fires when the requests are over and the teardown begins, and when a startup is given up.
+    pub fn stop_token(&self) -> Token {
+        self.0.tokens.stop()
+    }
+
+    /// The whole service as it is now: the arbiter, its workers, their payloads.
+    pub fn service(&self) -> Status {
+        (self.0.service)()
+    }
+}
+
+impl<S> Clone for Context<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// Without the settings, which may hold a secret.
+impl<S> fmt::Debug for Context<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("worker", &self.0.worker)
+            .field("slot", &self.0.slot)
+            .field("generation", &self.0.generation)
+            .field("workers", &self.0.workers)
+            .finish_non_exhaustive()
+    }
+}

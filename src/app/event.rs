@@ -1,0 +1,101 @@
+//! What the worker is told while an app lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::error::{Stage, StepError};
+use crate::status::PayloadState;
+
+/// Hears everything that happens to an app, in order. Called from the tasks that it happens in, so it must not
+/// block.
+pub(crate) trait Observer: Send + Sync {
+    fn app_state(&self, state: AppState);
+    fn step(&self, event: &StepEvent<'_>);
+    fn payload(&self, event: &PayloadEvent<'_>);
+}
+
+/// Where an app is in its life. Only ever grows; a state may be skipped on the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum AppState {
+    /// Built.
+    New,
+    /// Its startup runs.
+    Starting,
+    /// Its startup has succeeded: requests may come.
+    Serving,
+    /// The drain token has fired.
+    Draining,
+    /// Payloads stop and the teardown runs.
+    Stopping,
+    /// Over, and nothing went wrong on the way out.
+    Stopped,
+    /// Over: the startup or some step of the teardown failed.
+    Failed,
+}
+
+impl AppState {
+    /// The word for logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            AppState::New => "new",
+            AppState::Starting => "starting",
+            AppState::Serving => "serving",
+            AppState::Draining => "draining",
+            AppState::Stopping => "stopping",
+            AppState::Stopped => "stopped",
+            AppState::Failed => "failed",
+        }
+    }
+}
+
+/// A step began or ended. Every beginning has exactly one end.
+pub(crate) struct StepEvent<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) stage: Stage,
+    pub(crate) outcome: StepOutcome<'a>,
+}
+
+/// With how long it took.
+pub(crate) enum StepOutcome<'a> {
+    Begun,
+    Done(Duration),
+    Failed(Duration, &'a StepError),
+}
+
+/// A payload's state changed.
+pub(crate) struct PayloadEvent<'a> {
+    /// Its place among the app's payloads, in the order of registration.
+    pub(crate) index: usize,
+    pub(crate) name: &'a str,
+    pub(crate) state: PayloadState,
+    /// How often it was started again.
+    pub(crate) restarts: u32,
+    /// How it ended, when it ended as it should not.
+    pub(crate) cause: Option<&'a str>,
+}
+
+/// The one place where an app's state changes, so that it is monotonic.
+pub(super) struct Progress {
+    state: AppState,
+    pub(super) observer: Arc<dyn Observer>,
+}
+
+impl Progress {
+    pub(super) fn new(observer: Arc<dyn Observer>) -> Self {
+        Self {
+            state: AppState::New,
+            observer,
+        }
+    }
+
+    pub(super) fn advance(&mut self, next: AppState) {
+        if next > self.state {
+            self.state = next;
+            self.observer.app_state(next);
+        }
+    }
+
+    pub(super) fn state(&self) -> AppState {
+        self.state
+    }
+}

@@ -1,0 +1,169 @@
+//! An app that serves, and its way out.
+
+use std::future::{Future, pending};
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::act::{catch, sleep_until_some};
+use super::budget::Budget;
+use super::error::{Fault, PayloadFailure, Stage, StepError};
+use super::event::{AppState, Progress};
+use super::service::Service;
+use super::stack::{Ending, Stack};
+use super::supervisor::{Failed, Surroundings};
+use super::token::Tokens;
+
+/// An app whose startup has succeeded. Dropping it without [`stop`](Self::stop) aborts its payloads and skips its
+/// teardown.
+pub(crate) struct Running {
+    pub(super) service: Service,
+    pub(super) stack: Stack,
+    /// Waiting for the drain.
+    pub(super) drain_steps: Vec<Ending>,
+    /// Begun by the drain.
+    pub(super) drain_tasks: Vec<DrainTask>,
+    pub(super) shared: Surroundings,
+    pub(super) tokens: Tokens,
+    pub(super) progress: Progress,
+}
+
+/// How an app's life ended.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    /// What failed on the way out, in order. Empty: the app stopped well.
+    pub(crate) errors: Vec<StepError>,
+    /// The critical payload that failed first, if any did before it was told to stop. It was reported then.
+    pub(crate) failure: Option<PayloadFailure>,
+}
+
+pub(super) struct DrainTask {
+    name: Arc<str>,
+    cut: CancellationToken,
+    task: AbortOnDropHandle<Result<(), StepError>>,
+}
+
+impl Running {
+    /// What answers the requests.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Resolves as soon as a critical payload has ended although nobody told it to, also if it did before.
+    /// Borrows nothing and may be dropped and asked for again at will.
+    pub(crate) fn failed(&self) -> impl Future<Output = PayloadFailure> + Send + use<> {
+        let failed = self.shared.failed.clone();
+        async move { first_failure(&failed).await }
+    }
+
+    /// Begins the drain: fires the drain token, starts the drain steps, tells the payloads that stop before the
+    /// requests. Returns at once; [`stop`](Self::stop) waits for all of it. A second call does nothing.
+    pub(crate) fn drain(&mut self) {
+        if self.progress.state() >= AppState::Draining {
+            return;
+        }
+        self.progress.advance(AppState::Draining);
+        self.tokens.fire_drain();
+        self.stack.tell_early();
+        for step in self.drain_steps.drain(..) {
+            let name = Arc::clone(&step.name);
+            let (state, observer) = (self.shared.state.clone(), Arc::clone(&self.shared.observer));
+            let cut = CancellationToken::new();
+            let cutting = cut.clone().cancelled_owned();
+            let run = async move { step.run(Stage::Drain, &state, &*observer, cutting).await };
+            let task = AbortOnDropHandle::new(tokio::spawn(run));
+            self.drain_tasks.push(DrainTask { name, cut, task });
+        }
+    }
+
+    /// Stops the app: the drain, if it has not begun yet; then what the drain began comes to its end; then
+    /// payloads and teardown steps, last-in first-out; then service and state are dropped. Returns as soon as all
+    /// is done. No task of the app is left, except a payload that blocks its thread, which is then an error.
+    ///
+    /// `deadline` is for all together, `None` is unlimited. Each step is attempted, also behind one that is stuck
+    /// and when the deadline has passed; see [`Budget`]. What is aborted at the deadline is awaited for up to a
+    /// second more.
+    ///
+    /// Dropping the future aborts the payloads and skips the steps that are left.
+    pub(crate) async fn stop(mut self, deadline: Option<Instant>) -> Stopped {
+        self.drain();
+        self.progress.advance(AppState::Stopping);
+        let mut budget = Budget::new(deadline, self.drain_tasks.len() + self.stack.len());
+        let mut errors = Vec::new();
+        for task in std::mem::take(&mut self.drain_tasks) {
+            errors.extend(task.finish(budget.next()).await.err());
+        }
+        errors.extend(self.stack.stop_early(&mut budget).await);
+        self.finish(errors, budget, true).await
+    }
+
+    /// Unwinds a startup that failed. Drain steps were never due.
+    pub(super) async fn give_up(
+        mut self,
+        deadline: Option<Instant>,
+        clean: bool,
+    ) -> Vec<StepError> {
+        self.progress.advance(AppState::Stopping);
+        let budget = Budget::new(deadline, self.stack.len());
+        self.finish(Vec::new(), budget, clean).await.errors
+    }
+
+    async fn finish(
+        mut self,
+        mut errors: Vec<StepError>,
+        mut budget: Budget,
+        clean: bool,
+    ) -> Stopped {
+        self.tokens.fire_stop();
+        let Surroundings {
+            state,
+            failed,
+            observer,
+            ..
+        } = self.shared;
+        errors.extend(self.stack.unwind(&state, &*observer, &mut budget).await);
+        let service = self.service;
+        if let Err(fault) = catch(|| drop((service, self.drain_steps, state))) {
+            errors.push(StepError::new(Stage::Release, &Arc::from("app"), fault));
+        }
+        let end = if clean && errors.is_empty() {
+            AppState::Stopped
+        } else {
+            AppState::Failed
+        };
+        self.progress.advance(end);
+        let failure = failed.borrow().clone();
+        Stopped { errors, failure }
+    }
+}
+
+/// Never, while no critical payload fails.
+pub(super) async fn first_failure(failed: &Failed) -> PayloadFailure {
+    let mut seen: watch::Receiver<_> = failed.subscribe();
+    let first = seen
+        .wait_for(Option::is_some)
+        .await
+        .ok()
+        .and_then(|first| first.clone());
+    match first {
+        Some(failure) => failure,
+        None => pending().await,
+    }
+}
+
+impl DrainTask {
+    async fn finish(mut self, limit: Option<Instant>) -> Result<(), StepError> {
+        let joined = tokio::select! {
+            biased;
+            joined = &mut self.task => joined,
+            () = sleep_until_some(limit) => {
+                self.cut.cancel();
+                (&mut self.task).await
+            }
+        };
+        joined.unwrap_or_else(|_| Err(StepError::new(Stage::Drain, &self.name, Fault::CutOff)))
+    }
+}

@@ -1,0 +1,172 @@
+//! From a built app to a running one.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::act;
+use super::builder::App;
+use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
+use super::event::{AppState, Observer, PayloadEvent, Progress};
+use super::running::{Running, first_failure};
+use super::stack::{Ending, Stack};
+use super::step::{Action, Begin, Entry, Step, StepContext, observed};
+use super::supervisor::{Supervised, Surroundings};
+use super::token::Tokens;
+use crate::status::PayloadState;
+
+/// What the worker hands to an app that it starts.
+pub(crate) struct Launch {
+    /// Gives the startup up: a stop was ordered, or the startup's deadline has passed.
+    pub(crate) cancel: CancellationToken,
+    /// The same pair as in the context that was given to `load`.
+    pub(crate) tokens: Tokens,
+    /// How long the unwinding of a failed startup may take; `None` is unlimited.
+    pub(crate) cleanup: Option<Duration>,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+impl App {
+    /// Runs the startup, in the runtime that is going to serve.
+    ///
+    /// Dropping the future aborts what it has started and skips the teardown: cancel by [`Launch::cancel`].
+    ///
+    /// # Errors
+    /// A step failed, panicked or overran its limit, a critical payload ended, the startup was cancelled, or the
+    /// app was built wrongly. All that had been started is torn down again by then, within [`Launch::cleanup`].
+    pub(crate) async fn start(self, launch: Launch) -> Result<Running, StartFailure> {
+        let Launch {
+            cancel,
+            tokens,
+            cleanup,
+            observer,
+        } = launch;
+        let App {
+            service,
+            state,
+            entries,
+            faults,
+        } = self;
+        let mut running = Running {
+            service,
+            stack: Stack::default(),
+            drain_steps: Vec::new(),
+            drain_tasks: Vec::new(),
+            shared: Surroundings {
+                state,
+                drain: tokens.drain(),
+                failed: watch::Sender::new(None),
+                observer: Arc::clone(&observer),
+            },
+            tokens,
+            progress: Progress::new(observer),
+        };
+        running.progress.advance(AppState::Starting);
+        running.announce_payloads(&entries);
+        let started = match faults.into_iter().next() {
+            Some(fault) => Err(StartCause::Invalid(fault)),
+            None => running.start_all(entries, &cancel).await,
+        };
+        match started {
+            Ok(()) => {
+                running.progress.advance(AppState::Serving);
+                Ok(running)
+            }
+            Err(cause) => {
+                let deadline = cleanup.and_then(|cleanup| Instant::now().checked_add(cleanup));
+                let clean = matches!(cause, StartCause::Cancelled(_));
+                let unwinding = running.give_up(deadline, clean).await;
+                Err(StartFailure::new(cause, unwinding))
+            }
+        }
+    }
+}
+
+impl Running {
+    fn announce_payloads(&self, entries: &[Entry]) {
+        let payloads = entries.iter().filter_map(|entry| match entry {
+            Entry::Payload(payload) => Some(payload),
+            Entry::Step(_) => None,
+        });
+        for (index, payload) in payloads.enumerate() {
+            self.shared.observer.payload(&PayloadEvent {
+                index,
+                name: &payload.name,
+                state: PayloadState::Waiting,
+                restarts: 0,
+                cause: None,
+            });
+        }
+    }
+
+    async fn start_all(
+        &mut self,
+        entries: Vec<Entry>,
+        cancel: &CancellationToken,
+    ) -> Result<(), StartCause> {
+        let mut payloads = 0;
+        for entry in entries {
+            self.check(cancel)?;
+            match entry {
+                Entry::Payload(payload) => {
+                    let payload = Supervised::start(payload, payloads, &self.shared);
+                    self.stack.push_payload(payload);
+                    payloads += 1;
+                }
+                Entry::Step(Step {
+                    name,
+                    limit,
+                    action,
+                }) => match action {
+                    Action::Startup(begin) => self.start_one(name, limit, begin, cancel).await?,
+                    Action::Drain(end) => self.drain_steps.push(Ending { name, limit, end }),
+                    Action::Teardown(end) => self.stack.push_step(Ending { name, limit, end }),
+                },
+            }
+        }
+        self.check(cancel)
+    }
+
+    async fn start_one(
+        &mut self,
+        name: Arc<str>,
+        limit: Option<Duration>,
+        begin: Begin,
+        cancel: &CancellationToken,
+    ) -> Result<(), StartCause> {
+        let context = StepContext::new(&name, &self.shared.state);
+        let mut interrupted = None;
+        let run = async {
+            // The step comes first: one that has just succeeded has something to tear down.
+            tokio::select! {
+                biased;
+                result = act::run(Box::pin(async { begin(context).await }), limit, pending()) => return result,
+                failure = first_failure(&self.shared.failed) => interrupted = Some(StartCause::Payload(failure)),
+                () = cancel.cancelled() => interrupted = Some(StartCause::Cancelled(Some(Arc::clone(&name)))),
+            }
+            Err(Fault::Cancelled)
+        };
+        let result: Result<_, StepError> =
+            observed(&*self.shared.observer, Stage::Startup, &name, run).await;
+        match result {
+            Ok(Some(end)) => self.stack.push_step(Ending { name, limit, end }),
+            Ok(None) => {}
+            Err(error) => return Err(interrupted.unwrap_or(StartCause::Step(error))),
+        }
+        Ok(())
+    }
+
+    fn check(&self, cancel: &CancellationToken) -> Result<(), StartCause> {
+        if let Some(failure) = self.shared.failed.borrow().clone() {
+            return Err(StartCause::Payload(failure));
+        }
+        if cancel.is_cancelled() {
+            return Err(StartCause::Cancelled(None));
+        }
+        Ok(())
+    }
+}

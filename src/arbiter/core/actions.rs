@@ -1,0 +1,246 @@
+//! What the core wants done.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::events::Exit;
+use super::roster::WorkerId;
+use crate::exit::ExitCode;
+use crate::worker::phase::Phase;
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    /// Fork a worker. Answered by `Forked` or `ForkFailed`.
+    Fork {
+        worker: WorkerId,
+        slot: u16,
+        generation: u32,
+        /// How often this slot's worker was replaced after a failure.
+        restarts: u32,
+        cause: Cause,
+    },
+    /// Tell a worker.
+    Send { worker: WorkerId, order: Order },
+    /// Find out what a stuck worker is doing, log it, and send it SIGABRT.
+    Abort {
+        worker: WorkerId,
+        phase: Phase,
+        overdue: Overdue,
+    },
+    /// SIGKILL.
+    Kill { worker: WorkerId },
+    /// READY=1.
+    Ready,
+    /// STOPPING=1.
+    Stopping,
+    /// WATCHDOG=1.
+    Watchdog,
+    /// EXTEND_TIMEOUT_USEC=.
+    ExtendTimeout(Duration),
+    /// One structured event.
+    Log(Notice),
+    /// End the arbiter.
+    Leave(ExitCode),
+}
+
+/// What the arbiter tells a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    /// Accept connections.
+    Serve,
+    /// Leave.
+    Stop(Level),
+}
+
+/// How much time a stop takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Requests finish first.
+    Graceful,
+    /// Requests are cancelled; cleanup runs.
+    Quick,
+    /// SIGKILL: nothing runs.
+    Kill,
+}
+
+impl Level {
+    /// What a further signal makes of it.
+    pub(crate) fn next(self) -> Level {
+        match self {
+            Level::Graceful => Level::Quick,
+            Level::Quick | Level::Kill => Level::Kill,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Level::Graceful => "graceful",
+            Level::Quick => "quick",
+            Level::Kill => "kill",
+        }
+    }
+}
+
+/// Why a worker is forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The service starts.
+    Boot,
+    /// There are to be more workers.
+    Scale,
+    /// The slot's worker crashed or could not start.
+    Failure,
+    /// The slot's worker is healthy and has reached a limit.
+    Recycle(Recycle),
+}
+
+impl Cause {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Cause::Boot => "boot",
+            Cause::Scale => "scale",
+            Cause::Failure => "failure",
+            Cause::Recycle(recycle) => recycle.name(),
+        }
+    }
+}
+
+/// Why a healthy worker is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Recycle {
+    MaxRequests,
+    MaxAge,
+    MaxMemory,
+}
+
+impl Recycle {
+    /// The configuration key.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Recycle::MaxRequests => "max_requests",
+            Recycle::MaxAge => "max_age",
+            Recycle::MaxMemory => "max_memory",
+        }
+    }
+}
+
+/// Which limit a stuck worker has overrun, and by its own clock how long it took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// No heartbeat for this long: its executor is blocked.
+    Heartbeat(Duration),
+    /// It beats, and has not come to the next phase.
+    Startup(Duration),
+    /// It was told to serve, and does not.
+    Serve(Duration),
+    /// It was told to stop, and has not.
+    Stop(Duration),
+    /// It closed its channel, and has not left.
+    Channel(Duration),
+}
+
+impl Overdue {
+    pub(crate) fn limit_name(self) -> &'static str {
+        match self {
+            Overdue::Heartbeat(_) => "heartbeat",
+            Overdue::Startup(_) => "startup",
+            Overdue::Serve(_) => "serve",
+            Overdue::Stop(_) => "stop",
+            Overdue::Channel(_) => "channel",
+        }
+    }
+
+    pub(crate) fn took(self) -> Duration {
+        match self {
+            Overdue::Heartbeat(took)
+            | Overdue::Startup(took)
+            | Overdue::Serve(took)
+            | Overdue::Stop(took)
+            | Overdue::Channel(took) => took,
+        }
+    }
+}
+
+/// Why the service ends although nobody asked it to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fatal {
+    /// A worker could not start, the first time.
+    Boot {
+        worker: WorkerId,
+        slot: u16,
+        reason: String,
+    },
+    /// The operating system refused a fork, the first time.
+    Fork { slot: u16, error: String },
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Notice {
+    BootFailed(Fatal),
+    ForkFailed {
+        slot: u16,
+        error: String,
+    },
+    WorkerExited {
+        worker: WorkerId,
+        slot: u16,
+        phase: Phase,
+        exit: Exit,
+        /// It had been told to stop.
+        expected: bool,
+        reason: Option<String>,
+    },
+    /// The slot's next worker has to wait.
+    BackingOff {
+        slot: u16,
+        failures: u32,
+        delay: Duration,
+    },
+    Recycling {
+        worker: WorkerId,
+        slot: u16,
+        cause: Recycle,
+    },
+    Replaced {
+        slot: u16,
+        old: WorkerId,
+        new: WorkerId,
+    },
+    SlotCount {
+        from: usize,
+        to: usize,
+    },
+    /// A wish that cannot be granted.
+    SlotCountRefused {
+        wanted: u16,
+    },
+    Ready {
+        workers: usize,
+    },
+    Degraded {
+        serving: usize,
+        workers: usize,
+        crashes: usize,
+    },
+    Recovered {
+        workers: usize,
+    },
+    Stopping {
+        level: Level,
+        workers: usize,
+    },
+    /// A further signal: what was going on is cut short.
+    StopHurried {
+        level: Level,
+        workers: usize,
+    },
+    Stopped {
+        code: ExitCode,
+    },
+}

@@ -1,0 +1,74 @@
+//! What the core is told.
+
+use std::fmt;
+
+use super::actions::{Level, Recycle};
+use super::roster::WorkerId;
+use crate::moment::Moment;
+use crate::worker::phase::Phase;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// Begin.
+    Start,
+    /// The fork that was asked for has happened.
+    Forked { worker: WorkerId, pid: u32 },
+    /// It has not.
+    ForkFailed { worker: WorkerId, error: String },
+    /// The worker says that it entered a phase.
+    Entered { worker: WorkerId, phase: Phase },
+    /// The worker says why it is going to end; its exit follows.
+    Failed { worker: WorkerId, reason: String },
+    /// The last heartbeats, as the scoreboard has them.
+    Beats(Vec<(WorkerId, Moment)>),
+    /// The worker closed its channel, or what it sent could not be read.
+    ChannelClosed { worker: WorkerId },
+    /// The worker is gone.
+    Exited { worker: WorkerId, exit: Exit },
+    /// A healthy worker has reached a limit.
+    Recycle { worker: WorkerId, cause: Recycle },
+    /// A signal or a control command.
+    Asked(Request),
+    /// Time has passed.
+    Tick,
+}
+
+/// What an operator or the manager can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Stop(Level),
+    /// This many workers.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "the control command comes with reload")
+    )]
+    Scale(u16),
+    OneMore,
+    OneLess,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    pub(crate) fn is_clean(self) -> bool {
+        self == Exit::Code(0)
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit code {code}"),
+            Exit::Signal(number) => match nix::sys::signal::Signal::try_from(*number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}

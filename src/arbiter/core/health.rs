@@ -1,0 +1,164 @@
+//! Who is stuck, what the manager may be told, and when to look again.
+
+use std::time::Duration;
+
+use super::actions::{Action, Level, Overdue};
+use super::roster::{Ending, Worker, WorkerId};
+use super::{Core, Moment};
+use crate::status::ServiceState;
+use crate::worker::phase::Phase;
+
+/// A killed process that is still there after this long will not go away soon: the manager has to act.
+const UNKILLABLE: Duration = Duration::from_secs(10);
+
+/// One limit on one worker: counted from, due at, and what it is called.
+type Limit = (Moment, Moment, fn(Duration) -> Overdue);
+
+impl Core {
+    /// Ends workers that have overrun a limit: SIGABRT with a diagnosis, then SIGKILL.
+    pub(super) fn supervise(&mut self, now: Moment) {
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            let Some(worker) = self.workers.get(&id) else {
+                continue;
+            };
+            match worker.ending {
+                Ending::None => {
+                    let overdue = self.limits(worker).find(|(_, due, _)| *due <= now);
+                    if let Some((from, _, name)) = overdue {
+                        let phase = worker.phase;
+                        self.abort(now, id, phase, name(now.since(from)));
+                    }
+                }
+                Ending::Aborted { kill_at } if kill_at <= now => self.kill(now, id),
+                Ending::Aborted { .. } | Ending::Killed { .. } => {}
+            }
+        }
+    }
+
+    fn abort(&mut self, now: Moment, id: WorkerId, phase: Phase, overdue: Overdue) {
+        let kill_at = now + self.policy.abort_grace;
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.ending = Ending::Aborted { kill_at };
+        }
+        self.act(Action::Abort {
+            worker: id,
+            phase,
+            overdue,
+        });
+    }
+
+    pub(super) fn kill(&mut self, now: Moment, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && !matches!(worker.ending, Ending::Killed { .. })
+        {
+            worker.ending = Ending::Killed { at: now };
+            self.act(Action::Kill { worker: id });
+        }
+    }
+
+    /// The watchdog's ping, and more time in long boots and drains.
+    pub(super) fn keep_manager_informed(&mut self, now: Moment) {
+        if let (Some(interval), Some(due)) = (self.policy.watchdog, self.next_watchdog)
+            && due <= now
+        {
+            if self.makes_progress(now) {
+                self.act(Action::Watchdog);
+            }
+            self.next_watchdog = Some(now + interval);
+        }
+        if self.next_extension.is_some_and(|due| due <= now) {
+            let waiting = matches!(self.state(), ServiceState::Booting | ServiceState::Stopping);
+            if waiting {
+                self.act(Action::ExtendTimeout(self.policy.extension));
+            }
+            self.next_extension = waiting.then(|| now + self.policy.extension_interval);
+        }
+    }
+
+    /// Every slot's worker makes progress or is being replaced within its limits.
+    ///
+    /// A slot that waits for its next attempt is within its limits: its healthy neighbours must not die for
+    /// it. Only when nobody serves and the crash budget is used up can a restart of the whole service help.
+    pub(super) fn makes_progress(&self, now: Moment) -> bool {
+        let unkillable = self.workers.values().any(
+            |worker| matches!(worker.ending, Ending::Killed { at } if now.since(at) > UNKILLABLE),
+        );
+        let hopeless = self.was_ready && self.serving() == 0 && self.crashes.exhausted();
+        !unkillable && (!hopeless || self.stop.is_some())
+    }
+
+    pub(super) fn worker_timeout(&self, worker: &Worker) -> Option<Moment> {
+        let retire_at = worker.retire_at.filter(|_| self.waits_for_age(worker));
+        let limit = match worker.ending {
+            Ending::None => self.limits(worker).map(|(_, due, _)| due).min(),
+            Ending::Aborted { kill_at } => Some(kill_at),
+            Ending::Killed { .. } => None,
+        };
+        retire_at.into_iter().chain(limit).min()
+    }
+
+    fn waits_for_age(&self, worker: &Worker) -> bool {
+        self.stop.is_none()
+            && !worker.is_leaving()
+            && self
+                .slots
+                .get(usize::from(worker.slot))
+                .is_some_and(|slot| slot.recycle.is_none())
+            && worker.phase == Phase::Serving
+    }
+
+    /// Every limit that counts for the worker now, the most telling first.
+    fn limits(&self, worker: &Worker) -> impl Iterator<Item = Limit> {
+        let policy = &self.policy;
+        let limit = |from: Moment, span: Option<Duration>, name: fn(Duration) -> Overdue| {
+            // While the arbiter was not running, nobody's clock ran: a frozen service must not be killed
+            // for having been frozen.
+            let due = from.max(self.awake_since).after(span)?;
+            Some((from, due, name))
+        };
+        let late = |span: Option<Duration>| span.map(|span| span + policy.margin);
+        let both = |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a + b);
+
+        let heartbeat = match worker.phase {
+            phase if phase.is_boot() => policy.heartbeat_boot,
+            Phase::Serving => policy.heartbeat_serving,
+            _ => policy.heartbeat_stopping,
+        };
+        let stopping = match (worker.stop_sent, worker.phase) {
+            (Some((Level::Graceful, at)), _) => limit(
+                at,
+                late(both(policy.graceful, policy.cleanup)),
+                Overdue::Stop,
+            ),
+            (Some((_, at)), _) => limit(at, late(policy.cleanup), Overdue::Stop),
+            (None, Phase::Draining) => limit(
+                worker.phase_since,
+                late(both(policy.graceful, policy.cleanup)),
+                Overdue::Stop,
+            ),
+            (None, phase) if phase > Phase::Draining => {
+                limit(worker.phase_since, late(policy.cleanup), Overdue::Stop)
+            }
+            (None, _) => None,
+        };
+        let starting = (worker.phase < Phase::Prepared && worker.stop_sent.is_none())
+            .then(|| limit(worker.forked_at, late(policy.startup), Overdue::Startup))
+            .flatten();
+        let serving = worker
+            .serve_sent
+            .filter(|_| worker.phase == Phase::Prepared && worker.stop_sent.is_none())
+            .and_then(|at| limit(at, late(policy.heartbeat_boot), Overdue::Serve));
+        let channel = worker
+            .channel_closed
+            .and_then(|at| limit(at, Some(policy.margin), Overdue::Channel));
+        let beat = limit(
+            worker.last_beat.max(worker.phase_since),
+            heartbeat,
+            Overdue::Heartbeat,
+        );
+        [beat, starting, serving, stopping, channel]
+            .into_iter()
+            .flatten()
+    }
+}

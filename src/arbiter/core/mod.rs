@@ -1,0 +1,215 @@
+//! The arbiter's decisions as a state machine without IO.
+//!
+//! # Contract
+//! 1. The first event is [`Event::Start`]; the shell delivers events one at a time, with a `now` that never
+//!    goes back.
+//! 2. After each [`Core::handle`] the shell carries out the returned actions in order. What an action brings
+//!    about (a fork's pid or failure, an exit) comes back as an event, never as a return value.
+//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers [`Event::Tick`].
+//! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
+//! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
+//!    other event.
+//! 6. After [`Action::Leave`] nothing is delivered.
+//!
+//! # What holds
+//! 1. A slot has at most one serving worker and at most one that is being prepared to take over.
+//! 2. Nothing is forked once a stop was asked for.
+//! 3. READY goes out once, when every slot serves for the first time.
+//! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
+//! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
+//! 6. The arbiter leaves only when it has no worker left.
+
+mod actions;
+mod backoff;
+mod events;
+mod health;
+mod lifecycle;
+mod policy;
+mod retire;
+mod roster;
+mod stop;
+
+#[cfg(test)]
+mod invariants;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub(crate) use actions::{Action, Cause, Fatal, Level, Notice, Order, Overdue, Recycle};
+pub(crate) use events::{Event, Exit, Request};
+pub(crate) use policy::Policy;
+pub(crate) use roster::{Slot, Worker, WorkerId};
+
+use crate::moment::Moment;
+use crate::status::ServiceState;
+use backoff::{Crashes, Random};
+use stop::Stop;
+
+/// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
+pub(crate) const MAX_SLOTS: u16 = 128;
+
+/// An arbiter that wakes up this much later than it wanted was itself stopped or starved.
+const OVERSLEPT: Duration = Duration::from_secs(1);
+
+/// The arbiter's state machine. See the module for its contract.
+pub(crate) struct Core {
+    policy: Policy,
+    generation: u32,
+    slots: Vec<Slot>,
+    workers: BTreeMap<WorkerId, Worker>,
+    next_worker: u64,
+    crashes: Crashes,
+    random: Random,
+    /// Every slot has served at the same time once.
+    was_ready: bool,
+    degraded: bool,
+    stop: Option<Stop>,
+    next_watchdog: Option<Moment>,
+    next_extension: Option<Moment>,
+    /// Since when the arbiter has been running without a gap.
+    awake_since: Moment,
+    actions: Vec<Action>,
+}
+
+impl Core {
+    /// `seed` decides the jitter, and nothing else does.
+    pub(crate) fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            crashes: Crashes::new(policy.crash_budget, policy.crash_window),
+            policy,
+            generation: 1,
+            slots: Vec::new(),
+            workers: BTreeMap::new(),
+            next_worker: 1,
+            random: Random::new(seed),
+            was_ready: false,
+            degraded: false,
+            stop: None,
+            next_watchdog: None,
+            next_extension: None,
+            awake_since: Moment::default(),
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one event in and gives back what has to be done about it, in order.
+    pub(crate) fn handle(&mut self, now: Moment, event: Event) -> Vec<Action> {
+        if self.poll_timeout().is_some_and(|due| now > due + OVERSLEPT) {
+            self.awake_since = now;
+        }
+        match event {
+            Event::Start => self.start(now),
+            Event::Forked { worker, pid } => self.forked(worker, pid),
+            Event::ForkFailed { worker, error } => self.fork_failed(now, worker, error),
+            Event::Entered { worker, phase } => self.entered(now, worker, phase),
+            Event::Failed { worker, reason } => self.failed(worker, reason),
+            Event::Beats(beats) => self.beats(&beats),
+            Event::ChannelClosed { worker } => self.channel_closed(now, worker),
+            Event::Exited { worker, exit } => self.exited(now, worker, exit),
+            Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
+            Event::Asked(request) => self.asked(now, request),
+            Event::Tick => {}
+        }
+        self.advance(now);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Event::Tick`] is due; `None`: there is nothing to wait for but other events.
+    pub(crate) fn poll_timeout(&self) -> Option<Moment> {
+        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        let workers = self
+            .workers
+            .values()
+            .filter_map(|worker| self.worker_timeout(worker));
+        let crashes = self
+            .crashes
+            .forgotten_at()
+            .filter(|_| self.degraded && self.stop.is_none());
+        slots
+            .chain(workers)
+            .chain(crashes)
+            .chain(self.next_watchdog)
+            .chain(self.next_extension)
+            .min()
+    }
+
+    pub(crate) fn state(&self) -> ServiceState {
+        if self.stop.is_some() {
+            ServiceState::Stopping
+        } else if !self.was_ready {
+            ServiceState::Booting
+        } else if self.degraded {
+            ServiceState::Degraded
+        } else {
+            ServiceState::Ready
+        }
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// How many workers should serve.
+    pub(crate) fn target(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many workers do serve.
+    pub(crate) fn serving(&self) -> usize {
+        self.slots
+            .iter()
+            .filter(|slot| slot.serving.is_some())
+            .count()
+    }
+
+    pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().map(|(id, worker)| (*id, worker))
+    }
+
+    /// Everything that depends on the time alone or on several workers together.
+    fn advance(&mut self, now: Moment) {
+        self.supervise(now);
+        if self.stop.is_some() {
+            self.finish_stop();
+        } else {
+            self.refill(now);
+            self.serve_prepared(now);
+            self.recycle_next(now);
+            self.announce(now);
+        }
+        self.keep_manager_informed(now);
+    }
+
+    fn start(&mut self, now: Moment) {
+        self.next_watchdog = self.policy.watchdog.map(|_| now);
+        self.next_extension = Some(now + self.policy.extension_interval);
+        for _ in 0..self.policy.workers {
+            self.slots.push(Slot::new(Cause::Boot));
+        }
+    }
+
+    fn asked(&mut self, now: Moment, request: Request) {
+        match request {
+            Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Scale(target) => self.scale(now, target),
+            Request::OneMore => self.scale(now, self.target_number().saturating_add(1)),
+            Request::OneLess => self.scale(now, self.target_number().saturating_sub(1)),
+        }
+    }
+
+    fn target_number(&self) -> u16 {
+        u16::try_from(self.slots.len()).unwrap_or(MAX_SLOTS)
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action);
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.act(Action::Log(notice));
+    }
+}

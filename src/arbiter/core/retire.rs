@@ -1,0 +1,163 @@
+//! Filling slots and replacing healthy workers: always prepare first, then retire.
+
+use super::actions::{Action, Cause, Level, Notice, Order, Recycle};
+use super::roster::{Slot, WorkerId};
+use super::{Core, MAX_SLOTS, Moment};
+use crate::worker::phase::Phase;
+
+impl Core {
+    /// Forks for every slot that has nobody and whose wait is over.
+    pub(super) fn refill(&mut self, now: Moment) {
+        for index in 0..self.slots.len() {
+            let slot = &mut self.slots[index];
+            slot.retry_at = slot.retry_at.filter(|at| *at > now);
+            if slot.serving.is_none() && slot.incoming.is_none() && slot.retry_at.is_none() {
+                let cause = slot.cause;
+                self.fork(now, index, cause);
+            }
+        }
+    }
+
+    /// Lets prepared workers serve: the first time all together, later each for itself.
+    pub(super) fn serve_prepared(&mut self, now: Moment) {
+        let prepared = |core: &Self, slot: &Slot| {
+            slot.incoming.filter(|id| {
+                core.workers
+                    .get(id)
+                    .is_some_and(|worker| worker.phase == Phase::Prepared)
+            })
+        };
+        let all = self
+            .slots
+            .iter()
+            .all(|slot| slot.serving.is_some() || prepared(self, slot).is_some());
+        if !self.was_ready && !all {
+            return;
+        }
+        let ready: Vec<WorkerId> = self
+            .slots
+            .iter()
+            .filter_map(|slot| prepared(self, slot))
+            .collect();
+        for id in ready {
+            if let Some(worker) = self.workers.get_mut(&id)
+                && worker.serve_sent.is_none()
+            {
+                worker.serve_sent = Some(now);
+                self.act(Action::Send {
+                    worker: id,
+                    order: Order::Serve,
+                });
+            }
+        }
+    }
+
+    pub(super) fn ask_to_recycle(&mut self, id: WorkerId, cause: Recycle) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.serving == Some(id)) {
+            slot.recycle.get_or_insert(cause);
+        }
+    }
+
+    /// Starts the replacement of one healthy worker that has reached a limit. One at a time, so that the
+    /// memory of two generations is never needed at once.
+    pub(super) fn recycle_next(&mut self, now: Moment) {
+        for slot in &mut self.slots {
+            let aged = slot
+                .serving
+                .and_then(|id| self.workers.get(&id))
+                .and_then(|worker| worker.retire_at)
+                .is_some_and(|at| at <= now);
+            if aged {
+                slot.recycle.get_or_insert(Recycle::MaxAge);
+            }
+        }
+        let under_way = self
+            .slots
+            .iter()
+            .any(|slot| slot.serving.is_some() && slot.incoming.is_some());
+        if under_way || !self.was_ready {
+            return;
+        }
+        let next = self.slots.iter().enumerate().find_map(|(index, slot)| {
+            let cause = slot.recycle?;
+            let old = slot.serving?;
+            slot.retry_at.is_none().then_some((index, old, cause))
+        });
+        if let Some((index, worker, cause)) = next {
+            let slot = u16::try_from(index).unwrap_or(u16::MAX);
+            self.notice(Notice::Recycling {
+                worker,
+                slot,
+                cause,
+            });
+            self.fork(now, index, Cause::Recycle(cause));
+        }
+    }
+
+    pub(super) fn scale(&mut self, now: Moment, target: u16) {
+        if self.stop.is_some() {
+            return;
+        }
+        if !(1..=MAX_SLOTS).contains(&target) {
+            self.notice(Notice::SlotCountRefused { wanted: target });
+            return;
+        }
+        let (from, to) = (self.slots.len(), usize::from(target));
+        if from == to {
+            return;
+        }
+        self.notice(Notice::SlotCount { from, to });
+        let cause = if self.was_ready {
+            Cause::Scale
+        } else {
+            Cause::Boot
+        };
+        while self.slots.len() < to {
+            self.slots.push(Slot::new(cause));
+        }
+        let given_up = self.slots.split_off(to);
+        for slot in given_up {
+            for id in slot.serving.into_iter().chain(slot.incoming) {
+                self.retire(now, id);
+            }
+        }
+    }
+
+    /// Tells a worker to drain and leave, once.
+    pub(super) fn retire(&mut self, now: Moment, id: WorkerId) {
+        self.order_to_stop(now, id, Level::Graceful);
+    }
+
+    /// Says when the service is ready, degraded and well again.
+    pub(super) fn announce(&mut self, now: Moment) {
+        let (serving, workers) = (self.serving(), self.slots.len());
+        if !self.was_ready {
+            if serving < workers || workers == 0 {
+                return;
+            }
+            self.was_ready = true;
+            self.next_extension = None;
+            self.notice(Notice::Ready { workers });
+            self.act(Action::Ready);
+        }
+        self.crashes.forget(now);
+        let degraded = self.crashes.exhausted()
+            || self
+                .slots
+                .iter()
+                .any(|slot| slot.serving.is_none() && slot.failures > 0);
+        if degraded != self.degraded {
+            self.degraded = degraded;
+            let crashes = self.crashes.count();
+            self.notice(if degraded {
+                Notice::Degraded {
+                    serving,
+                    workers,
+                    crashes,
+                }
+            } else {
+                Notice::Recovered { workers }
+            });
+        }
+    }
+}

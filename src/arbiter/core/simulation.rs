@@ -1,0 +1,433 @@
+//! Seeded random runs of the core against a world of workers that crash, hang, dawdle and lie.
+//!
+//! `PAYLOAD_TEST_SEED=…` replays one run; `PAYLOAD_TEST_STEPS=…` changes how long the search is.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::actions::{Action, Level, Order, Recycle};
+use super::backoff::Random;
+use super::events::{Event, Exit, Request};
+use super::invariants::Witness;
+use super::roster::WorkerId;
+use super::{Core, MAX_SLOTS, Moment, Policy};
+use crate::status::ServiceState;
+use crate::worker::phase::Phase;
+
+const STEPS: u64 = 1_200_000;
+/// Random steps of one run, before it may come to rest.
+const STEPS_PER_RUN: u64 = 400;
+const TRACE: usize = 40;
+
+pub(super) fn policy() -> Policy {
+    let seconds = Duration::from_secs;
+    Policy {
+        workers: 3,
+        startup: Some(seconds(20)),
+        graceful: Some(seconds(15)),
+        cleanup: Some(seconds(5)),
+        heartbeat_boot: Some(seconds(10)),
+        heartbeat_serving: Some(seconds(6)),
+        heartbeat_stopping: Some(seconds(6)),
+        abort_grace: seconds(2),
+        margin: seconds(2),
+        backoff_initial: Duration::from_millis(100),
+        backoff_max: seconds(30),
+        crash_budget: 10,
+        crash_window: seconds(60),
+        stable_after: seconds(10),
+        max_age: None,
+        watchdog: Some(seconds(15)),
+        extension_interval: seconds(10),
+        extension: seconds(30),
+    }
+}
+
+/// A pretended worker: where it is, what it does next and when.
+struct Actor {
+    phase: Phase,
+    next_at: Moment,
+    told_to_serve: bool,
+    told_to_stop: bool,
+    aborted: bool,
+    killed: bool,
+    /// Neither beats nor moves any more.
+    hung: bool,
+}
+
+struct World {
+    core: Core,
+    witness: Witness,
+    random: Random,
+    now: Moment,
+    actors: BTreeMap<WorkerId, Actor>,
+    left: bool,
+    /// The last steps, for whoever has to understand a failure.
+    trace: VecDeque<(Moment, Event, Vec<Action>)>,
+    /// How likely bad things are, in this run.
+    trouble: f64,
+    steps: u64,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut policy = policy();
+        policy.workers = 1 + pick(&mut random, 5);
+        if random.fraction() < 0.3 {
+            policy.max_age = Some(Duration::from_secs(40));
+        }
+        if random.fraction() < 0.1 {
+            policy.graceful = None;
+            policy.startup = None;
+        }
+        let trouble = [0.0, 0.01, 0.05, 0.3][usize::from(pick(&mut random, 4))];
+        Self {
+            core: Core::new(policy, random.next()),
+            witness: Witness::default(),
+            random,
+            now: Moment::from_nanos(1_000_000_000),
+            actors: BTreeMap::new(),
+            left: false,
+            trace: VecDeque::new(),
+            trouble,
+            steps: 0,
+        }
+    }
+
+    fn chance(&mut self, share: f64) -> bool {
+        self.random.fraction() < share
+    }
+
+    fn span(&mut self, max_millis: u16) -> Duration {
+        Duration::from_millis(u64::from(pick(&mut self.random, max_millis.max(1))))
+    }
+
+    fn deliver(&mut self, event: Event) {
+        if self.left {
+            return;
+        }
+        self.steps += 1;
+        let before: BTreeSet<WorkerId> = self
+            .core
+            .slots
+            .iter()
+            .filter_map(|slot| slot.serving)
+            .collect();
+        if let Event::Exited { worker, .. } = event {
+            self.witness.exited(worker);
+        }
+        let failed_fork = if let Event::ForkFailed { worker, .. } = event {
+            Some(worker)
+        } else {
+            None
+        };
+        if let Some(worker) = failed_fork {
+            self.witness.exited(worker);
+        }
+        if self.trace.len() == TRACE {
+            self.trace.pop_front();
+        }
+        self.trace.push_back((self.now, event.clone(), Vec::new()));
+        let actions = self.core.handle(self.now, event);
+        if let Some(last) = self.trace.back_mut() {
+            last.2.clone_from(&actions);
+        }
+        self.witness.check(&self.core, self.now, &before, &actions);
+        let mut answers = Vec::new();
+        for action in actions {
+            self.carry_out(action, &mut answers);
+        }
+        for answer in answers {
+            self.deliver(answer);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, answers: &mut Vec<Event>) {
+        match action {
+            Action::Fork { worker, .. } => {
+                if self.chance(self.trouble / 4.0) {
+                    answers.push(Event::ForkFailed {
+                        worker,
+                        error: "EAGAIN".to_owned(),
+                    });
+                    return;
+                }
+                let next_at = self.now + self.span(2_000);
+                self.actors.insert(
+                    worker,
+                    Actor {
+                        phase: Phase::Forked,
+                        next_at,
+                        told_to_serve: false,
+                        told_to_stop: false,
+                        aborted: false,
+                        killed: false,
+                        hung: false,
+                    },
+                );
+                let pid = u32::try_from(worker.0).unwrap_or(0) + 1000;
+                answers.push(Event::Forked { worker, pid });
+            }
+            Action::Send { worker, order } => {
+                let soon = self.now + self.span(500);
+                if let Some(actor) = self.actors.get_mut(&worker) {
+                    match order {
+                        Order::Serve => actor.told_to_serve = true,
+                        Order::Stop(_) => actor.told_to_stop = true,
+                    }
+                    actor.next_at = soon;
+                }
+            }
+            Action::Abort { worker, .. } => {
+                let soon = self.now + self.span(4_000);
+                if let Some(actor) = self.actors.get_mut(&worker) {
+                    actor.aborted = true;
+                    actor.next_at = soon;
+                }
+            }
+            Action::Kill { worker } => {
+                let soon = self.now + self.span(50);
+                if let Some(actor) = self.actors.get_mut(&worker) {
+                    actor.killed = true;
+                    actor.next_at = soon;
+                }
+            }
+            Action::Leave(_) => self.left = true,
+            Action::Ready
+            | Action::Stopping
+            | Action::Watchdog
+            | Action::ExtendTimeout(_)
+            | Action::Log(_) => {}
+        }
+    }
+
+    /// One step: the next thing that a worker does, the core's timeout, or an operator.
+    fn step(&mut self) {
+        if self.chance(0.02) {
+            self.now = self.now + self.span(500);
+            let event = self.operator();
+            self.deliver(event);
+            return;
+        }
+        let actor = self
+            .actors
+            .iter()
+            .min_by_key(|(_, actor)| actor.next_at)
+            .map(|(id, actor)| (*id, actor.next_at));
+        let timeout = self.core.poll_timeout();
+        match (actor, timeout) {
+            (Some((id, at)), Some(due)) if at <= due => self.act(id, at),
+            (Some((id, at)), None) => self.act(id, at),
+            (_, Some(due)) => {
+                self.now = self.now.max(due);
+                if self.chance(self.trouble / 10.0) {
+                    // The arbiter itself was stopped for a while.
+                    self.now = self.now + self.span(60_000);
+                }
+                self.beat();
+                self.deliver(Event::Tick);
+            }
+            (None, None) => panic!(
+                "nobody lives and nothing is awaited: {:?}",
+                self.core.state()
+            ),
+        }
+    }
+
+    fn beat(&mut self) {
+        let now = self.now;
+        let beats = self
+            .actors
+            .iter()
+            .filter(|(_, actor)| !actor.hung && !actor.aborted)
+            .map(|(id, _)| (*id, now))
+            .collect();
+        self.deliver(Event::Beats(beats));
+    }
+
+    fn operator(&mut self) -> Event {
+        let any = {
+            let ids: Vec<WorkerId> = self.actors.keys().copied().collect();
+            let number = pick(
+                &mut self.random,
+                u16::try_from(ids.len().max(1)).unwrap_or(1),
+            );
+            ids.get(usize::from(number)).copied()
+        };
+        match pick(&mut self.random, 40) {
+            0 => Event::Asked(Request::Stop(Level::Graceful)),
+            1 => Event::Asked(Request::Stop(Level::Quick)),
+            2..6 => Event::Asked(Request::OneMore),
+            6..10 => Event::Asked(Request::OneLess),
+            10 => Event::Asked(Request::Scale(pick(&mut self.random, 10))),
+            11 => Event::Asked(Request::Scale(MAX_SLOTS + 1 + pick(&mut self.random, 9))),
+            n => match any {
+                Some(worker) if n < 25 => Event::Recycle {
+                    worker,
+                    cause: Recycle::MaxRequests,
+                },
+                Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
+                _ => Event::Tick,
+            },
+        }
+    }
+
+    /// The worker does what it does next.
+    fn act(&mut self, id: WorkerId, at: Moment) {
+        self.now = self.now.max(at);
+        let pause = self.span(4_000);
+        let (trouble, serve_trouble) = (self.trouble, self.trouble / 5.0);
+        let (crash, hang, quit) = (
+            self.chance(trouble),
+            self.chance(trouble / 2.0),
+            self.chance(serve_trouble),
+        );
+        let dead_channel = self.chance(0.1);
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
+        actor.next_at = self.now + pause;
+        if actor.killed
+            || (actor.aborted && !actor.hung)
+            || (actor.aborted && pause > Duration::from_millis(200))
+        {
+            let signal = if actor.killed { 9 } else { 6 };
+            return self.exit(id, Exit::Signal(signal));
+        }
+        if actor.hung {
+            return;
+        }
+        if hang {
+            actor.hung = true;
+            return;
+        }
+        if crash {
+            if dead_channel {
+                self.deliver(Event::ChannelClosed { worker: id });
+            }
+            return self.exit(id, Exit::Signal(11));
+        }
+        let next = match actor.phase {
+            Phase::Forked => Phase::Loading,
+            Phase::Loading | Phase::Starting if actor.told_to_stop || quit => Phase::Cleaning,
+            Phase::Loading => Phase::Starting,
+            Phase::Starting => Phase::Prepared,
+            Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
+            Phase::Prepared if actor.told_to_serve => Phase::Serving,
+            Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
+            Phase::Draining => Phase::Cleaning,
+            Phase::Cleaning => {
+                let code = i32::from(!actor.told_to_stop);
+                if code != 0 {
+                    self.deliver(Event::Failed {
+                        worker: id,
+                        reason: "a payload ended".to_owned(),
+                    });
+                }
+                return self.exit(id, Exit::Code(code));
+            }
+            Phase::Prepared | Phase::Serving | Phase::Exited | Phase::Failed => return,
+        };
+        actor.phase = next;
+        self.deliver(Event::Entered {
+            worker: id,
+            phase: next,
+        });
+    }
+
+    fn exit(&mut self, id: WorkerId, exit: Exit) {
+        self.actors.remove(&id);
+        self.deliver(Event::Exited { worker: id, exit });
+    }
+
+    /// After the random part: with no more trouble, the service must come to rest as it should.
+    fn settle(&mut self) {
+        self.trouble = 0.0;
+        let deadline = self.now + Duration::from_secs(600);
+        while !self.left && self.now < deadline {
+            if self.core.state() == ServiceState::Ready && self.core.serving() == self.core.target()
+            {
+                break;
+            }
+            self.calm_step();
+        }
+        if self.left {
+            return;
+        }
+        assert_eq!(self.core.state(), ServiceState::Ready, "it did not recover");
+        self.deliver(Event::Asked(Request::Stop(Level::Graceful)));
+        let deadline = self.now + Duration::from_secs(600);
+        while !self.left {
+            assert!(self.now < deadline, "it did not stop");
+            self.calm_step();
+        }
+    }
+
+    fn calm_step(&mut self) {
+        let actor = self
+            .actors
+            .iter()
+            .min_by_key(|(_, actor)| actor.next_at)
+            .map(|(id, actor)| (*id, actor.next_at));
+        match (actor, self.core.poll_timeout()) {
+            (Some((id, at)), due) if due.is_none_or(|due| at <= due) => self.act(id, at),
+            (_, Some(due)) => {
+                self.now = self.now.max(due);
+                self.beat();
+                self.deliver(Event::Tick);
+            }
+            (_, None) => panic!("nothing is awaited: {:?}", self.core.state()),
+        }
+    }
+}
+
+fn pick(random: &mut Random, below: u16) -> u16 {
+    u16::try_from(random.next() % u64::from(below)).unwrap_or(0)
+}
+
+/// One run; the number of steps it took.
+fn run(seed: u64) -> u64 {
+    let mut world = World::new(seed);
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        world.deliver(Event::Start);
+        while world.steps < STEPS_PER_RUN && !world.left {
+            world.step();
+        }
+        world.settle();
+    }));
+    match outcome {
+        Ok(()) => world.steps,
+        Err(panic) => {
+            for (now, event, actions) in &world.trace {
+                eprintln!("{now:?} {event:?}");
+                for action in actions {
+                    eprintln!("    {action:?}");
+                }
+            }
+            eprintln!("replay with PAYLOAD_TEST_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn a_million_random_steps_keep_every_promise() {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<u64>().ok())
+    };
+    if let Some(seed) = number("PAYLOAD_TEST_SEED") {
+        run(seed);
+        return;
+    }
+    let wanted = number("PAYLOAD_TEST_STEPS").unwrap_or(STEPS);
+    // Known seeds first, so that a failure is the same for everybody.
+    let (mut seed, mut steps) = (1, 0);
+    while steps < wanted {
+        steps += run(seed);
+        seed += 1;
+    }
+    assert!(steps >= wanted);
+}

@@ -1,0 +1,106 @@
+//! Ending the service: each signal one phase further, cleanup never skipped without a word.
+
+use super::actions::{Action, Fatal, Level, Notice, Order};
+use super::roster::WorkerId;
+use super::{Core, Moment};
+use crate::exit::ExitCode;
+
+/// A stop under way.
+#[derive(Debug)]
+pub(crate) struct Stop {
+    pub(super) level: Level,
+    /// What the arbiter leaves with, unless a worker ends badly.
+    pub(super) code: ExitCode,
+    /// A worker did not end with 0.
+    pub(super) unclean: bool,
+    pub(super) left: bool,
+}
+
+impl Core {
+    pub(super) fn ask_to_stop(&mut self, now: Moment, asked: Level) {
+        let workers = self.workers.len();
+        match &mut self.stop {
+            None => {
+                self.notice(Notice::Stopping {
+                    level: asked,
+                    workers,
+                });
+                self.begin_stop(now, asked, ExitCode::Ok);
+            }
+            Some(stop) => {
+                let level = asked.max(stop.level.next());
+                let changed = level != stop.level;
+                stop.level = level;
+                if changed {
+                    self.notice(Notice::StopHurried { level, workers });
+                    self.stop_everybody(now, level);
+                }
+            }
+        }
+    }
+
+    /// The first boot failed: whoever is up unwinds, and the service ends with its own exit code.
+    pub(super) fn give_up(&mut self, now: Moment, fatal: Fatal) {
+        let code = match &fatal {
+            Fatal::Boot { .. } => ExitCode::Software,
+            Fatal::Fork { .. } => ExitCode::Os,
+        };
+        self.notice(Notice::BootFailed(fatal));
+        self.begin_stop(now, Level::Quick, code);
+    }
+
+    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
+        self.stop = Some(Stop {
+            level,
+            code,
+            unclean: false,
+            left: false,
+        });
+        self.next_extension = Some(now);
+        for slot in &mut self.slots {
+            slot.retry_at = None;
+        }
+        self.act(Action::Stopping);
+        self.stop_everybody(now, level);
+    }
+
+    fn stop_everybody(&mut self, now: Moment, level: Level) {
+        let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
+        for id in ids {
+            self.order_to_stop(now, id, level);
+        }
+    }
+
+    /// Tells one worker, unless it was told the same or more before.
+    pub(super) fn order_to_stop(&mut self, now: Moment, id: WorkerId, level: Level) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.stop_sent.is_some_and(|(sent, _)| sent >= level) {
+            return;
+        }
+        worker.stop_sent = Some((level, now));
+        if level == Level::Kill {
+            self.kill(now, id);
+        } else {
+            self.act(Action::Send {
+                worker: id,
+                order: Order::Stop(level),
+            });
+        }
+    }
+
+    pub(super) fn finish_stop(&mut self) {
+        let Some(stop) = &mut self.stop else { return };
+        if stop.left || !self.workers.is_empty() {
+            return;
+        }
+        stop.left = true;
+        let code = match (stop.code, stop.unclean) {
+            (ExitCode::Ok, true) => ExitCode::Software,
+            (code, _) => code,
+        };
+        self.notice(Notice::Stopped { code });
+        self.act(Action::Leave(code));
+    }
+}

@@ -1,0 +1,127 @@
+//! What a stuck worker is doing: for the log, before it is killed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use super::core::{Overdue, WorkerId};
+use super::seats::{Child, Children};
+use crate::lifecycle;
+use crate::logs::events::Event;
+use crate::sys::diagnosis::{self, Trace};
+use crate::sys::process::{Forked, fork_single_threaded, leave_at_once};
+use crate::worker::phase::Phase;
+
+/// How long the arbiter waits for the worker's threads to answer. A stopped process answers nothing.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Logs phase, limit and every thread's state at once, and every thread's backtrace as soon as it is resolved.
+pub(super) fn report(
+    worker: WorkerId,
+    child: &Child,
+    children: &Children,
+    phase: Phase,
+    overdue: Overdue,
+) {
+    let area = &children.board.traces[child.seat];
+    area.clear();
+    let tids = tids(child.pid);
+    let asked = tids
+        .iter()
+        .take(diagnosis::THREADS)
+        .filter(|tid| diagnosis::request(child.pid, **tid).is_ok())
+        .count();
+    let deadline = Instant::now() + PATIENCE;
+    while area.traces().len() < asked && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let traces = area.traces();
+    let seat = children.seat(child);
+    lifecycle!(
+        Event::WorkerStuck,
+        payload_worker = worker.0,
+        payload_slot = seat.slot.load(std::sync::atomic::Ordering::Relaxed),
+        worker_pid = child.pid,
+        phase = phase.name(),
+        limit = overdue.limit_name(),
+        overdue_seconds = overdue.took().as_secs_f64(),
+        threads = threads(child.pid, &tids),
+        answered = traces.len(),
+        "worker is stuck: SIGABRT now, SIGKILL if that does not end it"
+    );
+    if !traces.is_empty() {
+        log_in_helper(worker, child.pid, &traces);
+    }
+}
+
+/// Turning addresses into names reads the program's debug information, which can take seconds and much
+/// memory: a fork of the arbiter does it, has the same code at the same addresses, and ends.
+fn log_in_helper(worker: WorkerId, pid: u32, traces: &[Trace]) {
+    match fork_single_threaded() {
+        Ok(Forked::Parent { .. }) => {}
+        Ok(Forked::Child) => {
+            for trace in traces {
+                lifecycle!(
+                    Event::WorkerTrace,
+                    payload_worker = worker.0,
+                    worker_pid = pid,
+                    tid = trace.tid,
+                    backtrace = resolve(trace),
+                    "backtrace of a stuck worker's thread"
+                );
+            }
+            leave_at_once(0);
+        }
+        Err(error) => tracing::warn!(error = %error, "the backtraces cannot be resolved"),
+    }
+}
+
+fn resolve(trace: &Trace) -> String {
+    let mut text = String::new();
+    for address in &trace.frames {
+        let mut named = false;
+        backtrace::resolve(*address as *mut std::ffi::c_void, |symbol| {
+            named = true;
+            let name = symbol
+                .name()
+                .map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
+            let _ = write!(text, "\n  {name}");
+            if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                let _ = write!(text, " ({}:{line})", file.display());
+            }
+        });
+        if !named {
+            let _ = write!(text, "\n  {address:#x}");
+        }
+    }
+    text
+}
+
+/// Name, state and kernel function of each thread, proc_pid_task(5).
+fn threads(pid: u32, tids: &[u32]) -> String {
+    let read = |tid: u32, file: &str| {
+        fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).unwrap_or_default()
+    };
+    let mut text = String::new();
+    for tid in tids {
+        let stat = read(*tid, "stat");
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next())
+            .unwrap_or('?');
+        let (name, wait) = (read(*tid, "comm"), read(*tid, "wchan"));
+        let _ = write!(text, "{tid} {} {state} {}; ", name.trim(), wait.trim());
+    }
+    text
+}
+
+fn tids(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}

@@ -1,0 +1,174 @@
+//! The core's notices as lifecycle events.
+
+use nix::sys::signal::Signal;
+
+use super::core::{Cause, Fatal, Level, Notice, WorkerId};
+use crate::lifecycle;
+use crate::logs::events::Event;
+
+pub(super) fn forked(worker: WorkerId, slot: u16, generation: u32, pid: u32, cause: Cause) {
+    lifecycle!(
+        Event::WorkerForked,
+        payload_worker = worker.0,
+        payload_slot = slot,
+        payload_generation = generation,
+        worker_pid = pid,
+        cause = cause.name(),
+        "worker forked"
+    );
+}
+
+pub(super) fn signal(signal: Signal, from: u32) {
+    lifecycle!(
+        Event::SignalReceived,
+        signal = signal.as_str(),
+        from_pid = from,
+        "signal received"
+    );
+}
+
+pub(super) fn write(notice: &Notice, generation: u32) {
+    match notice {
+        Notice::BootFailed(Fatal::Boot {
+            worker,
+            slot,
+            reason,
+        }) => lifecycle!(
+            Event::BootFailed,
+            payload_worker = worker.0,
+            payload_slot = slot,
+            payload_generation = generation,
+            reason = reason.as_str(),
+            "the service cannot start: a worker failed"
+        ),
+        Notice::BootFailed(Fatal::Fork { slot, error }) => lifecycle!(
+            Event::BootFailed,
+            payload_slot = slot,
+            payload_generation = generation,
+            reason = error.as_str(),
+            "the service cannot start: the system refused a process; look at TasksMax= and RLIMIT_NPROC"
+        ),
+        Notice::ForkFailed { slot, error } => lifecycle!(
+            Event::ForkFailed,
+            payload_slot = slot,
+            reason = error.as_str(),
+            "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
+        ),
+        Notice::WorkerExited {
+            worker,
+            slot,
+            phase,
+            exit,
+            expected,
+            reason,
+        } => {
+            let (worker, exit) = (worker.0, exit.to_string());
+            let reason = reason.as_deref();
+            if *expected && reason.is_none() {
+                lifecycle!(
+                    Event::WorkerExited,
+                    payload_worker = worker,
+                    payload_slot = slot,
+                    phase = phase.name(),
+                    exit,
+                    "worker exited"
+                );
+            } else {
+                lifecycle!(
+                    Event::WorkerFailed,
+                    payload_worker = worker,
+                    payload_slot = slot,
+                    phase = phase.name(),
+                    exit,
+                    reason,
+                    "worker ended and had not been told to, or ended badly"
+                );
+            }
+        }
+        Notice::BackingOff {
+            slot,
+            failures,
+            delay,
+        } => lifecycle!(
+            Event::WorkerBackoff,
+            payload_slot = slot,
+            failures,
+            delay_seconds = delay.as_secs_f64(),
+            "the slot waits before its next worker"
+        ),
+        Notice::Recycling {
+            worker,
+            slot,
+            cause,
+        } => lifecycle!(
+            Event::Recycle,
+            payload_worker = worker.0,
+            payload_slot = slot,
+            cause = cause.name(),
+            "worker has reached a limit and is being replaced"
+        ),
+        Notice::Replaced { slot, old, new } => lifecycle!(
+            Event::WorkerReplaced,
+            payload_worker = new.0,
+            payload_slot = slot,
+            replaced_worker = old.0,
+            "worker has taken over its slot"
+        ),
+        Notice::SlotCount { from, to } => lifecycle!(
+            Event::SlotCountChanged,
+            from,
+            to,
+            "the number of workers changes"
+        ),
+        Notice::SlotCountRefused { wanted } => lifecycle!(
+            Event::SlotCountRefused,
+            wanted,
+            "that many workers are not possible"
+        ),
+        Notice::Ready { workers } => lifecycle!(
+            Event::ServiceReady,
+            payload_generation = generation,
+            workers,
+            "every worker serves"
+        ),
+        Notice::Degraded {
+            serving,
+            workers,
+            crashes,
+        } => lifecycle!(
+            Event::ServiceDegraded,
+            serving,
+            workers,
+            crashes,
+            "the service is degraded: workers keep failing"
+        ),
+        Notice::Recovered { workers } => lifecycle!(
+            Event::ServiceRecovered,
+            workers,
+            "the service has recovered"
+        ),
+        Notice::Stopping { level, workers } => lifecycle!(
+            Event::ServiceStopping,
+            level = level.name(),
+            workers,
+            "the service stops"
+        ),
+        Notice::StopHurried { level, workers } => {
+            let sentence = match level {
+                Level::Kill => "asked again: workers are killed, their cleanup is skipped",
+                _ => "asked again: requests are cancelled, cleanup still runs",
+            };
+            lifecycle!(
+                Event::StopHurried,
+                level = level.name(),
+                workers,
+                "{sentence}"
+            );
+        }
+        Notice::Stopped { code } => lifecycle!(
+            Event::ServiceStopped,
+            exit_code = *code as u8,
+            "the service has stopped"
+        ),
+    }
+}

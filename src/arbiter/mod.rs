@@ -1,0 +1,13 @@
+//! The one parent process: owns the sockets, forks the workers, talks to the manager, serves no request.
+//!
+//! [`core`] decides, [`shell`] does.
+
+pub(crate) mod core;
+mod diagnose;
+mod journal;
+mod memory;
+mod seats;
+pub(crate) mod shell;
+pub(crate) mod view;
+
+pub(crate) use shell::{Equipment, Outcome, Shell};

@@ -1,0 +1,109 @@
+//! Which worker sits where on the scoreboard, and the arbiter's end of each worker's channel.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::core::WorkerId;
+use crate::ipc::channel::Channel;
+use crate::ipc::scoreboard::{SEATS, Scoreboard, Seat};
+use crate::moment::Moment;
+
+/// The arbiter's side of one worker.
+pub(super) struct Child {
+    pub(super) pid: u32,
+    pub(super) seat: usize,
+    /// `None` when the worker has closed its end.
+    pub(super) channel: Option<Channel>,
+    pub(super) payloads: Vec<String>,
+}
+
+/// All workers that have not been reaped.
+pub(super) struct Children {
+    pub(super) board: Scoreboard,
+    by_id: BTreeMap<WorkerId, Child>,
+}
+
+impl Children {
+    pub(super) fn new(board: Scoreboard) -> Self {
+        Self {
+            board,
+            by_id: BTreeMap::new(),
+        }
+    }
+
+    /// A seat nobody sits on, made ready for a new worker.
+    pub(super) fn take_seat(
+        &self,
+        worker: WorkerId,
+        slot: u16,
+        generation: u32,
+        restarts: u32,
+    ) -> Option<usize> {
+        let index = (0..SEATS).find(|index| self.board.seats[*index].worker.load(Relaxed) == 0)?;
+        let seat = &self.board.seats[index];
+        seat.clear();
+        self.board.traces[index].clear();
+        seat.slot.store(u32::from(slot), Relaxed);
+        seat.generation.store(generation, Relaxed);
+        seat.restarts.store(restarts, Relaxed);
+        seat.worker.store(worker.0, Relaxed);
+        Some(index)
+    }
+
+    pub(super) fn give_back(&self, seat: usize) {
+        self.board.seats[seat % SEATS].clear();
+    }
+
+    pub(super) fn add(&mut self, worker: WorkerId, child: Child) {
+        self.seat(&child).pid.store(child.pid, Relaxed);
+        self.by_id.insert(worker, child);
+    }
+
+    /// The worker with this pid is gone; its seat is free again.
+    pub(super) fn remove(&mut self, worker: WorkerId) -> Option<Child> {
+        let child = self.by_id.remove(&worker)?;
+        self.give_back(child.seat);
+        Some(child)
+    }
+
+    pub(super) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Child> {
+        self.by_id.get_mut(&worker)
+    }
+
+    pub(super) fn get(&self, worker: WorkerId) -> Option<&Child> {
+        self.by_id.get(&worker)
+    }
+
+    /// `None`: a process that is none of ours.
+    pub(super) fn by_pid(&self, pid: u32) -> Option<WorkerId> {
+        self.iter()
+            .find(|(_, child)| child.pid == pid)
+            .map(|(id, _)| id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Child)> {
+        self.by_id.iter().map(|(id, child)| (*id, child))
+    }
+
+    pub(super) fn seat(&self, child: &Child) -> &Seat {
+        &self.board.seats[child.seat % SEATS]
+    }
+
+    pub(super) fn beats(&self) -> Vec<(WorkerId, Moment)> {
+        self.iter()
+            .map(|(id, child)| (id, self.seat(child).last_beat()))
+            .collect()
+    }
+
+    pub(super) fn connections(&self) -> u64 {
+        self.iter()
+            .map(|(_, child)| self.seat(child).connections.load(Relaxed))
+            .sum()
+    }
+
+    pub(super) fn in_flight(&self) -> u64 {
+        self.iter()
+            .map(|(_, child)| self.seat(child).in_flight.load(Relaxed))
+            .sum()
+    }
+}

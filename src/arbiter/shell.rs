@@ -1,0 +1,533 @@
+//! The thin shell around the core: what the kernel says becomes events, actions become system calls.
+
+use std::collections::VecDeque;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::Signal;
+
+use super::core::{Action, Core, Event, Exit, Level, Order, Policy, Request, WorkerId};
+use super::seats::{Child, Children};
+use super::{diagnose, journal, memory, view};
+use crate::config::Config;
+use crate::control;
+use crate::exit::{ExitCode, Failure};
+use crate::ipc::channel::{Channel, Received, Report};
+use crate::ipc::scoreboard::Meter;
+use crate::moment::Moment;
+use crate::sockets::{Listener, OwnPaths};
+use crate::status::ServiceState;
+use crate::sys;
+use crate::sys::process::{Forked, Reaped};
+use crate::sys::signals::Signals;
+use crate::systemd::notify::{Notifier, Say};
+use crate::worker;
+
+/// How often live counts go into STATUS and memory limits are looked at.
+const REFRESH: Duration = Duration::from_secs(2);
+/// How soon a notification that the manager did not take is tried again.
+const RETRY_NOTIFY: Duration = Duration::from_millis(200);
+
+/// How the arbiter's loop ends: once in the arbiter, and once in every worker that it forks.
+pub(crate) enum Outcome {
+    Leave(ExitCode),
+    /// This process is a new worker.
+    Worker(Box<worker::Start>),
+}
+
+/// What the arbiter works with, made before it starts.
+pub(crate) struct Equipment {
+    pub(crate) config: Arc<Config>,
+    pub(crate) listeners: Arc<[Listener]>,
+    /// Socket files that this service made, to be removed at its end.
+    pub(crate) own_paths: OwnPaths,
+    pub(crate) notifier: Notifier,
+    pub(crate) signals: Signals,
+    pub(crate) control: Option<control::Server>,
+    pub(crate) name: Arc<str>,
+}
+
+/// The arbiter.
+pub(crate) struct Shell {
+    core: Core,
+    children: Children,
+    equipment: Equipment,
+    epoll: Epoll,
+    events: VecDeque<Event>,
+    refresh_at: Option<Moment>,
+    /// The last STATUS that was sent.
+    status: String,
+    /// What the last STATUS was about, without the counts.
+    summary: (ServiceState, usize, usize),
+}
+
+/// What a readable descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Signals,
+    Control(u32),
+    Worker(WorkerId),
+}
+
+impl Shell {
+    /// # Errors
+    /// No memory or no descriptors for the scoreboard or epoll.
+    pub(crate) fn new(equipment: Equipment) -> Result<Self, Failure> {
+        let os = |what: &str| {
+            let what = what.to_owned();
+            move |error: io::Error| Failure::new(ExitCode::Os, what).because(error)
+        };
+        let board = crate::ipc::scoreboard::create().map_err(os("make the scoreboard"))?;
+        let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| os("open epoll")(errno.into()))?;
+        let shell = Self {
+            core: Core::new(policy, fastrand::u64(..)),
+            children: Children::new(board),
+            equipment,
+            epoll,
+            events: VecDeque::new(),
+            refresh_at: None,
+            status: String::new(),
+            summary: (ServiceState::Booting, 0, 0),
+        };
+        shell
+            .watch(&shell.equipment.signals, Source::Signals)
+            .map_err(os("watch the signals"))?;
+        if let Some(control) = &shell.equipment.control {
+            shell
+                .watch(control, Source::Control(control::Server::LISTENER))
+                .map_err(os("watch the control socket"))?;
+        }
+        Ok(shell)
+    }
+
+    /// Runs until the service has ended. Returns a second time in every worker that it forks, with all that
+    /// belongs to the arbiter dropped there.
+    pub(crate) fn run(mut self) -> Outcome {
+        let header = &self.children.board.header;
+        header.arbiter_pid.store(std::process::id(), Relaxed);
+        header.started.store(now().as_nanos(), Relaxed);
+        self.refresh_at = Some(now() + REFRESH);
+        self.events.push_back(Event::Start);
+        loop {
+            if let ControlFlow::Break(outcome) = self.work_off() {
+                if matches!(outcome, Outcome::Leave(_)) {
+                    self.clean_up();
+                }
+                return outcome;
+            }
+            self.tell_manager();
+            if let Err(error) = self.wait() {
+                tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
+                return Outcome::Leave(ExitCode::Os);
+            }
+        }
+    }
+
+    /// The arbiter's own end. A worker must never come here: the files are not its own.
+    fn clean_up(&mut self) {
+        self.equipment.notifier.flush();
+        self.equipment.own_paths.remove();
+        if let Some(control) = &self.equipment.control {
+            control.remove();
+        }
+    }
+
+    /// Delivers every event that waits and does what the core answers.
+    fn work_off(&mut self) -> ControlFlow<Outcome> {
+        while let Some(event) = self.events.pop_front() {
+            for action in self.core.handle(now(), event) {
+                self.carry_out(action)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
+        match action {
+            Action::Fork {
+                worker,
+                slot,
+                generation,
+                restarts,
+                cause,
+            } => match self.fork(worker, slot, generation, restarts) {
+                Ok(ControlFlow::Continue(pid)) => {
+                    journal::forked(worker, slot, generation, pid, cause);
+                    self.events.push_back(Event::Forked { worker, pid });
+                }
+                Ok(ControlFlow::Break(start)) => return ControlFlow::Break(Outcome::Worker(start)),
+                Err(error) => self.events.push_back(Event::ForkFailed {
+                    worker,
+                    error: error.to_string(),
+                }),
+            },
+            Action::Send { worker, order } => self.send(worker, order),
+            Action::Abort {
+                worker,
+                phase,
+                overdue,
+            } => {
+                if let Some(child) = self.children.get(worker) {
+                    diagnose::report(worker, child, &self.children, phase, overdue);
+                    signal(child.pid, Signal::SIGABRT);
+                }
+            }
+            Action::Kill { worker } => {
+                if let Some(child) = self.children.get(worker) {
+                    signal(child.pid, Signal::SIGKILL);
+                }
+            }
+            Action::Ready => {
+                self.status = self.status_line();
+                let says = [Say::Ready, Say::Status(&self.status)];
+                self.equipment.notifier.send(&says);
+            }
+            Action::Stopping => {
+                self.status = self.status_line();
+                let says = [Say::Stopping, Say::Status(&self.status)];
+                self.equipment.notifier.send(&says);
+            }
+            Action::Watchdog => self.equipment.notifier.watchdog(),
+            Action::ExtendTimeout(by) => self.equipment.notifier.extend_timeout(by),
+            Action::Log(notice) => journal::write(&notice, self.core.generation()),
+            Action::Leave(code) => return ControlFlow::Break(Outcome::Leave(code)),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// `Break` in the child.
+    fn fork(
+        &mut self,
+        worker: WorkerId,
+        slot: u16,
+        generation: u32,
+        restarts: u32,
+    ) -> io::Result<ControlFlow<Box<worker::Start>, u32>> {
+        let (ours, theirs) = Channel::pair()?;
+        let seat = self
+            .children
+            .take_seat(worker, slot, generation, restarts)
+            .ok_or_else(|| {
+                io::Error::other(
+                    "every seat on the scoreboard is taken: too many workers are still draining",
+                )
+            })?;
+        let forked = sys::process::fork_single_threaded().and_then(|side| match side {
+            Forked::Child => Ok(ControlFlow::Break(())),
+            Forked::Parent { child } => Ok(ControlFlow::Continue(child)),
+        });
+        match forked {
+            Err(error) => {
+                self.children.give_back(seat);
+                Err(error)
+            }
+            Ok(ControlFlow::Break(())) => Ok(ControlFlow::Break(Box::new(worker::Start {
+                worker: worker.0,
+                slot,
+                generation,
+                workers: u32::try_from(self.core.target()).unwrap_or(u32::MAX),
+                arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
+                channel: theirs,
+                meter: Meter::new(self.children.board.clone(), seat),
+                config: self.equipment.config.clone(),
+                listeners: self.equipment.listeners.clone(),
+                name: self.equipment.name.clone(),
+            }))),
+            Ok(ControlFlow::Continue(pid)) => {
+                self.watch(&ours, Source::Worker(worker))?;
+                self.children.add(
+                    worker,
+                    Child {
+                        pid,
+                        seat,
+                        channel: Some(ours),
+                        payloads: Vec::new(),
+                    },
+                );
+                Ok(ControlFlow::Continue(pid))
+            }
+        }
+    }
+
+    fn send(&mut self, worker: WorkerId, order: Order) {
+        let Some(channel) = self
+            .children
+            .get(worker)
+            .and_then(|child| child.channel.as_ref())
+        else {
+            return;
+        };
+        if let Err(error) = channel.send(&order) {
+            // A worker that cannot be told is one that does not listen: its limits take care of it.
+            tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
+        }
+    }
+
+    /// Waits for the kernel or for the next timeout, and turns what came into events.
+    fn wait(&mut self) -> io::Result<()> {
+        let mut ready = [EpollEvent::empty(); 32];
+        let count = match self.epoll.wait(&mut ready, self.timeout()) {
+            Ok(count) => count,
+            Err(Errno::EINTR) => 0,
+            Err(errno) => return Err(errno.into()),
+        };
+        for event in &ready[..count] {
+            match Source::from(event.data()) {
+                Source::Signals => self.take_signals()?,
+                Source::Worker(worker) => self.take_reports(worker),
+                Source::Control(client) => self.serve_control(client),
+            }
+        }
+        let now = now();
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh(now);
+        }
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.events.push_back(Event::Beats(self.children.beats()));
+            self.events.push_back(Event::Tick);
+        }
+        if let Some(control) = &mut self.equipment.control {
+            control.drop_overdue(now);
+        }
+        Ok(())
+    }
+
+    fn timeout(&self) -> EpollTimeout {
+        let now = now();
+        let pending = self
+            .equipment
+            .notifier
+            .has_pending()
+            .then(|| now + RETRY_NOTIFY);
+        let control = self
+            .equipment
+            .control
+            .as_ref()
+            .and_then(control::Server::poll_timeout);
+        let next = [self.core.poll_timeout(), self.refresh_at, pending, control]
+            .into_iter()
+            .flatten()
+            .min();
+        match next {
+            None => EpollTimeout::NONE,
+            // Rounded up: a timer that fires early would only wait again.
+            Some(at) => {
+                let millis = at.since(now).as_micros().div_ceil(1000);
+                EpollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX).min(86_400_000))
+                    .unwrap_or(EpollTimeout::ZERO)
+            }
+        }
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some((signal, from)) = self.equipment.signals.next()? {
+            let request = match signal {
+                Signal::SIGCHLD => {
+                    self.reap();
+                    continue;
+                }
+                Signal::SIGTERM => Request::Stop(Level::Graceful),
+                Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
+                Signal::SIGTTIN => Request::OneMore,
+                Signal::SIGTTOU => Request::OneLess,
+                Signal::SIGHUP => {
+                    tracing::warn!(
+                        from,
+                        "SIGHUP: reload is not available in this version; nothing was done"
+                    );
+                    continue;
+                }
+                _ => {
+                    tracing::info!(signal = signal.as_str(), from, "signal ignored");
+                    continue;
+                }
+            };
+            journal::signal(signal, from);
+            self.events.push_back(Event::Asked(request));
+        }
+        Ok(())
+    }
+
+    /// One SIGCHLD can stand for many ends. Processes that are not ours (an adopted orphan, where this is
+    /// PID 1) are reaped and mean nothing.
+    fn reap(&mut self) {
+        while let Some(reaped) = sys::process::reap() {
+            let (pid, exit) = match reaped {
+                Reaped::Exited { pid, code } => (pid, Exit::Code(code)),
+                Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
+            };
+            let Some(worker) = self.children.by_pid(pid) else {
+                tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                continue;
+            };
+            // What it said last is still in its channel.
+            self.take_reports(worker);
+            self.children.remove(worker);
+            self.events.push_back(Event::Exited { worker, exit });
+        }
+    }
+
+    fn take_reports(&mut self, worker: WorkerId) {
+        let Some(child) = self.children.get_mut(worker) else {
+            return;
+        };
+        while let Some(channel) = &child.channel {
+            let event = match channel.receive() {
+                Ok(Received::Empty) => break,
+                Ok(Received::Message(Report::Entered { phase })) => {
+                    Event::Entered { worker, phase }
+                }
+                Ok(Received::Message(Report::Failed { reason })) => {
+                    Event::Failed { worker, reason }
+                }
+                Ok(Received::Message(Report::Recycle { cause })) => {
+                    Event::Recycle { worker, cause }
+                }
+                Ok(Received::Message(Report::Payloads { names })) => {
+                    child.payloads = names;
+                    continue;
+                }
+                Ok(Received::Closed) => {
+                    child.channel = None;
+                    Event::ChannelClosed { worker }
+                }
+                Err(error) => {
+                    tracing::warn!(payload_worker = worker.0, error = %error, "a worker's report could not be read");
+                    child.channel = None;
+                    Event::ChannelClosed { worker }
+                }
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    fn serve_control(&mut self, client: u32) {
+        let Some(mut control) = self.equipment.control.take() else {
+            return;
+        };
+        let answer = |command: control::Command| match command {
+            control::Command::Status => control::Answer::Status(Box::new(self.view())),
+        };
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        for number in control.ready(client, now(), answer) {
+            let event = EpollEvent::new(flags, Source::Control(number).into());
+            if let Some(Err(error)) = control.client(number).map(|fd| self.epoll.add(fd, event)) {
+                tracing::warn!(error = %error, "a control client cannot be watched");
+            }
+        }
+        self.equipment.control = Some(control);
+    }
+
+    fn view(&self) -> crate::status::Status {
+        memory::measure(&self.children);
+        view::status(
+            &self.core,
+            &self.children,
+            &self.equipment.listeners,
+            &self.status_line(),
+        )
+    }
+
+    /// Memory limits, and fresh counts for STATUS.
+    fn refresh(&mut self, now: Moment) {
+        self.refresh_at = Some(now + REFRESH);
+        if let Some(limit) = self.equipment.config.recycle.max_memory {
+            memory::measure(&self.children);
+            let over = memory::over(&self.children, limit);
+            self.events.extend(over);
+        }
+        let status = self.status_line();
+        if status != self.status {
+            self.equipment.notifier.status(&status);
+            self.status = status;
+        }
+    }
+
+    /// STATUS when what it is about has changed, and whatever the manager did not take before.
+    fn tell_manager(&mut self) {
+        let summary = (self.core.state(), self.core.serving(), self.core.target());
+        let header = &self.children.board.header;
+        header.state.store(summary.0 as u8, Relaxed);
+        header.generation.store(self.core.generation(), Relaxed);
+        header
+            .workers
+            .store(u32::try_from(summary.2).unwrap_or(u32::MAX), Relaxed);
+        if summary != self.summary {
+            self.summary = summary;
+            let status = self.status_line();
+            if status != self.status {
+                self.equipment.notifier.status(&status);
+                self.status = status;
+            }
+        }
+        self.equipment.notifier.flush();
+    }
+
+    fn status_line(&self) -> String {
+        view::line(&self.core, &self.children)
+    }
+
+    fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
+    }
+}
+
+impl From<Source> for u64 {
+    fn from(source: Source) -> u64 {
+        match source {
+            Source::Signals => 0,
+            Source::Control(client) => (1 << 32) | u64::from(client),
+            Source::Worker(worker) => (1 << 63) | worker.0,
+        }
+    }
+}
+
+impl From<u64> for Source {
+    fn from(data: u64) -> Source {
+        if data >> 63 == 1 {
+            Source::Worker(WorkerId(data & !(1 << 63)))
+        } else if data >> 32 == 1 {
+            Source::Control(u32::try_from(data & 0xFFFF_FFFF).unwrap_or(u32::MAX))
+        } else {
+            Source::Signals
+        }
+    }
+}
+
+pub(super) fn now() -> Moment {
+    Moment::from_nanos(sys::clock::monotonic_nanos())
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Err(error) = sys::process::signal_child(pid, signal) {
+        tracing::warn!(pid, signal = signal.as_str(), error = %error, "a worker could not be signalled");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_survives_the_way_through_epoll() {
+        for source in [
+            Source::Signals,
+            Source::Control(0),
+            Source::Control(u32::MAX),
+            Source::Worker(WorkerId(1)),
+            Source::Worker(WorkerId(u64::MAX >> 1)),
+        ] {
+            assert_eq!(Source::from(u64::from(source)), source);
+        }
+    }
+}

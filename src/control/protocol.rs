@@ -1,0 +1,23 @@
+//! What goes over the control socket.
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::Status;
+
+/// The longest command, in bytes, its newline included.
+pub(super) const MAX_COMMAND: usize = 4 * 1024;
+
+/// `{"command":"status"}`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Command {
+    Status,
+}
+
+/// `{"status":{…}}` or `{"error":"…"}`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    Status(Box<Status>),
+    Error(String),
+}

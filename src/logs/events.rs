@@ -1,0 +1,269 @@
+//! The lifecycle events: one table for the code, the journal and its catalog.
+//!
+//! A name or an id never changes its meaning once it was released: people filter and alert by them.
+
+use tracing::Level;
+
+macro_rules! events {
+    ($($variant:ident $name:literal $level:ident $id:literal $subject:literal $text:literal)*) => {
+        /// Something that happened in the life of the service. Emit it with [`lifecycle!`](crate::lifecycle).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Event {
+            $(#[doc = $subject] $variant),*
+        }
+
+        const TABLE: &[Entry] = &[
+            $(Entry { name: $name, level: Level::$level, id: $id, subject: $subject, text: $text }),*
+        ];
+    };
+}
+
+struct Entry {
+    /// PAYLOAD_EVENT.
+    name: &'static str,
+    level: Level,
+    /// MESSAGE_ID: a random 128-bit number, sd-id128(3).
+    id: &'static str,
+    /// The catalog's heading and text; `@FIELD@` is replaced by the record's field.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the catalog is made by a test"))]
+    subject: &'static str,
+    #[cfg_attr(not(test), expect(dead_code, reason = "the catalog is made by a test"))]
+    text: &'static str,
+}
+
+impl Event {
+    const fn entry(self) -> &'static Entry {
+        &TABLE[self as usize]
+    }
+
+    /// The value of `payload_event`: `worker-forked`.
+    pub(crate) const fn name(self) -> &'static str {
+        self.entry().name
+    }
+
+    /// The value of `message_id`: 32 hexadecimal digits.
+    pub(crate) const fn message_id(self) -> &'static str {
+        self.entry().id
+    }
+
+    pub(crate) const fn level(self) -> Level {
+        self.entry().level
+    }
+}
+
+/// Emits a lifecycle event: an [`Event`] that is known at compile time, fields, a constant sentence.
+///
+/// Fields about a worker are named `payload_worker`, `payload_slot` and `payload_generation`, which is what
+/// the journal calls them, in upper case. A worker leaves them out: every record of it has them.
+///
+/// ```ignore
+/// lifecycle!(Event::WorkerForked, payload_worker = 7, payload_slot = 1, pid, "worker forked");
+/// ```
+#[macro_export]
+#[doc(hidden)]
+macro_rules! lifecycle {
+    ($event:expr, $($rest:tt)+) => {{
+        const EVENT: $crate::logs::events::Event = $event;
+        ::tracing::event!(
+            target: "payload::lifecycle",
+            EVENT.level(),
+            payload_event = EVENT.name(),
+            message_id = EVENT.message_id(),
+            $($rest)+
+        )
+    }};
+}
+
+events! {
+    ServiceStarting "service-starting" INFO "dc471bf521e641678b9dbbd1c5deb4d1"
+        "The service starts"
+        "The arbiter, process @_PID@, has its sockets and forks its workers now.\n\
+         It reports ready when all of them serve."
+    ServiceReady "service-ready" INFO "899b74f5663d4986b5ec87f508d0bff8"
+        "The service is ready"
+        "Every configured worker has finished its startup and accepts connections."
+    ServiceDegraded "service-degraded" WARN "a1c4dfc0238442d9b5b9d8c1bb73edca"
+        "The service is degraded"
+        "Some slot has no serving worker, or workers have crashed too often in the time\n\
+         that restart.crash_window sets. The healthy workers go on serving, and the\n\
+         others are replaced with growing pauses. The records of their failures stand\n\
+         before this one: look for PAYLOAD_EVENT=worker-failed."
+    ServiceRecovered "service-recovered" INFO "f943ff2d01c74cf7ade11d40625a07fe"
+        "The service has recovered"
+        "Every configured worker serves again."
+    ServiceStopping "service-stopping" INFO "2e863caa79324cba80799849c3528a2f"
+        "The service stops"
+        "No new connections are taken. The workers finish their requests, stop their\n\
+         payloads and clean up, each within its limits ([timeouts] in the configuration)."
+    StopHurried "stop-hurried" WARN "c8e2fdb1553646b6a70b9812b9e0d050"
+        "The stop is hurried"
+        "A further signal came while the service was stopping, so it goes on to the\n\
+         next phase at once: from waiting for requests to cancelling them, from there to\n\
+         SIGKILL."
+    ServiceStopped "service-stopped" INFO "c677a21fa60c45f6ab2dc1bbf324a6f0"
+        "The service has stopped"
+        "All workers are gone, and the arbiter ends."
+    BootFailed "boot-failed" ERROR "45a78b9bac4f48a0aed144505e8a67ed"
+        "The service could not start"
+        "A worker failed before the service was ready for the first time, so the\n\
+         service ends instead of trying again and again. The cause is in this record, or\n\
+         in the worker's own records just before it."
+    ForkFailed "fork-failed" ERROR "87d3bee6d86345b3913d5604a8a4664a"
+        "No worker could be forked"
+        "The operating system refused to start another process. Look at TasksMax= of\n\
+         the unit, at the limit of processes of its user, and at the memory of the\n\
+         machine. It is tried again with growing pauses."
+    WorkerForked "worker-forked" INFO "10c8e38e6a24487fa09cf3e5c847c2ea"
+        "Worker @PAYLOAD_WORKER@ was forked for slot @PAYLOAD_SLOT@"
+        "A new worker process exists. Its startup begins now, and it accepts nothing\n\
+         before it has succeeded."
+    WorkerPhase "worker-phase" INFO "0e3d84e29c6345138409b0305149033f"
+        "Worker @PAYLOAD_WORKER@ entered another phase"
+        "A worker goes through the phases forked, loading, starting, prepared, serving,\n\
+         draining, cleaning and exited. It may skip some and never goes back."
+    WorkerReplaced "worker-replaced" INFO "836cb677ea524c26a7792e3ca1a970b6"
+        "A worker has taken over slot @PAYLOAD_SLOT@"
+        "The slot's new worker serves, and the old one finishes what it has."
+    WorkerExited "worker-exited" INFO "6d242f17fe0a43dda1ce95b4f5af16bb"
+        "Worker @PAYLOAD_WORKER@ has ended"
+        "The process ended as it had been told to."
+    WorkerFailed "worker-failed" ERROR "ec3d2dd949bf4ea3a17aa5afb4c47ea5"
+        "Worker @PAYLOAD_WORKER@ has failed"
+        "The process ended without having been told to, or ended with an error. Its\n\
+         slot gets a new worker. Requests that it was answering are lost; new connections\n\
+         go to the other workers."
+    WorkerStuck "worker-stuck" ERROR "da7780f9eda645a69e0d6cb7aaa7b6c7"
+        "Worker @PAYLOAD_WORKER@ is stuck"
+        "The worker has overrun a limit: its runtime did not come around to beat for\n\
+         too long, or it did not reach its next phase in time. The usual cause is code\n\
+         that blocks the thread it runs on (a lock, a slow system call, a long\n\
+         computation) instead of awaiting. The record has a backtrace where one could be\n\
+         had. The worker gets SIGABRT, then SIGKILL, and is replaced."
+    WorkerTrace "worker-trace" ERROR "bc161b0367ce47e7804cb99b63c4cc3a"
+        "What a thread of the stuck worker @PAYLOAD_WORKER@ was doing"
+        "The backtrace of one thread at the moment when the worker was given up. Look for\n\
+         the outermost function of the service's own code: it blocks its thread."
+    WorkerKilled "worker-killed" WARN "90e19cceddd042cc96c2b007f27a333a"
+        "Worker @PAYLOAD_WORKER@ was killed"
+        "The worker did not leave within its limits, so it got SIGKILL. Its teardown did\n\
+         not run."
+    WorkerBackoff "worker-backoff" WARN "f803dcb3d6394dd5b1361231d681d5e2"
+        "Slot @PAYLOAD_SLOT@ waits before its next worker"
+        "The slot's workers failed several times in a row before they served. The next\n\
+         attempt comes after a pause that grows with each failure."
+    Recycle "recycle" INFO "727bc461d74f4a4b83f2bf362f9a329d"
+        "Worker @PAYLOAD_WORKER@ is recycled"
+        "The healthy worker has reached a limit of [recycle]: requests, age or memory.\n\
+         It goes on serving until its replacement is prepared."
+    SlotCountChanged "slot-count-changed" INFO "d6ce31502b8e4170953fe7ccea324bcd"
+        "The number of workers changes"
+        "An operator asked for more or fewer workers."
+    SlotCountRefused "slot-count-refused" WARN "47bbc2d918b740fd96141dd3e52f5f62"
+        "The number of workers stays"
+        "The number that was asked for is not possible: there is always at least one\n\
+         worker, and an upper limit."
+    SignalReceived "signal-received" INFO "57979730c4f247b78b45b3a879ab8f85"
+        "The arbiter received a signal"
+        "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly; SIGTTIN and\n\
+         SIGTTOU change the number of workers by one."
+    ReloadUnavailable "reload-unavailable" WARN "6aa6fce2a6794460ad9c29ff948f7743"
+        "There is no reload"
+        "This version cannot reload. Restart the service to use a changed configuration\n\
+         or binary."
+    SocketAcquired "socket-acquired" INFO "8e6d83eb037f428098dbbb77cc2a6faf"
+        "The service has a listening socket"
+        "It was passed by the service manager or bound by payload, as the record says."
+    ArbiterLost "arbiter-lost" WARN "37ba1610435046a4bb0b240be1b5ffad"
+        "Worker @PAYLOAD_WORKER@ has lost its arbiter"
+        "The parent process is gone. The worker finishes its requests, cleans up and\n\
+         ends."
+    StepFailed "step-failed" ERROR "c522fac0dca047beb95d6cb6dfc03c78"
+        "A step of the app failed"
+        "A startup or teardown step of the service's own code returned an error,\n\
+         panicked or took too long. After a failed startup step the earlier ones are\n\
+         torn down in reverse order. After a failed teardown step the others still run."
+    PayloadStarted "payload-started" INFO "b9cbbd503a5649b8816d15cff8938195"
+        "A payload runs"
+        "A background task of the app was started under its supervisor."
+    PayloadEnded "payload-ended" INFO "650fcdc82fca497cb58f4d7c62317986"
+        "A payload has ended"
+        "A background task of the app has ended as it should."
+    PayloadFailed "payload-failed" ERROR "b2365e3abaa64237b0617ef27e19bf53"
+        "A payload has failed"
+        "A background task of the app returned an error, panicked, or ended although it\n\
+         should run until told to stop. Its policy says what follows: a critical one\n\
+         takes its worker along, which drains and is replaced; one with restart is\n\
+         started again after a pause; one with once stays ended."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::fmt::Write;
+    use std::path::Path;
+
+    /// `journalctl -x` shows these texts; the format is that of systemd's catalog files.
+    fn catalog() -> String {
+        let mut catalog = String::from(
+            "# The journal catalog of payload: journalctl -x shows these texts.\n\
+             # Made from src/logs/events.rs; `PAYLOAD_WRITE_CATALOG=1 cargo test catalog` makes it anew.\n",
+        );
+        for Entry {
+            name,
+            id,
+            subject,
+            text,
+            ..
+        } in TABLE
+        {
+            write!(
+                catalog,
+                "\n# {name}\n-- {id}\nSubject: {subject}\nDefined-By: payload\n\n{text}\n"
+            )
+            .unwrap();
+        }
+        catalog
+    }
+
+    #[test]
+    fn the_packaged_catalog_is_that_of_the_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/payload.catalog");
+        if std::env::var_os("PAYLOAD_WRITE_CATALOG").is_some() {
+            std::fs::write(&path, catalog()).unwrap();
+        }
+        assert!(
+            std::fs::read_to_string(&path).is_ok_and(|file| file == catalog()),
+            "{} differs from the table: run this test with PAYLOAD_WRITE_CATALOG=1",
+            path.display()
+        );
+    }
+
+    #[test]
+    fn names_and_ids_are_well_formed_and_unique() {
+        let mut seen = HashSet::new();
+        for Entry { name, id, .. } in TABLE {
+            assert!(
+                name.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'-'),
+                "{name}"
+            );
+            assert_eq!(id.len(), 32);
+            assert!(
+                id.bytes()
+                    .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+            );
+            assert!(
+                seen.insert(name) && seen.insert(id),
+                "{name} is there twice"
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_finds_its_own_row() {
+        assert_eq!(Event::ServiceStarting.name(), "service-starting");
+        assert_eq!(Event::PayloadFailed.name(), "payload-failed");
+        assert_eq!(Event::WorkerFailed.level(), Level::ERROR);
+    }
+}

@@ -1,0 +1,148 @@
+//! `payload status` for people.
+
+use std::fmt::Write as _;
+
+use crate::status::{PayloadState, ServiceState, Status};
+
+/// A few lines: the arbiter, a table of the workers with their payloads, the sockets.
+pub(crate) fn of(status: &Status) -> String {
+    let arbiter = &status.arbiter;
+    let mut text = format!(
+        "{} arbiter, pid {}, up {}, payload {}\n{}\n\n",
+        state(arbiter.state),
+        arbiter.pid,
+        span(arbiter.uptime),
+        arbiter.version,
+        arbiter.status
+    );
+    let mut rows = vec![
+        [
+            "SLOT",
+            "PID",
+            "GEN",
+            "PHASE",
+            "SINCE",
+            "CONNS",
+            "IN FLIGHT",
+            "REQUESTS",
+            "MEMORY",
+            "RESTARTS",
+            "LOADS/STARTS/STOPS",
+            "PAYLOADS",
+        ]
+        .map(str::to_owned),
+    ];
+    for worker in &status.workers {
+        let payloads: Vec<String> = worker
+            .payloads
+            .iter()
+            .map(|payload| format!("{}:{}", payload.name, payload_state(payload.state)))
+            .collect();
+        rows.push([
+            worker.slot.to_string(),
+            worker.pid.to_string(),
+            worker.generation.to_string(),
+            worker.phase.clone(),
+            span(worker.since),
+            worker.connections.to_string(),
+            worker.in_flight.to_string(),
+            worker.requests.to_string(),
+            size(worker.memory),
+            worker.restarts.to_string(),
+            format!("{}/{}/{}", worker.loads, worker.starts, worker.stops),
+            payloads.join(" "),
+        ]);
+    }
+    text.push_str(&table(&rows));
+    text.push('\n');
+    for socket in &status.sockets {
+        let _ = writeln!(
+            text,
+            "socket {} {} ({})",
+            socket.name, socket.address, socket.origin
+        );
+    }
+    text
+}
+
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
+    let mut text = String::new();
+    for row in rows {
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn state(state: ServiceState) -> &'static str {
+    match state {
+        ServiceState::Booting => "booting",
+        ServiceState::Ready => "ready",
+        ServiceState::Degraded => "DEGRADED",
+        ServiceState::Stopping => "stopping",
+    }
+}
+
+fn payload_state(state: PayloadState) -> &'static str {
+    match state {
+        PayloadState::Waiting => "waiting",
+        PayloadState::Running => "running",
+        PayloadState::Restarting => "restarting",
+        PayloadState::Done => "done",
+        PayloadState::Failed => "FAILED",
+    }
+}
+
+/// `3s`, `4m 05s`, `2h 07m`, `3d 04h`.
+fn span(seconds: f64) -> String {
+    let whole = std::time::Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .as_secs();
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3_600 => format!("{}m {:02}s", whole / 60, whole % 60),
+        3_600..86_400 => format!("{}h {:02}m", whole / 3_600, whole / 60 % 60),
+        _ => format!("{}d {:02}h", whole / 86_400, whole / 3_600 % 24),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0 => "-".to_owned(),
+        1..1_048_576 => format!("{} KiB", bytes / 1024),
+        _ => format!("{}.{} MiB", bytes >> 20, (bytes & 0xF_FFFF) * 10 >> 20),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_read_well() {
+        assert_eq!(span(0.4), "0s");
+        assert_eq!(span(245.0), "4m 05s");
+        assert_eq!(span(7_620.0), "2h 07m");
+        assert_eq!(span(273_600.0), "3d 04h");
+        assert_eq!(span(-1.0), "0s");
+        assert_eq!(size(0), "-");
+        assert_eq!(size(3_407_872), "3.2 MiB");
+    }
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [["A", "BB"], ["long", "x"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "A     BB\nlong  x\n");
+    }
+}

@@ -1,0 +1,127 @@
+//! Processes: forking, who the parent is, names, and ends.
+
+use std::ffi::CString;
+use std::io;
+
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getppid};
+
+/// How many threads this process has.
+///
+/// # Errors
+/// /proc is not mounted.
+pub(crate) fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Forked {
+    Parent { child: u32 },
+    Child,
+}
+
+/// Forks this process, which must have one thread: tokio supports a fork without an exec only where the
+/// parent never used it, and any lock that another thread held would stay locked in the child for ever.
+///
+/// # Errors
+/// More than one thread, or what fork(2) says.
+pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
+    let threads = threads()?;
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "the arbiter has {threads} threads and may have only one when it forks; something started a thread before the fork"
+        )));
+    }
+    // SAFETY: the process has one thread (checked above), so the child's memory is consistent and no lock
+    // is held by a thread that does not exist there.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Forked::Parent {
+            child: child.as_raw().unsigned_abs(),
+        }),
+        ForkResult::Child => Ok(Forked::Child),
+    }
+}
+
+/// Asks the kernel to send this process SIGTERM when its parent ends, and checks that the parent is still
+/// there: one that ended before the call is not noticed by it, prctl(2).
+///
+/// # Errors
+/// The parent is already gone.
+pub(crate) fn follow_parent(parent: u32) -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGTERM)?;
+    if getppid().as_raw().unsigned_abs() == parent {
+        Ok(())
+    } else {
+        Err(io::Error::other(
+            "the arbiter ended before this worker could start",
+        ))
+    }
+}
+
+/// A process that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reaped {
+    Exited { pid: u32, code: i32 },
+    Signaled { pid: u32, signal: i32 },
+}
+
+/// Reaps one child, whoever it belonged to, without waiting. One SIGCHLD can stand for many ends: call this
+/// until it gives `None`.
+pub(crate) fn reap() -> Option<Reaped> {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => {
+                return Some(Reaped::Exited {
+                    pid: pid.as_raw().unsigned_abs(),
+                    code,
+                });
+            }
+            Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                return Some(Reaped::Signaled {
+                    pid: pid.as_raw().unsigned_abs(),
+                    signal: signal as i32,
+                });
+            }
+            Err(Errno::EINTR) => {}
+            Ok(_) | Err(_) => return None,
+        }
+    }
+}
+
+/// Sends a signal to a child that has not been reaped, whose pid is therefore still its own.
+///
+/// # Errors
+/// What kill(2) says.
+pub(crate) fn signal_child(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    if pid <= 1 {
+        return Err(io::Error::other("not a child"));
+    }
+    Ok(kill(Pid::from_raw(pid), signal)?)
+}
+
+/// The short name that `ps -o comm` and `top` show; the kernel cuts it at 15 bytes. Names this thread only.
+pub(crate) fn set_short_name(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // Only a name: nothing depends on it.
+        let _ = prctl::set_name(&name);
+    }
+}
+
+/// Ends this process at once, without destructors and exit handlers: for a forked helper that must not run
+/// what its parent has registered.
+pub(crate) fn leave_at_once(code: i32) -> ! {
+    // SAFETY: _exit(2) only ends the process.
+    unsafe { nix::libc::_exit(code) }
+}
+
+/// The short name of this thread.
+pub(crate) fn short_name() -> String {
+    prctl::get_name().map_or_else(
+        |_| String::new(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}

@@ -1,0 +1,74 @@
+//! Signal masks and the arbiter's signalfd.
+//!
+//! The arbiter blocks what it waits for before it forks; a worker keeps that mask until its own handlers are
+//! in place, so that no signal is lost in between and none is handled by the wrong process.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+/// What the arbiter takes from its signalfd.
+pub(crate) const ARBITER: [Signal; 9] = [
+    Signal::SIGCHLD,
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+/// The arbiter's signals as a readable descriptor.
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    /// Blocks the arbiter's signals in this thread and opens the descriptor.
+    ///
+    /// # Errors
+    /// What pthread_sigmask(3) and signalfd(2) say.
+    pub(crate) fn take() -> io::Result<Self> {
+        let set: SigSet = ARBITER.into_iter().collect();
+        set.thread_block()?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+        Ok(Self(fd))
+    }
+
+    /// The next signal and the pid that sent it (0: the kernel); `None`: there is none now.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub(crate) fn next(&self) -> io::Result<Option<(Signal, u32)>> {
+        loop {
+            match self.0.read_signal() {
+                Ok(None) | Err(Errno::EAGAIN) => return Ok(None),
+                Ok(Some(info)) => {
+                    let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+                    if let Ok(signal) = Signal::try_from(number) {
+                        return Ok(Some((signal, info.ssi_pid)));
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Lets every signal through to this thread, and to the threads and processes that it starts.
+///
+/// # Errors
+/// What pthread_sigmask(3) says.
+pub(crate) fn unblock_all() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}

@@ -1,0 +1,3 @@
+//! What this process says to the service manager.
+
+pub(crate) mod notify;

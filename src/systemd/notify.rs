@@ -1,0 +1,563 @@
+//! sd_notify(3): the truth about readiness, as the service manager hears it.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+use crate::exit::{ExitCode, Failure};
+use crate::sys;
+
+/// systemd reads at most so many bytes of one message.
+const LARGEST: usize = 4096;
+
+/// One assignment of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Say<'a> {
+    Ready,
+    /// Microseconds of CLOCK_MONOTONIC when the reload began. A [`Say::Ready`] must follow, whatever the
+    /// reload's outcome.
+    Reloading(u64),
+    Stopping,
+    /// One line for `systemctl status`.
+    Status(&'a str),
+    Watchdog,
+    /// The current job may take so much longer, counted from now.
+    ExtendTimeout(Duration),
+}
+
+/// The arbiter's line to the service manager. Without NOTIFY_SOCKET every message is a quiet nothing.
+///
+/// 1. It never blocks and never fails: a manager that does not read, or is gone, costs one system call.
+/// 2. The states (READY, RELOADING, STOPPING) reach the manager in their order, and with them the newest
+///    STATUS. What cannot be sent now waits for the next call or [`flush`](Notifier::flush).
+/// 3. What waits is bounded: at most four states and one status. WATCHDOG and EXTEND_TIMEOUT_USEC speak of
+///    the moment they are sent in, and never wait.
+#[derive(Debug)]
+pub(crate) struct Notifier {
+    manager: Option<Manager>,
+    states: VecDeque<State>,
+    status: Option<String>,
+    watchdog: Option<Duration>,
+    is_gone: bool,
+}
+
+#[derive(Debug)]
+struct Manager {
+    /// Unbound and non-blocking; the address goes with each message, so that a manager that has made its
+    /// socket anew is reached.
+    socket: UnixDatagram,
+    address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    Reloading(u64),
+    Stopping,
+}
+
+/// What the environment says about the service manager.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) notify_socket: Option<OsString>,
+    pub(crate) watchdog_usec: Option<OsString>,
+    pub(crate) watchdog_pid: Option<OsString>,
+}
+
+impl Settings {
+    /// Reads the variables and unsets them, so that no child speaks in our name.
+    ///
+    /// # Errors
+    /// Other threads run (exit 71).
+    pub(crate) fn take() -> Result<Self, Failure> {
+        let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+        let mut settings = Self::default();
+        let taken = sys::environment::take(&names).map_err(|error| {
+            Failure::new(ExitCode::Os, "NOTIFY_SOCKET cannot be unset").because(error)
+        })?;
+        for (name, value) in taken {
+            match name {
+                "NOTIFY_SOCKET" => settings.notify_socket = Some(value),
+                "WATCHDOG_USEC" => settings.watchdog_usec = Some(value),
+                _ => settings.watchdog_pid = Some(value),
+            }
+        }
+        Ok(settings)
+    }
+}
+
+impl Notifier {
+    /// The notifier, and notes for the log about settings that cannot be used.
+    pub(crate) fn new(settings: &Settings, pid: u32) -> (Self, Vec<String>) {
+        let mut notes = Vec::new();
+        let manager = settings
+            .notify_socket
+            .as_ref()
+            .map(|to| Manager::open(to).map_err(|why| unusable("NOTIFY_SOCKET", to, &why)));
+        let manager = manager.transpose().unwrap_or_else(|note| {
+            notes.push(note);
+            None
+        });
+        let watchdog = watchdog(settings, pid).unwrap_or_else(|note| {
+            notes.push(note);
+            None
+        });
+        let notifier = Self {
+            manager,
+            states: VecDeque::new(),
+            status: None,
+            watchdog,
+            is_gone: false,
+        };
+        (notifier, notes)
+    }
+
+    /// READY=1: every configured worker serves, or a reload has ended.
+    pub(crate) fn ready(&mut self) {
+        self.send(&[Say::Ready]);
+    }
+
+    /// RELOADING=1 with MONOTONIC_USEC; see [`Say::Reloading`].
+    pub(crate) fn reloading(&mut self, now_usec: u64) {
+        self.send(&[Say::Reloading(now_usec)]);
+    }
+
+    /// STOPPING=1. Final: newer managers (259) ignore a later READY=1.
+    pub(crate) fn stopping(&mut self) {
+        self.send(&[Say::Stopping]);
+    }
+
+    /// STATUS=, made one line and cut to what fits.
+    pub(crate) fn status(&mut self, text: &str) {
+        self.send(&[Say::Status(text)]);
+    }
+
+    /// WATCHDOG=1.
+    pub(crate) fn watchdog(&mut self) {
+        self.send(&[Say::Watchdog]);
+    }
+
+    /// EXTEND_TIMEOUT_USEC=
+    pub(crate) fn extend_timeout(&mut self, by: Duration) {
+        self.send(&[Say::ExtendTimeout(by)]);
+    }
+
+    /// Sends all of it in one datagram, after what still waits.
+    pub(crate) fn send(&mut self, says: &[Say<'_>]) {
+        if self.manager.is_none() || says.is_empty() {
+            return;
+        }
+        self.flush();
+        if self.has_pending() || !self.transmit(&datagram(says)) {
+            for say in says {
+                self.keep(*say);
+            }
+        }
+    }
+
+    /// Tries again to send what waits.
+    pub(crate) fn flush(&mut self) {
+        while self.has_pending() {
+            let mut says = Vec::with_capacity(2);
+            says.extend(self.states.front().map(|state| match state {
+                State::Ready => Say::Ready,
+                State::Reloading(usec) => Say::Reloading(*usec),
+                State::Stopping => Say::Stopping,
+            }));
+            // The status is of now: it goes with the newest state.
+            if self.states.len() <= 1 {
+                says.extend(self.status.as_deref().map(Say::Status));
+            }
+            let message = datagram(&says);
+            if !self.transmit(&message) {
+                return;
+            }
+            self.states.pop_front();
+            if self.states.is_empty() {
+                self.status = None;
+            }
+        }
+    }
+
+    fn keep(&mut self, say: Say<'_>) {
+        let state = match say {
+            Say::Status(text) => {
+                self.status = Some(one_line(text, LARGEST));
+                return;
+            }
+            Say::Watchdog | Say::ExtendTimeout(_) => return,
+            Say::Ready => State::Ready,
+            Say::Reloading(usec) => State::Reloading(usec),
+            Say::Stopping => State::Stopping,
+        };
+        match (self.states.back(), state) {
+            (Some(State::Stopping), _) | (Some(State::Ready), State::Ready) => return,
+            (_, State::Reloading(_)) => {
+                // An earlier reload that the manager has not heard of is over: this one stands for both.
+                let earlier = self
+                    .states
+                    .iter()
+                    .position(|state| matches!(state, State::Reloading(_)));
+                self.states.truncate(earlier.unwrap_or(self.states.len()));
+            }
+            _ => {}
+        }
+        self.states.push_back(state);
+    }
+
+    fn transmit(&mut self, message: &str) -> bool {
+        let Some(manager) = &self.manager else {
+            return true;
+        };
+        match manager
+            .socket
+            .send_to_addr(message.as_bytes(), &manager.address)
+        {
+            Ok(_) => {
+                self.is_gone = false;
+                true
+            }
+            Err(error) => {
+                if !is_full(&error) && !self.is_gone {
+                    self.is_gone = true;
+                    tracing::debug!(error = %error, "the service manager does not take notifications");
+                }
+                false
+            }
+        }
+    }
+
+    /// Something waits for the manager: call [`flush`](Notifier::flush) again soon.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.states.is_empty() || self.status.is_some()
+    }
+
+    /// How often WATCHDOG=1 is due: half of what the manager allows. `None`: never.
+    pub(crate) fn watchdog_interval(&self) -> Option<Duration> {
+        self.watchdog
+    }
+}
+
+impl Manager {
+    fn open(to: &OsString) -> Result<Self, String> {
+        let system = |error: io::Error| error.to_string();
+        let address = match to.as_bytes() {
+            [b'@', name @ ..] if !name.is_empty() => SocketAddr::from_abstract_name(name),
+            [b'/', ..] => SocketAddr::from_pathname(to),
+            [b'v', b's', b'o', b'c', b'k', ..] => return Err("vsock is not supported".into()),
+            _ => return Err("neither an absolute path nor @ and a name".into()),
+        };
+        let address = address.map_err(system)?;
+        let socket = UnixDatagram::unbound().map_err(system)?;
+        socket.set_nonblocking(true).map_err(system)?;
+        Ok(Self { socket, address })
+    }
+}
+
+/// sd_watchdog_enabled(3).
+fn watchdog(settings: &Settings, pid: u32) -> Result<Option<Duration>, String> {
+    let number = |name: &str, value: &OsString| {
+        let parsed = value.to_str().and_then(|text| text.parse::<u64>().ok());
+        parsed.ok_or_else(|| unusable(name, value, "not a number"))
+    };
+    let Some(usec) = &settings.watchdog_usec else {
+        return Ok(None);
+    };
+    if let Some(owner) = &settings.watchdog_pid
+        && number("WATCHDOG_PID", owner)? != u64::from(pid)
+    {
+        return Ok(None);
+    }
+    let interval = Duration::from_micros(number("WATCHDOG_USEC", usec)?) / 2;
+    Ok((!interval.is_zero()).then_some(interval))
+}
+
+fn unusable(name: &str, value: &OsString, why: &str) -> String {
+    format!("{name}={} is not used: {why}", value.display())
+}
+
+/// The text of one message. STATUS takes what room the others leave.
+fn datagram(says: &[Say<'_>]) -> String {
+    let is_status = |say: &&Say<'_>| matches!(say, Say::Status(_));
+    let others: usize = says
+        .iter()
+        .filter(|say| !is_status(say))
+        .map(|say| assignment(*say, 0).len() + 1)
+        .sum();
+    let room = LARGEST.saturating_sub(others + "STATUS=".len());
+    let lines: Vec<String> = says.iter().map(|say| assignment(*say, room)).collect();
+    lines.join("\n")
+}
+
+fn assignment(say: Say<'_>, room: usize) -> String {
+    match say {
+        Say::Ready => NotifyState::Ready.to_string(),
+        Say::Reloading(usec) => {
+            format!(
+                "{}\n{}",
+                NotifyState::Reloading,
+                NotifyState::MonotonicUsec(usec.into())
+            )
+        }
+        Say::Stopping => NotifyState::Stopping.to_string(),
+        Say::Status(text) => NotifyState::Status(&one_line(text, room)).to_string(),
+        Say::Watchdog => NotifyState::Watchdog.to_string(),
+        // sd-notify's own variant holds 32 bits, 71 minutes.
+        Say::ExtendTimeout(by) => {
+            let usec = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+            NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={usec}")).to_string()
+        }
+    }
+}
+
+/// A newline in a status would begin another assignment. Cut at a character, at most `room` bytes.
+fn one_line(text: &str, room: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(room));
+    for character in text.chars() {
+        let character = if character.is_control() {
+            ' '
+        } else {
+            character
+        };
+        if line.len() + character.len_utf8() > room {
+            break;
+        }
+        line.push(character);
+    }
+    line
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || error.raw_os_error() == Some(nix::libc::ENOBUFS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    struct Mock {
+        directory: tempfile::TempDir,
+        socket: UnixDatagram,
+    }
+
+    impl Mock {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            Self { directory, socket }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.directory.path().join("notify")
+        }
+
+        fn notifier(&self) -> Notifier {
+            notifier_to(self.path().as_os_str().to_owned())
+        }
+
+        /// All that has arrived; local datagrams are there when the send has returned.
+        fn heard(&self) -> Vec<String> {
+            heard(&self.socket)
+        }
+
+        /// Fills the receiver's queue by other hands.
+        fn fill(&self) -> usize {
+            let other = UnixDatagram::unbound().unwrap();
+            other.set_nonblocking(true).unwrap();
+            let full = (0..)
+                .take_while(|_| other.send_to(b"X=1", self.path()).is_ok())
+                .count();
+            assert!(full > 0);
+            full
+        }
+    }
+
+    fn notifier_to(to: impl Into<OsString>) -> Notifier {
+        let settings = Settings {
+            notify_socket: Some(to.into()),
+            ..Settings::default()
+        };
+        let (notifier, notes) = Notifier::new(&settings, 1);
+        assert_eq!(notes, [""; 0]);
+        notifier
+    }
+
+    fn heard(socket: &UnixDatagram) -> Vec<String> {
+        let mut messages = Vec::new();
+        let mut buffer = [0; 8192];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            messages.push(String::from_utf8(buffer[..length].to_vec()).unwrap());
+        }
+        messages
+    }
+
+    #[test]
+    fn each_message_is_one_exact_datagram() {
+        let mock = Mock::new();
+        let mut notifier = mock.notifier();
+        notifier.status("booting");
+        notifier.send(&[Say::Ready, Say::Status("2/2 workers serving")]);
+        notifier.reloading(123_456_789_012);
+        notifier.ready();
+        notifier.watchdog();
+        notifier.extend_timeout(Duration::from_secs(7200));
+        notifier.stopping();
+        assert_eq!(
+            mock.heard(),
+            [
+                "STATUS=booting",
+                "READY=1\nSTATUS=2/2 workers serving",
+                "RELOADING=1\nMONOTONIC_USEC=123456789012",
+                "READY=1",
+                "WATCHDOG=1",
+                "EXTEND_TIMEOUT_USEC=7200000000",
+                "STOPPING=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_abstract_socket_is_reached() {
+        let name = format!("payload-notify-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        notifier_to(format!("@{name}")).ready();
+        assert_eq!(heard(&socket), ["READY=1"]);
+    }
+
+    #[test]
+    fn a_status_is_one_line_and_injects_nothing() {
+        let mock = Mock::new();
+        mock.notifier().status("a\nREADY=1\r\tb\u{7f}\u{85}c");
+        assert_eq!(mock.heard(), ["STATUS=a READY=1  b  c"]);
+    }
+
+    #[test]
+    fn a_long_status_is_cut_at_a_character_to_4096_bytes_in_all() {
+        let mock = Mock::new();
+        let mut notifier = mock.notifier();
+        notifier.status(&"é".repeat(4000));
+        notifier.send(&[Say::Ready, Say::Status(&"x".repeat(5000))]);
+        let heard = mock.heard();
+        assert_eq!(
+            heard[0].len(),
+            7 + 2 * 2044,
+            "an é has two bytes, and no half of one is sent"
+        );
+        assert_eq!(heard[1].len(), 4096);
+        assert!(heard[1].starts_with("READY=1\nSTATUS=xxx"));
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_gets_the_newest_state_later() {
+        let mock = Mock::new();
+        let mut notifier = mock.notifier();
+        let full = mock.fill();
+        notifier.send(&[Say::Ready, Say::Status("first")]);
+        for count in 0..10_000 {
+            notifier.status(&format!("status {count}"));
+            notifier.watchdog();
+        }
+        assert!(notifier.has_pending());
+        assert_eq!(mock.heard().len(), full);
+        notifier.flush();
+        assert_eq!(mock.heard(), ["READY=1\nSTATUS=status 9999"]);
+        assert!(!notifier.has_pending());
+    }
+
+    #[test]
+    fn the_order_of_states_survives_a_full_queue() {
+        let mock = Mock::new();
+        let mut notifier = mock.notifier();
+        mock.fill();
+        notifier.ready();
+        for round in 0..5 {
+            notifier.reloading(round);
+            notifier.ready();
+        }
+        notifier.status("bye");
+        notifier.stopping();
+        notifier.ready();
+        mock.heard();
+        // The next call of any kind brings what waited, then itself.
+        notifier.watchdog();
+        assert_eq!(
+            mock.heard(),
+            [
+                "READY=1",
+                "RELOADING=1\nMONOTONIC_USEC=4",
+                "READY=1",
+                "STOPPING=1\nSTATUS=bye",
+                "WATCHDOG=1",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_manager_that_made_its_socket_anew_hears_the_state() {
+        let mut mock = Mock::new();
+        let mut notifier = mock.notifier();
+        std::fs::remove_file(mock.path()).unwrap();
+        notifier.ready();
+        mock.socket = UnixDatagram::bind(mock.path()).unwrap();
+        mock.socket.set_nonblocking(true).unwrap();
+        notifier.flush();
+        assert_eq!(mock.heard(), ["READY=1"]);
+    }
+
+    #[test]
+    fn without_a_manager_nothing_waits() {
+        let (mut notifier, notes) = Notifier::new(&Settings::default(), 1);
+        notifier.ready();
+        notifier.status("nobody hears it");
+        assert!(!notifier.has_pending());
+        assert_eq!(notes, [""; 0]);
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_is_a_note() {
+        for (to, why) in [
+            ("vsock:2:9999", "vsock is not supported"),
+            ("relative/path", "neither an absolute path"),
+            ("@", "neither an absolute path"),
+            ("", "neither an absolute path"),
+        ] {
+            let settings = Settings {
+                notify_socket: Some(to.into()),
+                ..Settings::default()
+            };
+            let (_, notes) = Notifier::new(&settings, 1);
+            assert!(notes[0].contains(why), "{notes:?}");
+        }
+    }
+
+    #[test]
+    fn the_watchdog_is_fed_at_half_its_time_if_it_is_ours() {
+        let interval = |usec: Option<&str>, pid: Option<&str>| {
+            let settings = Settings {
+                notify_socket: None,
+                watchdog_usec: usec.map(Into::into),
+                watchdog_pid: pid.map(Into::into),
+            };
+            let (notifier, notes) = Notifier::new(&settings, 77);
+            (notifier.watchdog_interval(), notes.len())
+        };
+        let ten = Some(Duration::from_secs(10));
+        assert_eq!(interval(Some("20000000"), None), (ten, 0));
+        assert_eq!(interval(Some("20000000"), Some("77")), (ten, 0));
+        assert_eq!(interval(Some("20000000"), Some("78")), (None, 0));
+        assert_eq!(interval(Some("0"), None), (None, 0));
+        assert_eq!(interval(None, Some("77")), (None, 0));
+        assert_eq!(interval(Some("soon"), None), (None, 1));
+        assert_eq!(interval(Some("20000000"), Some("me")), (None, 1));
+    }
+}

@@ -1,0 +1,187 @@
+//! The worker's first thread: hears the arbiter and the signals, and holds the last deadline.
+
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::life::{Life, Wish};
+use super::{Load, Start};
+use crate::arbiter::core::{Level, Order};
+use crate::config::Timeouts;
+use crate::exit::{ExitCode, chain};
+use crate::ipc::channel::{Channel, Received};
+use crate::sys;
+
+/// The app ends by its own deadlines; the keeper steps in this much later.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// Runs the app in a thread of its own until it has ended.
+pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(error = %error, "the worker cannot build its keeper's runtime");
+            return ExitCode::Os;
+        }
+    };
+    let code = runtime.block_on(async {
+        Keeper::new(start).map(|(keeper, life)| keeper.keep(life, settings, load))
+    });
+    match code {
+        Ok(keeping) => runtime.block_on(keeping),
+        Err(error) => {
+            tracing::error!(error = %error, "the worker cannot start");
+            ExitCode::Os
+        }
+    }
+}
+
+struct Keeper {
+    channel: AsyncFd<Arc<Channel>>,
+    terminate: Signal,
+    /// Handled by doing nothing: a terminal sends them to the whole group, and the arbiter decides. Kept,
+    /// since a default disposition would end the process.
+    _ignored: Vec<Signal>,
+    wish: watch::Sender<Wish>,
+    timeouts: Timeouts,
+}
+
+impl Keeper {
+    /// Takes over the signals: from here on none is lost, and none ends the process by default.
+    fn new(start: Start) -> io::Result<(Self, Life)> {
+        let terminate = signal(SignalKind::terminate())?;
+        let ignored = [
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::hangup(),
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::from_raw(nix::libc::SIGTTIN),
+            SignalKind::from_raw(nix::libc::SIGTTOU),
+        ];
+        let ignored = ignored
+            .into_iter()
+            .map(signal)
+            .collect::<io::Result<Vec<_>>>()?;
+        sys::signals::unblock_all()?;
+        let (wish, wishes) = watch::channel(Wish::Prepare);
+        let timeouts = start.config.timeouts.clone();
+        let life = Life::new(start, wishes);
+        let keeper = Self {
+            channel: AsyncFd::new(life.channel())?,
+            terminate,
+            _ignored: ignored,
+            wish,
+            timeouts,
+        };
+        Ok((keeper, life))
+    }
+
+    async fn keep<S: Send + Sync + 'static>(
+        mut self,
+        life: Life,
+        settings: S,
+        load: Load<S>,
+    ) -> ExitCode {
+        let (ended, mut end) = oneshot::channel();
+        let name = sys::process::short_name();
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            // The receiver outlives this thread.
+            let _ = ended.send(life.live(settings, load));
+        });
+        let thread = match thread {
+            Ok(thread) => thread,
+            Err(error) => {
+                tracing::error!(error = %error, "the worker cannot start its app's thread");
+                return ExitCode::Os;
+            }
+        };
+        let (mut deadline, mut has_arbiter) = (None, true);
+        let code = loop {
+            tokio::select! {
+                biased;
+                end = &mut end => break end.unwrap_or(ExitCode::Software),
+                order = next_order(&self.channel), if has_arbiter => match order {
+                    Some(Order::Serve) => self.wish(Wish::Serve, &mut deadline),
+                    Some(Order::Stop(level)) => self.wish(Wish::Stop(level), &mut deadline),
+                    None => {
+                        has_arbiter = false;
+                        tracing::warn!("the arbiter is gone: the worker drains and leaves");
+                        self.wish(Wish::Stop(Level::Graceful), &mut deadline);
+                    }
+                },
+                Some(()) = self.terminate.recv() => self.wish(Wish::Stop(Level::Graceful), &mut deadline),
+                () = until(deadline) => {
+                    tracing::error!("the app did not end within its deadlines: the worker leaves without it");
+                    return ExitCode::Software;
+                }
+            }
+        };
+        // It has sent its end: the thread has nothing left to do.
+        if thread.join().is_err() {
+            ExitCode::Software
+        } else {
+            code
+        }
+    }
+
+    fn wish(&self, wish: Wish, deadline: &mut Option<Instant>) {
+        let stronger = self.wish.send_if_modified(|current| {
+            let stronger = wish > *current;
+            if stronger {
+                *current = wish;
+            }
+            stronger
+        });
+        if let (true, Wish::Stop(level)) = (stronger, wish) {
+            *deadline = self
+                .limit(level)
+                .and_then(|limit| Instant::now().checked_add(limit));
+        }
+    }
+
+    fn limit(&self, level: Level) -> Option<Duration> {
+        let graceful = match level {
+            Level::Graceful => self.timeouts.graceful?,
+            Level::Quick | Level::Kill => Duration::ZERO,
+        };
+        Some(graceful + self.timeouts.cleanup? + MARGIN)
+    }
+}
+
+/// The arbiter's next order; `None`: the arbiter is gone. Cancel-safe.
+async fn next_order(channel: &AsyncFd<Arc<Channel>>) -> Option<Order> {
+    loop {
+        let mut ready = match channel.readable().await {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(error = %error, "the channel to the arbiter cannot be watched");
+                return pending().await;
+            }
+        };
+        match channel.get_ref().receive() {
+            Ok(Received::Message(order)) => return Some(order),
+            Ok(Received::Empty) => ready.clear_ready(),
+            Ok(Received::Closed) => return None,
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "an order of the arbiter cannot be read");
+            }
+        }
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,423 @@
+//! The worker's life: its phases, and what leads from one to the next.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::observer::Observed;
+use super::phase::Phase;
+use super::server::Server;
+use super::stages::{Stages, now};
+use super::{Load, Start};
+use crate::app::running::Running;
+use crate::app::start::Launch;
+use crate::app::{App, Context, ContextParts, Tokens};
+use crate::arbiter::core::{Level, Recycle};
+use crate::arbiter::view;
+use crate::config::{Config, Timeouts};
+use crate::exit::{BoxError, ExitCode, chain};
+use crate::ipc::channel::{Channel, Report};
+use crate::ipc::scoreboard::Meter;
+use crate::sockets::Listener;
+use crate::status::Status;
+
+/// The slowest heartbeat; it is faster where a limit is short.
+const SLOWEST_BEAT: Duration = Duration::from_secs(1);
+const FASTEST_BEAT: Duration = Duration::from_millis(20);
+/// Blocking tasks of the app get this long when everything else is over.
+const RUNTIME_END: Duration = Duration::from_secs(1);
+
+/// What the worker is to do. Only ever grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wish {
+    /// Get ready, and wait.
+    Prepare,
+    Serve,
+    Stop(Level),
+}
+
+/// Everything between the fork and the exit, for the app's thread.
+pub(super) struct Life {
+    worker: u64,
+    slot: u16,
+    generation: u32,
+    workers: u32,
+    config: Arc<Config>,
+    listeners: Arc<[Listener]>,
+    channel: Arc<Channel>,
+    stages: Arc<Stages>,
+    wishes: watch::Receiver<Wish>,
+}
+
+/// How a life came to its end.
+enum End {
+    /// As it was told to.
+    Told,
+    Failed(String),
+}
+
+impl Life {
+    pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>) -> Self {
+        let channel = Arc::new(start.channel);
+        Self {
+            worker: start.worker,
+            slot: start.slot,
+            generation: start.generation,
+            workers: start.workers,
+            config: start.config,
+            listeners: start.listeners,
+            stages: Arc::new(Stages::new(channel.clone(), start.meter)),
+            channel,
+            wishes,
+        }
+    }
+
+    pub(super) fn channel(&self) -> Arc<Channel> {
+        self.channel.clone()
+    }
+
+    /// From Forked to Exited or Failed, in a runtime of its own that ends with it.
+    pub(super) fn live<S: Send + Sync + 'static>(self, settings: S, load: Load<S>) -> ExitCode {
+        let stages = self.stages.clone();
+        let end = match runtime(self.config.threads) {
+            Ok(runtime) => {
+                let end = runtime.block_on(self.run(settings, load));
+                runtime.shutdown_timeout(RUNTIME_END);
+                end
+            }
+            Err(error) => {
+                let reason = format!("the worker's runtime cannot be built: {error}");
+                stages.fail(&reason);
+                End::Failed(reason)
+            }
+        };
+        match end {
+            End::Told => {
+                stages.enter(Phase::Exited);
+                ExitCode::Ok
+            }
+            End::Failed(_) => {
+                stages.enter(Phase::Failed);
+                ExitCode::Software
+            }
+        }
+    }
+
+    async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
+        tokio::spawn(heartbeat(
+            self.stages.clone(),
+            beat_interval(&self.config.timeouts),
+        ));
+        let deadline = after(self.config.timeouts.startup);
+        let tokens = Tokens::default();
+        let observer = Arc::new(Observed::new(self.stages.clone()));
+        let context = self.context(settings, tokens.clone(), observer.clone());
+        let app = match self.load(context, load, deadline).await {
+            Ok(app) => app,
+            Err(end) => return self.told_or_said(end),
+        };
+        let started = self.start(app, tokens, observer.clone(), deadline).await;
+        self.stages.report(&Report::Payloads {
+            names: observer.names(),
+        });
+        match started {
+            Ok(running) => {
+                let end = self.serve(running).await;
+                self.told_or_said(end)
+            }
+            Err(end) => self.told_or_said(end),
+        }
+    }
+
+    /// `load`, in a task of its own: its panic is an error, and it can be given up.
+    async fn load<S: Send + Sync + 'static>(
+        &mut self,
+        context: Context<S>,
+        load: Load<S>,
+        deadline: Option<Instant>,
+    ) -> Result<App, End> {
+        self.stages.enter(Phase::Loading);
+        self.stages.meter().seat().loads.fetch_add(1, Relaxed);
+        let mut task = tokio::spawn(async move { load(context).await });
+        let failed = |error: BoxError| End::Failed(format!("load failed: {}", chain(&*error)));
+        let given_up = tokio::select! {
+            biased;
+            loaded = &mut task => return match loaded {
+                Ok(loaded) => loaded.map_err(failed),
+                Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_text(error.into_panic())))),
+                Err(error) => Err(failed(error.into())),
+            },
+            () = told_to_stop(&self.wishes) => End::Told,
+            () = until(deadline) => End::Failed(overran("load", self.config.timeouts.startup)),
+        };
+        task.abort();
+        // What it has borrowed and opened is released before the worker goes on.
+        let _ = task.await;
+        Err(given_up)
+    }
+
+    async fn start(
+        &mut self,
+        app: App,
+        tokens: Tokens,
+        observer: Arc<Observed>,
+        deadline: Option<Instant>,
+    ) -> Result<Running, End> {
+        self.stages.enter(Phase::Starting);
+        let cancel = CancellationToken::new();
+        let launch = Launch {
+            cancel: cancel.clone(),
+            tokens,
+            cleanup: self.config.timeouts.cleanup,
+            observer,
+        };
+        let mut starting = std::pin::pin!(app.start(launch));
+        let mut too_late = false;
+        let failure = tokio::select! {
+            biased;
+            started = &mut starting => match started {
+                Ok(running) => return Ok(running),
+                Err(failure) => failure,
+            },
+            () = told_to_stop(&self.wishes) => {
+                cancel.cancel();
+                match starting.await {
+                    Ok(running) => return Ok(running),
+                    Err(failure) => failure,
+                }
+            }
+            () = until(deadline) => {
+                too_late = true;
+                cancel.cancel();
+                match starting.await {
+                    Ok(running) => return Ok(running),
+                    Err(failure) => failure,
+                }
+            }
+        };
+        Err(match (failure.is_cancelled(), too_late) {
+            (true, true) => End::Failed(overran(
+                &failure.step().map_or_else(
+                    || "the startup".to_owned(),
+                    |step| format!("startup step '{step}'"),
+                ),
+                self.config.timeouts.startup,
+            )),
+            (true, false) if failure.unwinding().is_empty() => End::Told,
+            (true, false) => {
+                End::Failed("teardown failed after the startup was cancelled".to_owned())
+            }
+            (false, _) => End::Failed(chain(&failure)),
+        })
+    }
+
+    /// Prepared, Serving, Draining, Cleaning.
+    async fn serve(&mut self, mut running: Running) -> End {
+        let limit = self
+            .config
+            .recycle
+            .max_requests
+            .map(|max| max.saturating_add(jitter(self.config.recycle.max_requests_jitter)));
+        let server = Server::new(
+            self.listeners.clone(),
+            running.service().clone(),
+            self.config.http.clone(),
+            self.stages.meter().clone(),
+            limit,
+        );
+        self.stages.enter(Phase::Prepared);
+        let end = self.serve_until_end(&server, &running).await;
+        if let End::Failed(reason) = &end {
+            self.stages.fail(reason);
+        }
+        self.stages.enter(Phase::Draining);
+        running.drain();
+        self.drain(&server).await;
+        self.stages.enter(Phase::Cleaning);
+        drop(server);
+        let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
+        match (end, stopped.errors.first()) {
+            (End::Told, Some(first)) => End::Failed(match stopped.errors.len() {
+                1 => first.to_string(),
+                count => format!("{first} (and {} more)", count - 1),
+            }),
+            (end, _) => end,
+        }
+    }
+
+    async fn serve_until_end(&mut self, server: &Server, running: &Running) -> End {
+        let mut failed = std::pin::pin!(running.failed());
+        tokio::select! {
+            biased;
+            () = told_to_stop(&self.wishes) => return End::Told,
+            failure = &mut failed => return End::Failed(failure.to_string()),
+            () = told_to_serve(&self.wishes) => {}
+        }
+        if let Err(failure) = server.serve() {
+            return End::Failed(chain(&failure));
+        }
+        self.stages.enter(Phase::Serving);
+        let mut recycled = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = told_to_stop(&self.wishes) => return End::Told,
+                failure = &mut failed => return End::Failed(failure.to_string()),
+                failure = server.fatal() => return End::Failed(chain(&failure)),
+                () = server.request_limit(), if !recycled => {
+                    recycled = true;
+                    self.stages.report(&Report::Recycle { cause: Recycle::MaxRequests });
+                }
+            }
+        }
+    }
+
+    /// Until no request is left, the deadline has passed, or the wish has become more urgent; then the rest is
+    /// cancelled.
+    async fn drain(&mut self, server: &Server) {
+        tokio::select! {
+            biased;
+            () = server.drain() => return,
+            () = until(after(self.config.timeouts.graceful)) => {
+                tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
+            }
+            () = told_to_hurry(&self.wishes) => {}
+        }
+        server.cancel().await;
+    }
+
+    fn told_or_said(&self, end: End) -> End {
+        if let End::Failed(reason) = &end {
+            self.stages.fail(reason);
+        }
+        end
+    }
+
+    fn context<S>(&self, settings: S, tokens: Tokens, observer: Arc<Observed>) -> Context<S> {
+        let meter = self.stages.meter().clone();
+        Context::new(ContextParts {
+            settings,
+            worker: self.worker,
+            slot: u32::from(self.slot),
+            generation: self.generation,
+            workers: self.workers,
+            tokens,
+            service: Arc::new(move || service(&meter, &observer.names())),
+        })
+    }
+}
+
+/// The service as a worker sees it: by the scoreboard alone.
+fn service(meter: &Meter, payloads: &[String]) -> Status {
+    let (board, at) = (meter.board(), now());
+    let mut workers: Vec<_> = board
+        .seats
+        .iter()
+        .filter(|seat| seat.worker.load(Relaxed) != 0)
+        .map(|seat| view::worker(seat, payloads, at))
+        .collect();
+    workers.sort_by_key(|worker| (worker.slot, worker.pid));
+    Status {
+        arbiter: view::arbiter(&board.header, at),
+        workers,
+        sockets: Vec::new(),
+    }
+}
+
+fn runtime(threads: u16) -> io::Result<Runtime> {
+    let mut builder = if threads <= 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder
+            .worker_threads(usize::from(threads))
+            .thread_name("worker");
+        builder
+    };
+    builder.enable_all().build()
+}
+
+async fn heartbeat(stages: Arc<Stages>, every: Duration) {
+    let mut interval = interval(every);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        stages.beat();
+    }
+}
+
+/// Four beats in the shortest limit, so that one late beat alarms nobody.
+fn beat_interval(timeouts: &Timeouts) -> Duration {
+    let limits = [
+        timeouts.heartbeat_boot,
+        timeouts.heartbeat_serving,
+        timeouts.heartbeat_stopping,
+    ];
+    let shortest = limits
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(SLOWEST_BEAT * 4);
+    (shortest / 4).clamp(FASTEST_BEAT, SLOWEST_BEAT)
+}
+
+async fn told_to_serve(wishes: &watch::Receiver<Wish>) {
+    wait_for(wishes, |wish| wish >= Wish::Serve).await;
+}
+
+async fn told_to_stop(wishes: &watch::Receiver<Wish>) {
+    wait_for(wishes, |wish| matches!(wish, Wish::Stop(_))).await;
+}
+
+async fn told_to_hurry(wishes: &watch::Receiver<Wish>) {
+    wait_for(wishes, |wish| wish >= Wish::Stop(Level::Quick)).await;
+}
+
+/// A keeper that is gone wishes nothing any more.
+async fn wait_for(wishes: &watch::Receiver<Wish>, wanted: impl Fn(Wish) -> bool) {
+    let mut wishes = wishes.clone();
+    if wishes.wait_for(|wish| wanted(*wish)).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn after(limit: Option<Duration>) -> Option<Instant> {
+    limit.and_then(|limit| Instant::now().checked_add(limit))
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn overran(what: &str, limit: Option<Duration>) -> String {
+    format!(
+        "{what} did not end within {:?}: raise timeouts.startup if it needs longer",
+        limit.unwrap_or_default()
+    )
+}
+
+fn jitter(most: u64) -> u64 {
+    if most == 0 {
+        0
+    } else {
+        fastrand::u64(0..=most)
+    }
+}
+
+fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
+    match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic
+            .downcast_ref::<&str>()
+            .map_or_else(|| "(no message)".to_owned(), |text| (*text).to_owned()),
+    }
+}

@@ -1,0 +1,78 @@
+//! Where the worker is: the one place that changes its phase, and tells everybody.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::phase::Phase;
+use crate::ipc::channel::{Channel, Report, cut};
+use crate::ipc::scoreboard::Meter;
+use crate::lifecycle;
+use crate::logs::events::Event;
+use crate::moment::Moment;
+use crate::sys;
+
+/// The phase of this worker, monotonic by the table in [`Phase::successors`].
+pub(super) struct Stages {
+    channel: Arc<Channel>,
+    meter: Meter,
+    current: Mutex<(Phase, Moment)>,
+}
+
+impl Stages {
+    pub(super) fn new(channel: Arc<Channel>, meter: Meter) -> Self {
+        meter.enter(Phase::Forked, now());
+        meter.beat(now());
+        Self {
+            channel,
+            meter,
+            current: Mutex::new((Phase::Forked, now())),
+        }
+    }
+
+    /// One event, one message to the arbiter, one write to the scoreboard. A phase that may not follow is not
+    /// entered.
+    pub(super) fn enter(&self, next: Phase) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let (previous, since) = *current;
+        if !previous.may_become(next) {
+            return;
+        }
+        let now = now();
+        *current = (next, now);
+        self.meter.enter(next, now);
+        self.meter.beat(now);
+        self.report(&Report::Entered { phase: next });
+        lifecycle!(
+            Event::WorkerPhase,
+            phase = next.name(),
+            previous = previous.name(),
+            took_seconds = now.since(since).as_secs_f64(),
+            "worker entered a phase"
+        );
+    }
+
+    /// Says why the worker is going to end, before it does.
+    pub(super) fn fail(&self, reason: &str) {
+        self.report(&Report::Failed {
+            reason: cut(reason),
+        });
+    }
+
+    pub(super) fn report(&self, report: &Report) {
+        if let Err(error) = self.channel.send(report) {
+            // The arbiter is gone, or does not read: the keeper and the arbiter's limits see to it.
+            tracing::debug!(error = %error, "a report could not be sent to the arbiter");
+        }
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    pub(super) fn beat(&self) {
+        self.meter.beat(now());
+    }
+}
+
+pub(super) fn now() -> Moment {
+    Moment::from_nanos(sys::clock::monotonic_nanos())
+}
