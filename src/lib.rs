@@ -3,7 +3,9 @@
 pub(crate) mod app;
 pub(crate) mod arbiter;
 pub mod body;
+pub(crate) mod cli;
 pub(crate) mod config;
+pub(crate) mod control;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod logs;
@@ -16,7 +18,8 @@ pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
-pub(crate) mod vitals;
+#[doc(hidden)]
+pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{

@@ -13,7 +13,6 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use tracing::Subscriber;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;

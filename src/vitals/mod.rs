@@ -27,7 +27,7 @@ use crate::moment::Moment;
 use crate::status::{PayloadState, Status};
 use crate::sys::clock;
 
-pub(crate) use settings::Settings;
+pub use settings::Settings;
 
 use proc::Kernel;
 use ring::Ring;
@@ -39,7 +39,7 @@ use sampler::Sampler;
 ///
 /// # Errors
 /// None: it only builds.
-pub(crate) async fn load(context: Context<Settings>) -> Result<App> {
+pub async fn load(context: Context<Settings>) -> Result<App> {
     let (settings, drain) = (*context.settings(), context.drain_token());
     let vitals = Vitals::new(settings, Arc::new(move || context.service()), drain);
     let service = VitalsService::new(Arc::clone(&vitals));

@@ -2,10 +2,10 @@
 
 use std::future::pending;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -17,6 +17,7 @@ use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Received};
 use crate::sys;
+use crate::sys::readiness::Readiness;
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -46,7 +47,8 @@ pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Lo
 }
 
 struct Keeper {
-    channel: AsyncFd<Arc<Channel>>,
+    channel: Arc<Channel>,
+    readiness: Readiness,
     terminate: Signal,
     /// Handled by doing nothing: a terminal sends them to the whole group, and the arbiter decides. Kept,
     /// since a default disposition would end the process.
@@ -76,8 +78,10 @@ impl Keeper {
         let (wish, wishes) = watch::channel(Wish::Prepare);
         let timeouts = start.config.timeouts.clone();
         let life = Life::new(start, wishes);
+        let channel = life.channel();
         let keeper = Self {
-            channel: AsyncFd::new(life.channel())?,
+            readiness: Readiness::of(channel.as_fd())?,
+            channel,
             terminate,
             _ignored: ignored,
             wish,
@@ -110,7 +114,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
-                order = next_order(&self.channel), if has_arbiter => match order {
+                order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
                     Some(Order::Serve) => self.wish(Wish::Serve, &mut deadline),
                     Some(Order::Stop(level)) => self.wish(Wish::Stop(level), &mut deadline),
                     None => {
@@ -159,16 +163,16 @@ impl Keeper {
 }
 
 /// The arbiter's next order; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(channel: &AsyncFd<Arc<Channel>>) -> Option<Order> {
+async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<Order> {
     loop {
-        let mut ready = match channel.readable().await {
+        let mut ready = match readiness.readable().await {
             Ok(ready) => ready,
             Err(error) => {
                 tracing::error!(error = %error, "the channel to the arbiter cannot be watched");
                 return pending().await;
             }
         };
-        match channel.get_ref().receive() {
+        match channel.receive() {
             Ok(Received::Message(order)) => return Some(order),
             Ok(Received::Empty) => ready.clear_ready(),
             Ok(Received::Closed) => return None,

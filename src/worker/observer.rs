@@ -87,10 +87,10 @@ impl Observer for Observed {
                     .push(payload.to_owned());
             }
             PayloadState::Running => {
-                lifecycle!(Event::PayloadStarted, payload, restarts, "payload started")
+                lifecycle!(Event::PayloadStarted, payload, restarts, "payload started");
             }
             PayloadState::Done => {
-                lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended")
+                lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended");
             }
             PayloadState::Restarting | PayloadState::Failed => lifecycle!(
                 Event::PayloadFailed,
