@@ -23,11 +23,11 @@ use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
-use crate::{logs, sys};
 use crate::sys::process::{Forked, Reaped};
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say};
 use crate::worker;
+use crate::{logs, sys};
 
 /// How often live counts go into STATUS and memory limits are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
