@@ -76,6 +76,11 @@ impl StepError {
     pub fn stage(&self) -> Stage {
         self.stage
     }
+
+    /// It was given up with the whole startup and has done nothing wrong.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.fault == Fault::Cancelled
+    }
 }
 
 impl fmt::Display for StepError {

@@ -149,7 +149,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         ),
         Notice::Stopping { level, workers } => lifecycle!(
             Event::ServiceStopping,
-            level = level.name(),
+            how = level.name(),
             workers,
             "the service stops"
         ),
@@ -160,7 +160,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             };
             lifecycle!(
                 Event::StopHurried,
-                level = level.name(),
+                how = level.name(),
                 workers,
                 "{sentence}"
             );

@@ -61,6 +61,13 @@ impl Observer for Observed {
                     "step is done"
                 );
             }
+            // A stop during the startup is a clean one, and a deadline that passed is told by who holds it.
+            StepOutcome::Failed(took, error) if error.is_cancelled() => tracing::info!(
+                step,
+                stage,
+                took_seconds = took.as_secs_f64(),
+                "step was given up"
+            ),
             StepOutcome::Failed(took, error) => lifecycle!(
                 Event::StepFailed,
                 step,

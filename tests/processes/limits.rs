@@ -1,6 +1,6 @@
 //! When the system refuses: no processes, no descriptors.
 
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread;
 use std::time::Duration;
 
@@ -8,17 +8,34 @@ use nix::sys::signal::Signal;
 
 use crate::is_root;
 use crate::support::http::Client;
-use crate::support::service::{LIMIT, Setup, lives, signal_to, stat};
+use crate::support::service::{Setup, lives, signal_to, stat};
 
 /// The limit counts all processes of a user: each test has one of its own.
 const NOBODY_ELSE: u32 = 1_640_000_000;
 
-fn prlimit(pid: u32, limit: &str) {
-    let done = Command::new("prlimit")
-        .args([&format!("--pid={pid}"), limit])
-        .status()
-        .unwrap();
-    assert!(done.success());
+/// Processes of this user, until it is dropped.
+struct Crowd(Vec<Child>);
+
+impl Crowd {
+    fn of(user: u32, number: usize) -> Self {
+        let uid = format!("--reuid={user}");
+        let sleep = || {
+            Command::new("setpriv")
+                .args([&uid, "--clear-groups", "--", "sleep", "600"])
+                .spawn()
+                .unwrap()
+        };
+        Self((0..number).map(|_| sleep()).collect())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        for process in &mut self.0 {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
 }
 
 #[test]
@@ -37,7 +54,11 @@ fn no_process_at_the_first_boot() {
         "{}",
         failed.0
     );
-    assert!(failed.text("reason").contains("EAGAIN"), "{}", failed.0);
+    assert!(
+        failed.text("reason").contains("unavailable"),
+        "{}",
+        failed.0
+    );
 }
 
 #[test]
@@ -46,19 +67,20 @@ fn no_process_for_a_replacement() {
         return;
     }
     let service = Setup::new("workers = 2\nrestart.backoff_max = '1s'")
+        .through(&["prlimit", "--nproc=30:30", "--"])
         .as_user(NOBODY_ELSE + 1)
         .serve();
     let workers = service.workers();
-    prlimit(service.pid(), "--nproc=1:1000");
+    let crowd = Crowd::of(NOBODY_ELSE + 1, 30);
     signal_to(workers[0], Signal::SIGKILL);
     let failures = service.count("it is tried again", 3, |record| record.is("fork-failed"));
-    assert!(failures[0].text("reason").contains("EAGAIN"));
+    assert!(failures[0].text("reason").contains("unavailable"));
     let waits = service.count("with pauses", 3, |record| record.is("worker-backoff"));
     assert!(waits[2].seconds("delay_seconds") > waits[0].seconds("delay_seconds"));
     assert_eq!(service.status()["arbiter"]["state"], "degraded");
     assert!(lives(workers[1]), "the healthy one stays");
     assert_eq!(service.get("/").trim(), workers[1].to_string());
-    prlimit(service.pid(), "--nproc=1000:1000");
+    drop(crowd);
     service.event("service-recovered");
     assert_eq!(service.workers().len(), 2);
     assert_eq!(service.stop(), 0);
@@ -119,5 +141,4 @@ fn no_descriptors() {
         .filter(|record| record.text("message").starts_with("cannot accept"));
     assert!(warnings.count() < 5, "it does not fill the log");
     assert_eq!(service.stop(), 0);
-    let _ = LIMIT;
 }

@@ -64,12 +64,12 @@ fn a_critical_one_that_returns_takes_its_worker_along() {
 
 #[test]
 fn a_critical_one_that_fails_takes_its_worker_along() {
-    critical("fail", "read the table: no such queue");
+    critical("fail", "failed: read the table: no such queue");
 }
 
 #[test]
 fn a_critical_one_that_panics_takes_its_worker_along() {
-    critical("panic", "asked to panic");
+    critical("panic", "panicked: asked to panic");
 }
 
 #[test]
