@@ -87,7 +87,12 @@ impl Fleet {
             let pid = process.id();
             pids.push(pid);
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            pids.extend(children.unwrap_or_default().split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
+            pids.extend(
+                children
+                    .unwrap_or_default()
+                    .split(' ')
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
         }
         pids
     }
@@ -123,7 +128,9 @@ pub fn passed() -> Result<TcpListener, Error> {
 
 /// A single-threaded runtime, as a worker has it.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn listener() -> Result<TcpListener, Error> {

@@ -36,8 +36,6 @@ pub(crate) struct Running {
 pub(crate) struct Stopped {
     /// What failed on the way out, in order. Empty: the app stopped well.
     pub(crate) errors: Vec<StepError>,
-    /// The critical payload that failed first, if any did before it was told to stop. It was reported then.
-    pub(crate) failure: Option<PayloadFailure>,
 }
 
 pub(super) struct DrainTask {
@@ -119,10 +117,7 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop();
         let Surroundings {
-            state,
-            failed,
-            observer,
-            ..
+            state, observer, ..
         } = self.shared;
         errors.extend(self.stack.unwind(&state, &*observer, &mut budget).await);
         let service = self.service;
@@ -135,8 +130,7 @@ impl Running {
             AppState::Failed
         };
         self.progress.advance(end);
-        let failure = failed.borrow().clone();
-        Stopped { errors, failure }
+        Stopped { errors }
     }
 }
 

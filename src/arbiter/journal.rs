@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use super::core::{Cause, Fatal, Level, Notice, WorkerId};
 use crate::lifecycle;
 use crate::logs::events::Event;
+use crate::sockets::Listener;
 
 pub(super) fn forked(worker: WorkerId, slot: u16, generation: u32, pid: u32, cause: Cause) {
     lifecycle!(
@@ -24,6 +25,41 @@ pub(super) fn signal(signal: Signal, from: u32) {
         signal = signal.as_str(),
         from_pid = from,
         "signal received"
+    );
+}
+
+pub(super) fn starting(workers: usize) {
+    lifecycle!(
+        Event::ServiceStarting,
+        workers,
+        "the service starts its workers"
+    );
+}
+
+pub(super) fn socket(listener: &Listener) {
+    lifecycle!(
+        Event::SocketAcquired,
+        socket = listener.name.as_str(),
+        address = %listener.address,
+        origin = listener.origin.name(),
+        "listening"
+    );
+}
+
+pub(super) fn no_reload(from: u32) {
+    lifecycle!(
+        Event::ReloadUnavailable,
+        from_pid = from,
+        "SIGHUP: reload is not available in this version; nothing was done"
+    );
+}
+
+pub(super) fn killed(worker: WorkerId, pid: u32) {
+    lifecycle!(
+        Event::WorkerKilled,
+        payload_worker = worker.0,
+        worker_pid = pid,
+        "worker gets SIGKILL: its cleanup is skipped"
     );
 }
 
@@ -149,7 +185,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         ),
         Notice::Stopping { level, workers } => lifecycle!(
             Event::ServiceStopping,
-            level = level.name(),
+            stop = level.name(),
             workers,
             "the service stops"
         ),
@@ -160,7 +196,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             };
             lifecycle!(
                 Event::StopHurried,
-                level = level.name(),
+                stop = level.name(),
                 workers,
                 "{sentence}"
             );

@@ -54,6 +54,7 @@ pub(super) fn status(worker: u32) -> Status {
             restarts: 0,
             memory: 2_000_000,
             latency: vec![0; 28],
+            log_drops: 0,
             payloads: vec![Payload {
                 name: "sampler".to_owned(),
                 state: PayloadState::Running,

@@ -272,7 +272,7 @@ impl Life {
                 failure = server.fatal() => return End::Failed(chain(&failure)),
                 () = server.request_limit(), if !recycled => {
                     recycled = true;
-                    self.stages.report(&Report::Recycle { cause: Recycle::MaxRequests });
+                    self.stages.report(&Report::Recycle { cause: Recycle::Requests });
                 }
             }
         }

@@ -1,5 +1,12 @@
 //! An app's life, in process: what startup, teardown and payloads promise.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod face;
 mod payloads;
 mod startup;
