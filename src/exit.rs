@@ -10,7 +10,7 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 /// [`Usage`](ExitCode::Usage) and [`Config`](ExitCode::Config). Source: `sysexits.h`, systemd.exec(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum ExitCode {
+pub(crate) enum ExitCode {
     /// Everything went well.
     Ok = 0,
     /// Wrong flags.
@@ -38,7 +38,7 @@ impl From<ExitCode> for std::process::ExitCode {
 /// `Display` prints one level; the causes follow through [`source`](StdError::source), and
 /// [`chain`] joins them for a log line.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     code: ExitCode,
     message: String,
     source: Option<BoxError>,
@@ -46,7 +46,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure without a cause behind it.
-    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: ExitCode, message: impl Into<String>) -> Self {
         Self {
             code,
             message: message.into(),
@@ -56,13 +56,13 @@ impl Failure {
 
     /// The same failure, with what caused it.
     #[must_use]
-    pub fn because(mut self, source: impl Into<BoxError>) -> Self {
+    pub(crate) fn because(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self
     }
 
     /// The code the process leaves with.
-    pub fn code(&self) -> ExitCode {
+    pub(crate) fn code(&self) -> ExitCode {
         self.code
     }
 }
@@ -81,7 +81,7 @@ impl StdError for Failure {
 
 /// An error and its causes on one line, outermost first: `a: b: c`. A cause whose text the level above
 /// already ends with is not repeated.
-pub fn chain(error: &(dyn StdError + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut line = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -11,13 +11,15 @@ pub(crate) mod ipc;
 pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod overview;
-mod service;
 mod peer;
+mod service;
 pub(crate) mod sockets;
 pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
+#[doc(hidden)]
+pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{

@@ -17,7 +17,18 @@ pub(crate) fn of(status: &Status) -> String {
     );
     let mut rows = vec![
         [
-            "SLOT", "PID", "GEN", "PHASE", "SINCE", "CONNS", "IN FLIGHT", "REQUESTS", "MEMORY", "RESTARTS", "LOADS/STARTS/STOPS", "PAYLOADS",
+            "SLOT",
+            "PID",
+            "GEN",
+            "PHASE",
+            "SINCE",
+            "CONNS",
+            "IN FLIGHT",
+            "REQUESTS",
+            "MEMORY",
+            "RESTARTS",
+            "LOADS/STARTS/STOPS",
+            "PAYLOADS",
         ]
         .map(str::to_owned),
     ];
@@ -45,17 +56,28 @@ pub(crate) fn of(status: &Status) -> String {
     text.push_str(&table(&rows));
     text.push('\n');
     for socket in &status.sockets {
-        let _ = writeln!(text, "socket {} {} ({})", socket.name, socket.address, socket.origin);
+        let _ = writeln!(
+            text,
+            "socket {} {} ({})",
+            socket.name, socket.address, socket.origin
+        );
     }
     text
 }
 
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let widths: [usize; N] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    });
     let mut text = String::new();
     for row in rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         text.push_str(line.trim_end());
         text.push('\n');
@@ -84,7 +106,9 @@ fn payload_state(state: PayloadState) -> &'static str {
 
 /// `3s`, `4m 05s`, `2h 07m`, `3d 04h`.
 fn span(seconds: f64) -> String {
-    let whole = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    let whole = std::time::Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .as_secs();
     match whole {
         0..60 => format!("{whole}s"),
         60..3_600 => format!("{}m {:02}s", whole / 60, whole % 60),
@@ -97,7 +121,7 @@ fn size(bytes: u64) -> String {
     match bytes {
         0 => "-".to_owned(),
         1..1_048_576 => format!("{} KiB", bytes / 1024),
-        _ => format!("{}.{} MiB", bytes >> 20, (bytes & 0xF_FFFF) * 10 >> 20),
+        _ => format!("{}.{} MiB", bytes >> 20, ((bytes & 0xF_FFFF) * 10) >> 20),
     }
 }
 

@@ -54,17 +54,18 @@ where
 
 fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> ExitCode {
     let name = name();
-    let Invocation { command, flags } = match cli::parse(&name, env!("CARGO_PKG_VERSION"), std::env::args_os()) {
-        Ok(invocation) => invocation,
-        Err(exit) => {
-            if exit.stdout {
-                say(&exit.text);
-            } else {
-                complain(&exit.text);
+    let Invocation { command, flags } =
+        match cli::parse(&name, env!("CARGO_PKG_VERSION"), std::env::args_os()) {
+            Ok(invocation) => invocation,
+            Err(exit) => {
+                if exit.stdout {
+                    say(&exit.text);
+                } else {
+                    complain(&exit.text);
+                }
+                return exit.code;
             }
-            return exit.code;
-        }
-    };
+        };
     let done = match command {
         Command::Run => serve(&name, &flags, load),
         Command::Check => check::<S>(&name, &flags),
@@ -89,13 +90,23 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     let Loaded { config, report } = config::load(name, flags, std::env::vars_os())?;
     let settings: S = config::app_settings(&config.app)?;
     logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
-    let outcome = start_arbiter(name, Arc::new(config), report.is_set("listen"), passed, &manager);
+    let outcome = start_arbiter(
+        name,
+        Arc::new(config),
+        report.is_set("listen"),
+        passed,
+        &manager,
+    );
     match outcome {
         Ok(Outcome::Leave(code)) => Ok(code),
         Ok(Outcome::Worker(start)) => Ok(worker::run(*start, settings, load)),
         Err(failure) => {
             // The logs are set up: the failure goes where everything else goes, once.
-            tracing::error!(exit_code = failure.code() as u8, reason = chain(&failure), "the service cannot start");
+            tracing::error!(
+                exit_code = failure.code() as u8,
+                reason = chain(&failure),
+                "the service cannot start"
+            );
             Ok(failure.code())
         }
     }
@@ -110,9 +121,13 @@ fn start_arbiter(
 ) -> Result<Outcome, Failure> {
     sys::title::prepare();
     sys::title::set(&format!("{name}: arbiter"));
-    let signals = Signals::take().map_err(|error| Failure::new(ExitCode::Os, "take over the signals").because(error))?;
-    let sockets::Acquired { listeners, notes, own_paths } =
-        sockets::acquire(passed, &config.listen, listen_was_set, config.backlog)?;
+    let signals = Signals::take()
+        .map_err(|error| Failure::new(ExitCode::Os, "take over the signals").because(error))?;
+    let sockets::Acquired {
+        listeners,
+        notes,
+        own_paths,
+    } = sockets::acquire(passed, &config.listen, listen_was_set, config.backlog)?;
     for note in notes {
         tracing::info!("{note}");
     }
@@ -146,7 +161,10 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
         sockets::activation::check(passed.fds)?;
     }
     match report.file() {
-        Some(file) => say(&format!("{name}: the configuration is valid ({})\n", file.display())),
+        Some(file) => say(&format!(
+            "{name}: the configuration is valid ({})\n",
+            file.display()
+        )),
         None => say(&format!("{name}: the configuration is valid (no file)\n")),
     }
     Ok(ExitCode::Ok)
@@ -187,7 +205,10 @@ fn name() -> String {
         .as_deref()
         .map(Path::new)
         .and_then(Path::file_name)
-        .map_or_else(|| "payload".to_owned(), |name| name.to_string_lossy().into_owned())
+        .map_or_else(
+            || "payload".to_owned(),
+            |name| name.to_string_lossy().into_owned(),
+        )
 }
 
 /// A reader that has gone away is no failure of ours.

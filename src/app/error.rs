@@ -20,6 +20,19 @@ pub enum Stage {
     Release,
 }
 
+impl Stage {
+    /// The word for logs.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Stage::Startup => "startup",
+            Stage::Drain => "drain",
+            Stage::Teardown => "teardown",
+            Stage::Payload => "payload",
+            Stage::Release => "release",
+        }
+    }
+}
+
 /// One step that failed, with its causes on one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepError {

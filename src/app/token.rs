@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 pub struct Token(CancellationToken);
 
 impl Token {
-    pub(super) fn new(inner: CancellationToken) -> Self {
+    pub(crate) fn new(inner: CancellationToken) -> Self {
         Self(inner)
     }
 

@@ -16,7 +16,13 @@ use crate::worker::phase::Phase;
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Logs phase, limit and every thread's state at once, and every thread's backtrace as soon as it is resolved.
-pub(super) fn report(worker: WorkerId, child: &Child, children: &Children, phase: Phase, overdue: Overdue) {
+pub(super) fn report(
+    worker: WorkerId,
+    child: &Child,
+    children: &Children,
+    phase: Phase,
+    overdue: Overdue,
+) {
     let area = &children.board.traces[child.seat];
     area.clear();
     let tids = tids(child.pid);
@@ -76,7 +82,9 @@ fn resolve(trace: &Trace) -> String {
         let mut named = false;
         backtrace::resolve(*address as *mut std::ffi::c_void, |symbol| {
             named = true;
-            let name = symbol.name().map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
+            let name = symbol
+                .name()
+                .map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
             let _ = write!(text, "\n  {name}");
             if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
                 let _ = write!(text, " ({}:{line})", file.display());
@@ -91,11 +99,17 @@ fn resolve(trace: &Trace) -> String {
 
 /// Name, state and kernel function of each thread, proc_pid_task(5).
 fn threads(pid: u32, tids: &[u32]) -> String {
-    let read = |tid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).unwrap_or_default();
+    let read = |tid: u32, file: &str| {
+        fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).unwrap_or_default()
+    };
     let mut text = String::new();
     for tid in tids {
         let stat = read(*tid, "stat");
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?');
+        let state = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.chars().next())
+            .unwrap_or('?');
         let (name, wait) = (read(*tid, "comm"), read(*tid, "wchan"));
         let _ = write!(text, "{tid} {} {state} {}; ", name.trim(), wait.trim());
     }
@@ -103,6 +117,11 @@ fn threads(pid: u32, tids: &[u32]) -> String {
 }
 
 fn tids(pid: u32) -> Vec<u32> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    let entries = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }

@@ -29,7 +29,11 @@ pub(super) fn signal(signal: Signal, from: u32) {
 
 pub(super) fn write(notice: &Notice, generation: u32) {
     match notice {
-        Notice::BootFailed(Fatal::Boot { worker, slot, reason }) => lifecycle!(
+        Notice::BootFailed(Fatal::Boot {
+            worker,
+            slot,
+            reason,
+        }) => lifecycle!(
             Event::BootFailed,
             payload_worker = worker.0,
             payload_slot = slot,
@@ -50,7 +54,14 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             reason = error.as_str(),
             "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
         ),
-        Notice::WorkerExited { worker, slot, phase, exit, expected, reason } => {
+        Notice::WorkerExited {
+            worker,
+            slot,
+            phase,
+            exit,
+            expected,
+            reason,
+        } => {
             let (worker, exit) = (worker.0, exit.to_string());
             let reason = reason.as_deref();
             if *expected && reason.is_none() {
@@ -74,14 +85,22 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                 );
             }
         }
-        Notice::BackingOff { slot, failures, delay } => lifecycle!(
+        Notice::BackingOff {
+            slot,
+            failures,
+            delay,
+        } => lifecycle!(
             Event::WorkerBackoff,
             payload_slot = slot,
             failures,
             delay_seconds = delay.as_secs_f64(),
             "the slot waits before its next worker"
         ),
-        Notice::Recycling { worker, slot, cause } => lifecycle!(
+        Notice::Recycling {
+            worker,
+            slot,
+            cause,
+        } => lifecycle!(
             Event::Recycle,
             payload_worker = worker.0,
             payload_slot = slot,
@@ -112,7 +131,11 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             workers,
             "every worker serves"
         ),
-        Notice::Degraded { serving, workers, crashes } => lifecycle!(
+        Notice::Degraded {
+            serving,
+            workers,
+            crashes,
+        } => lifecycle!(
             Event::ServiceDegraded,
             serving,
             workers,

@@ -24,7 +24,10 @@ pub(super) fn over(children: &Children, limit: u64) -> Vec<Event> {
             let seat = children.seat(child);
             seat.phase() == Some(Phase::Serving) && seat.memory.load(Relaxed) > limit
         })
-        .map(|(worker, _)| Event::Recycle { worker, cause: Recycle::MaxMemory })
+        .map(|(worker, _)| Event::Recycle {
+            worker,
+            cause: Recycle::MaxMemory,
+        })
         .collect()
 }
 
@@ -59,7 +62,10 @@ mod tests {
         let text = "55e0-7ffd ---p 00000000 00:00 0    [rollup]\nRss:     1234 kB\nPss:      567 kB\nPss_Dirty: 1 kB\n";
         assert_eq!(pss(text), Some(567 * 1024));
         assert_eq!(pss("nothing"), None);
-        assert_eq!(kilobytes("VmRSS:\t 99999999999999999999 kB", "VmRSS:"), None);
+        assert_eq!(
+            kilobytes("VmRSS:\t 99999999999999999999 kB", "VmRSS:"),
+            None
+        );
     }
 
     #[test]

@@ -32,7 +32,13 @@ impl Children {
     }
 
     /// A seat nobody sits on, made ready for a new worker.
-    pub(super) fn take_seat(&self, worker: WorkerId, slot: u16, generation: u32, restarts: u32) -> Option<usize> {
+    pub(super) fn take_seat(
+        &self,
+        worker: WorkerId,
+        slot: u16,
+        generation: u32,
+        restarts: u32,
+    ) -> Option<usize> {
         let index = (0..SEATS).find(|index| self.board.seats[*index].worker.load(Relaxed) == 0)?;
         let seat = &self.board.seats[index];
         seat.clear();
@@ -70,7 +76,9 @@ impl Children {
 
     /// `None`: a process that is none of ours.
     pub(super) fn by_pid(&self, pid: u32) -> Option<WorkerId> {
-        self.iter().find(|(_, child)| child.pid == pid).map(|(id, _)| id)
+        self.iter()
+            .find(|(_, child)| child.pid == pid)
+            .map(|(id, _)| id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Child)> {
@@ -82,14 +90,20 @@ impl Children {
     }
 
     pub(super) fn beats(&self) -> Vec<(WorkerId, Moment)> {
-        self.iter().map(|(id, child)| (id, self.seat(child).last_beat())).collect()
+        self.iter()
+            .map(|(id, child)| (id, self.seat(child).last_beat()))
+            .collect()
     }
 
     pub(super) fn connections(&self) -> u64 {
-        self.iter().map(|(_, child)| self.seat(child).connections.load(Relaxed)).sum()
+        self.iter()
+            .map(|(_, child)| self.seat(child).connections.load(Relaxed))
+            .sum()
     }
 
     pub(super) fn in_flight(&self) -> u64 {
-        self.iter().map(|(_, child)| self.seat(child).in_flight.load(Relaxed)).sum()
+        self.iter()
+            .map(|(_, child)| self.seat(child).in_flight.load(Relaxed))
+            .sum()
     }
 }

@@ -23,7 +23,7 @@ use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
-use crate::sys;
+use crate::{logs, sys};
 use crate::sys::process::{Forked, Reaped};
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say};
@@ -85,7 +85,8 @@ impl Shell {
         };
         let board = crate::ipc::scoreboard::create().map_err(os("make the scoreboard"))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(|errno| os("open epoll")(errno.into()))?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| os("open epoll")(errno.into()))?;
         let shell = Self {
             core: Core::new(policy, fastrand::u64(..)),
             children: Children::new(board),
@@ -96,9 +97,13 @@ impl Shell {
             status: String::new(),
             summary: (ServiceState::Booting, 0, 0),
         };
-        shell.watch(&shell.equipment.signals, Source::Signals).map_err(os("watch the signals"))?;
+        shell
+            .watch(&shell.equipment.signals, Source::Signals)
+            .map_err(os("watch the signals"))?;
         if let Some(control) = &shell.equipment.control {
-            shell.watch(control, Source::Control(control::Server::LISTENER)).map_err(os("watch the control socket"))?;
+            shell
+                .watch(control, Source::Control(control::Server::LISTENER))
+                .map_err(os("watch the control socket"))?;
         }
         Ok(shell)
     }
@@ -147,21 +152,29 @@ impl Shell {
 
     fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
         match action {
-            Action::Fork { worker, slot, generation, restarts, cause } => {
-                match self.fork(worker, slot, generation, restarts) {
-                    Ok(ControlFlow::Continue(pid)) => {
-                        journal::forked(worker, slot, generation, pid, cause);
-                        self.events.push_back(Event::Forked { worker, pid });
-                    }
-                    Ok(ControlFlow::Break(start)) => return ControlFlow::Break(Outcome::Worker(start)),
-                    Err(error) => self.events.push_back(Event::ForkFailed {
-                        worker,
-                        error: error.to_string(),
-                    }),
+            Action::Fork {
+                worker,
+                slot,
+                generation,
+                restarts,
+                cause,
+            } => match self.fork(worker, slot, generation, restarts) {
+                Ok(ControlFlow::Continue(pid)) => {
+                    journal::forked(worker, slot, generation, pid, cause);
+                    self.events.push_back(Event::Forked { worker, pid });
                 }
-            }
+                Ok(ControlFlow::Break(start)) => return ControlFlow::Break(Outcome::Worker(start)),
+                Err(error) => self.events.push_back(Event::ForkFailed {
+                    worker,
+                    error: error.to_string(),
+                }),
+            },
             Action::Send { worker, order } => self.send(worker, order),
-            Action::Abort { worker, phase, overdue } => {
+            Action::Abort {
+                worker,
+                phase,
+                overdue,
+            } => {
                 if let Some(child) = self.children.get(worker) {
                     diagnose::report(worker, child, &self.children, phase, overdue);
                     signal(child.pid, Signal::SIGABRT);
@@ -202,7 +215,11 @@ impl Shell {
         let seat = self
             .children
             .take_seat(worker, slot, generation, restarts)
-            .ok_or_else(|| io::Error::other("every seat on the scoreboard is taken: too many workers are still draining"))?;
+            .ok_or_else(|| {
+                io::Error::other(
+                    "every seat on the scoreboard is taken: too many workers are still draining",
+                )
+            })?;
         let forked = sys::process::fork_single_threaded().and_then(|side| match side {
             Forked::Child => Ok(ControlFlow::Break(())),
             Forked::Parent { child } => Ok(ControlFlow::Continue(child)),
@@ -241,7 +258,11 @@ impl Shell {
     }
 
     fn send(&mut self, worker: WorkerId, order: Order) {
-        let Some(channel) = self.children.get(worker).and_then(|child| child.channel.as_ref()) else {
+        let Some(channel) = self
+            .children
+            .get(worker)
+            .and_then(|child| child.channel.as_ref())
+        else {
             return;
         };
         if let Err(error) = channel.send(&order) {
@@ -281,9 +302,20 @@ impl Shell {
 
     fn timeout(&self) -> EpollTimeout {
         let now = now();
-        let pending = self.equipment.notifier.has_pending().then(|| now + RETRY_NOTIFY);
-        let control = self.equipment.control.as_ref().and_then(control::Server::poll_timeout);
-        let next = [self.core.poll_timeout(), self.refresh_at, pending, control].into_iter().flatten().min();
+        let pending = self
+            .equipment
+            .notifier
+            .has_pending()
+            .then(|| now + RETRY_NOTIFY);
+        let control = self
+            .equipment
+            .control
+            .as_ref()
+            .and_then(control::Server::poll_timeout);
+        let next = [self.core.poll_timeout(), self.refresh_at, pending, control]
+            .into_iter()
+            .flatten()
+            .min();
         match next {
             None => EpollTimeout::NONE,
             // Rounded up: a timer that fires early would only wait again.
@@ -307,7 +339,10 @@ impl Shell {
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
                 Signal::SIGHUP => {
-                    tracing::warn!(from, "SIGHUP: reload is not available in this version; nothing was done");
+                    tracing::warn!(
+                        from,
+                        "SIGHUP: reload is not available in this version; nothing was done"
+                    );
                     continue;
                 }
                 _ => {
@@ -341,13 +376,21 @@ impl Shell {
     }
 
     fn take_reports(&mut self, worker: WorkerId) {
-        let Some(child) = self.children.get_mut(worker) else { return };
+        let Some(child) = self.children.get_mut(worker) else {
+            return;
+        };
         while let Some(channel) = &child.channel {
             let event = match channel.receive() {
                 Ok(Received::Empty) => break,
-                Ok(Received::Message(Report::Entered { phase })) => Event::Entered { worker, phase },
-                Ok(Received::Message(Report::Failed { reason })) => Event::Failed { worker, reason },
-                Ok(Received::Message(Report::Recycle { cause })) => Event::Recycle { worker, cause },
+                Ok(Received::Message(Report::Entered { phase })) => {
+                    Event::Entered { worker, phase }
+                }
+                Ok(Received::Message(Report::Failed { reason })) => {
+                    Event::Failed { worker, reason }
+                }
+                Ok(Received::Message(Report::Recycle { cause })) => {
+                    Event::Recycle { worker, cause }
+                }
                 Ok(Received::Message(Report::Payloads { names })) => {
                     child.payloads = names;
                     continue;
@@ -367,7 +410,9 @@ impl Shell {
     }
 
     fn serve_control(&mut self, client: u32) {
-        let Some(mut control) = self.equipment.control.take() else { return };
+        let Some(mut control) = self.equipment.control.take() else {
+            return;
+        };
         let answer = |command: control::Command| match command {
             control::Command::Status => control::Answer::Status(Box::new(self.view())),
         };
@@ -383,7 +428,12 @@ impl Shell {
 
     fn view(&self) -> crate::status::Status {
         memory::measure(&self.children);
-        view::status(&self.core, &self.children, &self.equipment.listeners, &self.status_line())
+        view::status(
+            &self.core,
+            &self.children,
+            &self.equipment.listeners,
+            &self.status_line(),
+        )
     }
 
     /// Memory limits, and fresh counts for STATUS.
@@ -405,9 +455,12 @@ impl Shell {
     fn tell_manager(&mut self) {
         let summary = (self.core.state(), self.core.serving(), self.core.target());
         let header = &self.children.board.header;
+        header.log_drops.store(logs::drops(), Relaxed);
         header.state.store(summary.0 as u8, Relaxed);
         header.generation.store(self.core.generation(), Relaxed);
-        header.workers.store(u32::try_from(summary.2).unwrap_or(u32::MAX), Relaxed);
+        header
+            .workers
+            .store(u32::try_from(summary.2).unwrap_or(u32::MAX), Relaxed);
         if summary != self.summary {
             self.summary = summary;
             let status = self.status_line();
@@ -424,7 +477,9 @@ impl Shell {
     }
 
     fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
+        Ok(self
+            .epoll
+            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
     }
 }
 

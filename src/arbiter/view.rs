@@ -17,7 +17,11 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
     match core.state() {
         ServiceState::Booting => format!("starting: {workers}"),
         ServiceState::Ready | ServiceState::Degraded => {
-            let word = if core.state() == ServiceState::Degraded { "degraded: " } else { "" };
+            let word = if core.state() == ServiceState::Degraded {
+                "degraded: "
+            } else {
+                ""
+            };
             let (connections, in_flight) = (children.connections(), children.in_flight());
             format!("{word}{workers}, {connections} connections, {in_flight} requests in flight")
         }
@@ -28,7 +32,12 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
     }
 }
 
-pub(super) fn status(core: &Core, children: &Children, listeners: &[Listener], line: &str) -> Status {
+pub(super) fn status(
+    core: &Core,
+    children: &Children,
+    listeners: &[Listener],
+    line: &str,
+) -> Status {
     let at = now();
     let mut workers: Vec<Worker> = children
         .iter()
@@ -51,7 +60,11 @@ pub(super) fn status(core: &Core, children: &Children, listeners: &[Listener], l
             },
         })
         .collect();
-    Status { arbiter, workers, sockets }
+    Status {
+        arbiter,
+        workers,
+        sockets,
+    }
 }
 
 /// What the scoreboard knows of the arbiter.
@@ -66,7 +79,9 @@ pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
         pid: header.arbiter_pid.load(Relaxed),
         state,
         generation: header.generation.load(Relaxed),
-        uptime: at.since(Moment::from_nanos(header.started.load(Relaxed))).as_secs_f64(),
+        uptime: at
+            .since(Moment::from_nanos(header.started.load(Relaxed)))
+            .as_secs_f64(),
         workers: header.workers.load(Relaxed),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         status: String::new(),
@@ -80,8 +95,13 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
         slot: seat.slot.load(Relaxed),
         pid: seat.pid.load(Relaxed),
         generation: seat.generation.load(Relaxed),
-        phase: seat.phase().map_or("forked", |phase| phase.name()).to_owned(),
-        since: at.since(Moment::from_nanos(seat.phase_since.load(Relaxed))).as_secs_f64(),
+        phase: seat
+            .phase()
+            .map_or("forked", |phase| phase.name())
+            .to_owned(),
+        since: at
+            .since(Moment::from_nanos(seat.phase_since.load(Relaxed)))
+            .as_secs_f64(),
         heartbeat: at.since(seat.last_beat()).as_secs_f64(),
         connections: seat.connections.load(Relaxed),
         in_flight: seat.in_flight.load(Relaxed),
@@ -95,14 +115,27 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
         stops: seat.stops.load(Relaxed),
         restarts: seat.restarts.load(Relaxed),
         memory: seat.memory.load(Relaxed),
-        latency: seat.latency.iter().map(|bucket| bucket.load(Relaxed)).collect(),
+        latency: seat
+            .latency
+            .iter()
+            .map(|bucket| bucket.load(Relaxed))
+            .collect(),
+        log_drops: seat.log_drops.load(Relaxed),
         payloads: payloads
             .iter()
             .enumerate()
             .map(|(index, name)| Payload {
                 name: name.clone(),
-                state: seat.payload_states.get(index).map_or(PayloadState::Waiting, |state| payload_state(state.load(Relaxed))),
-                restarts: seat.payload_restarts.get(index).map_or(0, |count| count.load(Relaxed)),
+                state: seat
+                    .payload_states
+                    .get(index)
+                    .map_or(PayloadState::Waiting, |state| {
+                        payload_state(state.load(Relaxed))
+                    }),
+                restarts: seat
+                    .payload_restarts
+                    .get(index)
+                    .map_or(0, |count| count.load(Relaxed)),
             })
             .collect(),
     }

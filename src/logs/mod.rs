@@ -13,7 +13,6 @@ use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use tracing::Subscriber;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
@@ -63,6 +62,14 @@ pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<L
         );
     }
     Ok(handle)
+}
+
+/// Checks what can be checked of the settings without changing anything.
+///
+/// # Errors
+/// A level that cannot be read (exit 78).
+pub(crate) fn check(log: &Log) -> Result<(), Failure> {
+    filter::parse(&log.level).map(drop)
 }
 
 /// After a fork, first of all in the child: its records carry its own numbers, and count its own drops.

@@ -98,7 +98,9 @@ impl Queued {
 
     fn add(&mut self, flags: EpollFlags) -> io::Result<()> {
         if let Some(place) = self.place.as_mut().filter(|place| !place.joined) {
-            place.epoll.add(&self.watcher, EpollEvent::new(flags, place.token))?;
+            place
+                .epoll
+                .add(&self.watcher, EpollEvent::new(flags, place.token))?;
             place.joined = true;
         }
         Ok(())
@@ -124,7 +126,9 @@ fn find(fd: RawFd) -> io::Result<Place> {
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         // An fd that was closed meanwhile is not the one.
-        if !fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]") {
+        if !fs::read_link(entry.path())
+            .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
+        {
             continue;
         }
         let name = entry.file_name();
@@ -139,12 +143,16 @@ fn find(fd: RawFd) -> io::Result<Place> {
         };
         // The runtime keeps duplicates of its epoll, which show the same.
         if found.is_some_and(|(_, other)| other != token) {
-            return Err(io::Error::other("two epolls of this process watch the listener"));
+            return Err(io::Error::other(
+                "two epolls of this process watch the listener",
+            ));
         }
         found = Some((epoll, token));
     }
     let Some((epoll, token)) = found else {
-        return Err(io::Error::other("no epoll of this process watches the listener"));
+        return Err(io::Error::other(
+            "no epoll of this process watches the listener",
+        ));
     };
     // SAFETY: the fd was open a moment ago and is borrowed only to be duplicated. Should it have been
     // closed and taken by another file since, the calls on the duplicate fail.
@@ -199,7 +207,8 @@ mod tests {
 
         queued.leave().unwrap();
         let _second = TcpStream::connect(address).unwrap();
-        let quiet = tokio::time::timeout(Duration::from_millis(50), queued.watcher().readable()).await;
+        let quiet =
+            tokio::time::timeout(Duration::from_millis(50), queued.watcher().readable()).await;
         assert!(quiet.is_err(), "an event after leaving the queue");
 
         queued.join().unwrap();

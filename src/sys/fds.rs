@@ -5,10 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockType, getsockopt, sockopt};
 use nix::sys::statfs::{FsType, fstatfs};
-
-use super::environment::thread_count;
+use socket2::{Domain, SockRef, Type};
 
 /// Takes ownership of a descriptor that was passed to this process, and makes it close-on-exec.
 ///
@@ -64,26 +62,20 @@ pub(crate) struct Captured(RawFd);
 
 impl Captured {
     /// Runs `open`, which opens one Unix datagram socket and nothing else that stays open, and learns the
-    /// socket's number: a new descriptor gets the lowest free number (open(2)), and one thread opens one
-    /// thing at a time.
+    /// socket's number: a new descriptor gets the lowest free number (open(2)).
     ///
-    /// The value must live as long as the `Captured` is used.
+    /// No other thread may open or close a descriptor meanwhile, and the value must live as long as the
+    /// `Captured` is used.
     ///
     /// # Errors
-    /// `open` failed, other threads run, or what it opened is not such a socket.
+    /// `open` failed, or what has the number is not such a socket.
     pub(crate) fn from_opening<T>(open: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Self)> {
-        if thread_count()? != 1 {
-            return Err(io::Error::other("threads are running"));
-        }
         let lowest = nix::unistd::dup(io::stderr())?.as_raw_fd();
         let value = open()?;
         let captured = Self(lowest);
-        let is_expected = getsockopt(&captured, sockopt::SockType) == Ok(SockType::Datagram)
-            && nix::sys::socket::getsockname::<nix::sys::socket::SockaddrStorage>(lowest)
-                .is_ok_and(|address| {
-                    use nix::sys::socket::SockaddrLike;
-                    address.family() == Some(AddressFamily::Unix)
-                });
+        let socket = SockRef::from(&captured);
+        let is_expected = socket.r#type().is_ok_and(|kind| kind == Type::DGRAM)
+            && socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
         if !is_expected {
             return Err(io::Error::other("the socket has not the expected number"));
         }

@@ -9,6 +9,7 @@ pub(crate) mod epoll;
 pub(crate) mod fds;
 pub(crate) mod memory;
 pub(crate) mod process;
+pub(crate) mod readiness;
 pub(crate) mod records;
 pub(crate) mod signals;
 pub(crate) mod title;

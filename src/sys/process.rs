@@ -120,5 +120,8 @@ pub(crate) fn leave_at_once(code: i32) -> ! {
 
 /// The short name of this thread.
 pub(crate) fn short_name() -> String {
-    prctl::get_name().map_or_else(|_| String::new(), |name| name.to_string_lossy().into_owned())
+    prctl::get_name().map_or_else(
+        |_| String::new(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }

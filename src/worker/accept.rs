@@ -38,13 +38,18 @@ const COMPLAINT: Duration = Duration::from_secs(10);
 /// # Errors
 /// Its fd could not be duplicated, or the runtime could not watch it.
 pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
-    let place = format!("the listening socket '{}' ({})", listener.name, listener.address);
+    let place = format!(
+        "the listening socket '{}' ({})",
+        listener.name, listener.address
+    );
     // A duplicate of its own: a registration with an epoll goes by the fd's number.
     let (queued, plain) = listener
         .fd
         .try_clone()
         .and_then(Queued::new)
-        .map_err(|error| Failure::new(ExitCode::Os, format!("cannot watch {place}")).because(error))?;
+        .map_err(|error| {
+            Failure::new(ExitCode::Os, format!("cannot watch {place}")).because(error)
+        })?;
     if let Some(error) = plain {
         tracing::info!(
             listener = listener.name,
@@ -146,7 +151,11 @@ impl Acceptor {
         }
     }
 
-    async fn wait(&self, watch: &mut Watch<'_, '_>, heartbeat: &mut Interval) -> Result<Wake, Failure> {
+    async fn wait(
+        &self,
+        watch: &mut Watch<'_, '_>,
+        heartbeat: &mut Interval,
+    ) -> Result<Wake, Failure> {
         let exclusive = self.queued.is_exclusive();
         poll_fn(|cx| {
             if watch.poll_order(cx) > Order::Serve {

@@ -2,10 +2,10 @@
 
 use std::future::pending;
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -17,13 +17,16 @@ use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Received};
 use crate::sys;
+use crate::sys::readiness::Readiness;
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
 
 /// Runs the app in a thread of its own until it has ended.
 pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -44,7 +47,8 @@ pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Lo
 }
 
 struct Keeper {
-    channel: AsyncFd<Arc<Channel>>,
+    channel: Arc<Channel>,
+    readiness: Readiness,
     terminate: Signal,
     /// Handled by doing nothing: a terminal sends them to the whole group, and the arbiter decides. Kept,
     /// since a default disposition would end the process.
@@ -66,13 +70,18 @@ impl Keeper {
             SignalKind::from_raw(nix::libc::SIGTTIN),
             SignalKind::from_raw(nix::libc::SIGTTOU),
         ];
-        let ignored = ignored.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+        let ignored = ignored
+            .into_iter()
+            .map(signal)
+            .collect::<io::Result<Vec<_>>>()?;
         sys::signals::unblock_all()?;
         let (wish, wishes) = watch::channel(Wish::Prepare);
         let timeouts = start.config.timeouts.clone();
         let life = Life::new(start, wishes);
+        let channel = life.channel();
         let keeper = Self {
-            channel: AsyncFd::new(life.channel())?,
+            readiness: Readiness::of(channel.as_fd())?,
+            channel,
             terminate,
             _ignored: ignored,
             wish,
@@ -81,7 +90,12 @@ impl Keeper {
         Ok((keeper, life))
     }
 
-    async fn keep<S: Send + Sync + 'static>(mut self, life: Life, settings: S, load: Load<S>) -> ExitCode {
+    async fn keep<S: Send + Sync + 'static>(
+        mut self,
+        life: Life,
+        settings: S,
+        load: Load<S>,
+    ) -> ExitCode {
         let (ended, mut end) = oneshot::channel();
         let name = sys::process::short_name();
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -100,7 +114,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
-                order = next_order(&self.channel), if has_arbiter => match order {
+                order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
                     Some(Order::Serve) => self.wish(Wish::Serve, &mut deadline),
                     Some(Order::Stop(level)) => self.wish(Wish::Stop(level), &mut deadline),
                     None => {
@@ -117,7 +131,11 @@ impl Keeper {
             }
         };
         // It has sent its end: the thread has nothing left to do.
-        if thread.join().is_err() { ExitCode::Software } else { code }
+        if thread.join().is_err() {
+            ExitCode::Software
+        } else {
+            code
+        }
     }
 
     fn wish(&self, wish: Wish, deadline: &mut Option<Instant>) {
@@ -129,7 +147,9 @@ impl Keeper {
             stronger
         });
         if let (true, Wish::Stop(level)) = (stronger, wish) {
-            *deadline = self.limit(level).and_then(|limit| Instant::now().checked_add(limit));
+            *deadline = self
+                .limit(level)
+                .and_then(|limit| Instant::now().checked_add(limit));
         }
     }
 
@@ -143,16 +163,16 @@ impl Keeper {
 }
 
 /// The arbiter's next order; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(channel: &AsyncFd<Arc<Channel>>) -> Option<Order> {
+async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<Order> {
     loop {
-        let mut ready = match channel.readable().await {
+        let mut ready = match readiness.readable().await {
             Ok(ready) => ready,
             Err(error) => {
                 tracing::error!(error = %error, "the channel to the arbiter cannot be watched");
                 return pending().await;
             }
         };
-        match channel.get_ref().receive() {
+        match channel.receive() {
             Ok(Received::Message(order)) => return Some(order),
             Ok(Received::Empty) => ready.clear_ready(),
             Ok(Received::Closed) => return None,

@@ -110,7 +110,10 @@ impl Life {
     }
 
     async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
-        tokio::spawn(heartbeat(self.stages.clone(), beat_interval(&self.config.timeouts)));
+        tokio::spawn(heartbeat(
+            self.stages.clone(),
+            beat_interval(&self.config.timeouts),
+        ));
         let deadline = after(self.config.timeouts.startup);
         let tokens = Tokens::default();
         let observer = Arc::new(Observed::new(self.stages.clone()));
@@ -120,7 +123,9 @@ impl Life {
             Err(end) => return self.told_or_said(end),
         };
         let started = self.start(app, tokens, observer.clone(), deadline).await;
-        self.stages.report(&Report::Payloads { names: observer.names() });
+        self.stages.report(&Report::Payloads {
+            names: observer.names(),
+        });
         match started {
             Ok(running) => {
                 let end = self.serve(running).await;
@@ -148,7 +153,7 @@ impl Life {
                 Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_text(error.into_panic())))),
                 Err(error) => Err(failed(error.into())),
             },
-            _ = told_to_stop(&mut self.wishes) => End::Told,
+            () = told_to_stop(&self.wishes) => End::Told,
             () = until(deadline) => End::Failed(overran("load", self.config.timeouts.startup)),
         };
         task.abort();
@@ -180,7 +185,7 @@ impl Life {
                 Ok(running) => return Ok(running),
                 Err(failure) => failure,
             },
-            _ = told_to_stop(&mut self.wishes) => {
+            () = told_to_stop(&self.wishes) => {
                 cancel.cancel();
                 match starting.await {
                     Ok(running) => return Ok(running),
@@ -198,18 +203,27 @@ impl Life {
         };
         Err(match (failure.is_cancelled(), too_late) {
             (true, true) => End::Failed(overran(
-                &failure.step().map_or_else(|| "the startup".to_owned(), |step| format!("startup step '{step}'")),
+                &failure.step().map_or_else(
+                    || "the startup".to_owned(),
+                    |step| format!("startup step '{step}'"),
+                ),
                 self.config.timeouts.startup,
             )),
             (true, false) if failure.unwinding().is_empty() => End::Told,
-            (true, false) => End::Failed("teardown failed after the startup was cancelled".to_owned()),
+            (true, false) => {
+                End::Failed("teardown failed after the startup was cancelled".to_owned())
+            }
             (false, _) => End::Failed(chain(&failure)),
         })
     }
 
     /// Prepared, Serving, Draining, Cleaning.
     async fn serve(&mut self, mut running: Running) -> End {
-        let limit = self.config.recycle.max_requests.map(|max| max.saturating_add(jitter(self.config.recycle.max_requests_jitter)));
+        let limit = self
+            .config
+            .recycle
+            .max_requests
+            .map(|max| max.saturating_add(jitter(self.config.recycle.max_requests_jitter)));
         let server = Server::new(
             self.listeners.clone(),
             running.service().clone(),
@@ -241,9 +255,9 @@ impl Life {
         let mut failed = std::pin::pin!(running.failed());
         tokio::select! {
             biased;
-            _ = told_to_stop(&mut self.wishes) => return End::Told,
+            () = told_to_stop(&self.wishes) => return End::Told,
             failure = &mut failed => return End::Failed(failure.to_string()),
-            () = told_to_serve(&mut self.wishes.clone()) => {}
+            () = told_to_serve(&self.wishes) => {}
         }
         if let Err(failure) = server.serve() {
             return End::Failed(chain(&failure));
@@ -253,7 +267,7 @@ impl Life {
         loop {
             tokio::select! {
                 biased;
-                _ = told_to_stop(&mut self.wishes) => return End::Told,
+                () = told_to_stop(&self.wishes) => return End::Told,
                 failure = &mut failed => return End::Failed(failure.to_string()),
                 failure = server.fatal() => return End::Failed(chain(&failure)),
                 () = server.request_limit(), if !recycled => {
@@ -273,7 +287,7 @@ impl Life {
             () = until(after(self.config.timeouts.graceful)) => {
                 tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
             }
-            () = told_to_hurry(&mut self.wishes) => {}
+            () = told_to_hurry(&self.wishes) => {}
         }
         server.cancel().await;
     }
@@ -321,7 +335,9 @@ fn runtime(threads: u16) -> io::Result<Runtime> {
         tokio::runtime::Builder::new_current_thread()
     } else {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder.worker_threads(usize::from(threads)).thread_name("worker");
+        builder
+            .worker_threads(usize::from(threads))
+            .thread_name("worker");
         builder
     };
     builder.enable_all().build()
@@ -338,26 +354,34 @@ async fn heartbeat(stages: Arc<Stages>, every: Duration) {
 
 /// Four beats in the shortest limit, so that one late beat alarms nobody.
 fn beat_interval(timeouts: &Timeouts) -> Duration {
-    let limits = [timeouts.heartbeat_boot, timeouts.heartbeat_serving, timeouts.heartbeat_stopping];
-    let shortest = limits.into_iter().flatten().min().unwrap_or(SLOWEST_BEAT * 4);
+    let limits = [
+        timeouts.heartbeat_boot,
+        timeouts.heartbeat_serving,
+        timeouts.heartbeat_stopping,
+    ];
+    let shortest = limits
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or(SLOWEST_BEAT * 4);
     (shortest / 4).clamp(FASTEST_BEAT, SLOWEST_BEAT)
 }
 
-async fn told_to_serve(wishes: &mut watch::Receiver<Wish>) {
+async fn told_to_serve(wishes: &watch::Receiver<Wish>) {
     wait_for(wishes, |wish| wish >= Wish::Serve).await;
 }
 
-async fn told_to_stop(wishes: &mut watch::Receiver<Wish>) {
+async fn told_to_stop(wishes: &watch::Receiver<Wish>) {
     wait_for(wishes, |wish| matches!(wish, Wish::Stop(_))).await;
 }
 
-async fn told_to_hurry(wishes: &mut watch::Receiver<Wish>) {
+async fn told_to_hurry(wishes: &watch::Receiver<Wish>) {
     wait_for(wishes, |wish| wish >= Wish::Stop(Level::Quick)).await;
 }
 
 /// A keeper that is gone wishes nothing any more.
-async fn wait_for(wishes: &mut watch::Receiver<Wish>, wanted: impl FnMut(Wish) -> bool) {
-    let mut wanted = wanted;
+async fn wait_for(wishes: &watch::Receiver<Wish>, wanted: impl Fn(Wish) -> bool) {
+    let mut wishes = wishes.clone();
     if wishes.wait_for(|wish| wanted(*wish)).await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -382,12 +406,18 @@ fn overran(what: &str, limit: Option<Duration>) -> String {
 }
 
 fn jitter(most: u64) -> u64 {
-    if most == 0 { 0 } else { fastrand::u64(0..=most) }
+    if most == 0 {
+        0
+    } else {
+        fastrand::u64(0..=most)
+    }
 }
 
 fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,
-        Err(panic) => panic.downcast_ref::<&str>().map_or_else(|| "(no message)".to_owned(), |text| (*text).to_owned()),
+        Err(panic) => panic
+            .downcast_ref::<&str>()
+            .map_or_else(|| "(no message)".to_owned(), |text| (*text).to_owned()),
     }
 }

@@ -52,11 +52,20 @@ pub(crate) type Loading = std::pin::Pin<Box<dyn Future<Output = Result<App, BoxE
 
 /// Lives a worker's whole life in this process, which has one thread: the one that forked.
 pub(crate) fn run<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
-    let Start { worker, slot, generation, .. } = start;
-    logs::become_worker(worker, u32::from(slot), generation);
+    let Start {
+        worker,
+        slot,
+        generation,
+        ..
+    } = start;
+    let identity = logs::become_worker(worker, u32::from(slot), generation);
     sys::process::set_short_name(&format!("{} w{slot}", start.name));
-    sys::title::set(&format!("{}: worker {slot} (generation {generation})", start.name));
-    let prepared = sys::process::follow_parent(start.arbiter)
+    sys::title::set(&format!(
+        "{}: worker {slot} (generation {generation})",
+        start.name
+    ));
+    let prepared = identity
+        .and_then(|()| sys::process::follow_parent(start.arbiter))
         .and_then(|()| install_diagnosis(&start.meter));
     if let Err(error) = prepared {
         tracing::error!(error = %error, "the worker cannot start");

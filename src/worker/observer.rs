@@ -27,7 +27,10 @@ impl Observed {
 
     /// The payloads' names, in the order of registration.
     pub(super) fn names(&self) -> Vec<String> {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.names
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -51,7 +54,12 @@ impl Observer for Observed {
         match &event.outcome {
             StepOutcome::Begun => tracing::debug!(step, stage, "step began"),
             StepOutcome::Done(took) => {
-                tracing::debug!(step, stage, took_seconds = took.as_secs_f64(), "step is done");
+                tracing::debug!(
+                    step,
+                    stage,
+                    took_seconds = took.as_secs_f64(),
+                    "step is done"
+                );
             }
             StepOutcome::Failed(took, error) => lifecycle!(
                 Event::StepFailed,
@@ -73,15 +81,17 @@ impl Observer for Observed {
         let (payload, restarts) = (event.name, event.restarts);
         match event.state {
             PayloadState::Waiting => {
-                self.names.lock().unwrap_or_else(PoisonError::into_inner).push(payload.to_owned());
+                self.names
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(payload.to_owned());
             }
-            PayloadState::Running => lifecycle!(
-                Event::PayloadStarted,
-                payload,
-                restarts,
-                "payload started"
-            ),
-            PayloadState::Done => lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended"),
+            PayloadState::Running => {
+                lifecycle!(Event::PayloadStarted, payload, restarts, "payload started");
+            }
+            PayloadState::Done => {
+                lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended");
+            }
             PayloadState::Restarting | PayloadState::Failed => lifecycle!(
                 Event::PayloadFailed,
                 payload,

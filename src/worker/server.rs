@@ -85,7 +85,12 @@ impl Server {
     pub(crate) async fn fatal(&self) -> Failure {
         loop {
             let failed = self.shared.failed.notified();
-            let failure = self.shared.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let failure = self
+                .shared
+                .failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             match failure {
                 Some(failure) => return failure,
                 None => failed.await,
@@ -98,7 +103,11 @@ impl Server {
         loop {
             let mut reached = std::pin::pin!(self.shared.limit_reached.notified());
             reached.as_mut().enable();
-            if self.shared.max_requests.is_some_and(|max| self.shared.requests.load(Relaxed) >= max) {
+            if self
+                .shared
+                .max_requests
+                .is_some_and(|max| self.shared.requests.load(Relaxed) >= max)
+            {
                 return;
             }
             reached.await;
@@ -126,12 +135,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(service: Service, http: Http, meter: Meter, max_requests: Option<u64>) -> Self {
+    pub(super) fn new(
+        service: Service,
+        http: Http,
+        meter: Meter,
+        max_requests: Option<u64>,
+    ) -> Self {
         let tasks = Arc::new(Tasks::new());
         Self {
             http1: http1_builder(&http),
             http2: http2_builder(&http, tasks.clone()),
-            room: Arc::new(Semaphore::new(http.max_connections.min(Semaphore::MAX_PERMITS))),
+            room: Arc::new(Semaphore::new(
+                http.max_connections.min(Semaphore::MAX_PERMITS),
+            )),
             service,
             http,
             meter,
@@ -205,3 +221,6 @@ fn http2_builder(http: &Http, tasks: Arc<Tasks>) -> http2::Builder<Streams> {
         .keep_alive_timeout(PING_TIMEOUT);
     builder
 }
+
+#[cfg(test)]
+mod tests;

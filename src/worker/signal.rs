@@ -86,7 +86,10 @@ impl<'a, 's> Watch<'a, 's> {
 
     /// The order now. The task of `cx` is woken when there is a higher one.
     pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Order {
-        let registered = self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let registered = self
+            .waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
         if !registered || self.signal.order() > Order::Serve {
             while self.changed.as_mut().poll(cx).is_ready() {
                 self.changed.set(self.signal.changed());
@@ -129,6 +132,9 @@ mod tests {
         tokio::task::yield_now().await;
         signal.raise(Order::Cancel);
         signal.raise(Order::Drain);
-        assert_eq!(listener.await.unwrap(), [Order::Serve, Order::Drain, Order::Cancel]);
+        assert_eq!(
+            listener.await.unwrap(),
+            [Order::Serve, Order::Drain, Order::Cancel]
+        );
     }
 }

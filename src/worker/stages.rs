@@ -1,5 +1,6 @@
 //! Where the worker is: the one place that changes its phase, and tells everybody.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
@@ -8,7 +9,7 @@ use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::moment::Moment;
-use crate::sys;
+use crate::{logs, sys};
 
 /// The phase of this worker, monotonic by the table in [`Phase::successors`].
 pub(super) struct Stages {
@@ -52,7 +53,9 @@ impl Stages {
 
     /// Says why the worker is going to end, before it does.
     pub(super) fn fail(&self, reason: &str) {
-        self.report(&Report::Failed { reason: cut(reason) });
+        self.report(&Report::Failed {
+            reason: cut(reason),
+        });
     }
 
     pub(super) fn report(&self, report: &Report) {
@@ -68,6 +71,7 @@ impl Stages {
 
     pub(super) fn beat(&self) {
         self.meter.beat(now());
+        self.meter.seat().log_drops.store(logs::drops(), Relaxed);
     }
 }
 

@@ -85,7 +85,9 @@ impl Fixture {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let peer = Peer::new(None, "test".into());
-        self.server.tasks.spawn(connection::serve(socket, peer, self.server.clone()));
+        self.server
+            .tasks
+            .spawn(connection::serve(socket, peer, self.server.clone()));
     }
 }
 
@@ -107,7 +109,11 @@ impl tower_service::Service<Request<Body>> for Handler {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.0.calls.fetch_add(1, Relaxed);
-        assert_ne!(request.uri().path(), "/panic-in-call", "before there is a future");
+        assert_ne!(
+            request.uri().path(),
+            "/panic-in-call",
+            "before there is a future"
+        );
         Box::pin(answer(self.0.clone(), request))
     }
 }
@@ -210,14 +216,20 @@ pub(super) async fn response(client: &mut (impl AsyncRead + Unpin)) -> (String, 
         .find_map(|line| line.strip_prefix("content-length: "))
         .map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
-    client.read_exact(&mut body).await.expect("the response's body");
+    client
+        .read_exact(&mut body)
+        .await
+        .expect("the response's body");
     (head, String::from_utf8(body).unwrap())
 }
 
 /// Everything until the server closes.
 pub(super) async fn rest(client: &mut (impl AsyncRead + Unpin)) -> String {
     let mut rest = Vec::new();
-    client.read_to_end(&mut rest).await.expect("the end of the connection");
+    client
+        .read_to_end(&mut rest)
+        .await
+        .expect("the end of the connection");
     String::from_utf8_lossy(&rest).into_owned()
 }
 

@@ -1,54 +1,77 @@
 //! What `load` is given, and what requests see.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
 use axum::{Extension, Router, routing::get};
 use http::{Request, Response};
 use payload::testing::TestApp;
-use payload::{App, Body, Context, Payload, PayloadContext, State};
+use payload::{App, Body, Context, NoSettings, Payload, PayloadContext, State};
 use tokio::sync::oneshot;
 
-use crate::{obedient, request, text};
+use crate::{failing, obedient, request, text};
 
 #[tokio::test(start_paused = true)]
-async fn load_gets_its_settings_and_the_notices_of_its_worker() {
+async fn load_gets_its_settings_and_its_place() {
     struct Settings {
         greeting: &'static str,
     }
-    let drained = Arc::new(AtomicU32::new(0));
-    let count = drained.clone();
-    let load = async move |context: Context<Settings>| -> payload::Result<App> {
+    let load = async |context: Context<Settings>| -> payload::Result<App> {
         assert_eq!(
             (context.slot(), context.workers(), context.generation()),
             (0, 1, 1)
         );
         assert_eq!(context.service().arbiter.pid, std::process::id());
-        let (drain, stop) = (context.drain_token(), context.stop_token());
-        let greeting = context.settings().greeting;
-        Ok(App::builder()
-            .teardown("look", async move |_| {
-                count.store(
-                    u32::from(drain.is_fired()) + u32::from(stop.is_fired()),
-                    Relaxed,
-                );
-                Ok(())
-            })
-            .build(payload::service_fn(move |_| async move {
-                Ok(Response::new(Body::from(greeting)))
-            })))
+        Ok(App::builder().build(payload::service_fn(move |_| {
+            let greeting = context.settings().greeting;
+            async move { Ok(Response::new(Body::from(greeting))) }
+        })))
     };
-    let app = TestApp::load(
-        Settings {
-            greeting: "good day",
-        },
-        load,
-    )
-    .await
-    .unwrap();
+    let settings = Settings {
+        greeting: "good day",
+    };
+    let app = TestApp::load(settings, load).await.unwrap();
     assert_eq!(text(app.call(request()).await.unwrap()).await, "good day");
-    app.stop().await;
-    assert_eq!(drained.load(Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_notices_that_load_gets_fire_with_the_drain_and_with_the_teardown() {
+    let (tell, told) = oneshot::channel();
+    let load = async move |context: Context| -> payload::Result<App> {
+        let (drain, stop) = (context.drain_token(), context.stop_token());
+        tell.send((drain.clone(), stop.clone())).unwrap();
+        let builder = App::builder().teardown("look", async move |_| match stop.is_fired() {
+            true => Ok(()),
+            false => Err("the stop token is late".into()),
+        });
+        let waits = async move |payload: PayloadContext| {
+            drain.fired().await;
+            assert!(payload.drain_token().is_fired());
+            Ok(())
+        };
+        Ok(builder
+            .payload(Payload::once("waits", waits))
+            .build(Router::new()))
+    };
+    let mut app = TestApp::load(NoSettings {}, load).await.unwrap();
+    let (drain, stop) = told.await.unwrap();
+    assert!(!drain.is_fired());
+    app.drain();
+    drain.fired().await;
+    assert!(!stop.is_fired(), "requests are still being finished");
+    let trace = app.trace();
+    assert!(app.stop().await.is_empty(), "{trace}");
+    assert!(trace.contains("payload 'waits' done"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_startup_that_is_given_up_fires_the_notices_too() {
+    let (tell, told) = oneshot::channel();
+    let load = async move |context: Context| -> payload::Result<App> {
+        tell.send(context.stop_token()).unwrap();
+        Ok(App::builder()
+            .startup("x", async |_| failing())
+            .build(Router::new()))
+    };
+    TestApp::load(NoSettings {}, load).await.unwrap_err();
+    assert!(told.await.unwrap().is_fired());
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,10 @@ impl<'a> Clock<'a> {
     /// True when `deadline` has passed. Else the task of `cx` is woken then, or earlier.
     pub(super) fn passed(&mut self, deadline: Instant, cx: &mut Context<'_>) -> bool {
         loop {
-            if self.armed.is_none_or(|armed| deadline < armed || self.sleep.is_elapsed()) {
+            if self
+                .armed
+                .is_none_or(|armed| deadline < armed || self.sleep.is_elapsed())
+            {
                 self.sleep.as_mut().reset(deadline);
                 self.armed = Some(deadline);
             }

@@ -40,7 +40,11 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
     fn call(&self, request: Request<Incoming>) -> Call {
         let exchange = Exchange::begin(self.0.clone(), &request);
-        if request.extensions().get::<hyper::upgrade::OnUpgrade>().is_some() {
+        if request
+            .extensions()
+            .get::<hyper::upgrade::OnUpgrade>()
+            .is_some()
+        {
             self.0.upgrade.store(true, Relaxed);
         }
         let (mut parts, body) = request.into_parts();
@@ -89,7 +93,9 @@ impl Future for Call {
             }
         };
         if exchange.http1 && exchange.state.server.signal().order() > Order::Serve {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let exchange = me.exchange.take();
         Poll::Ready(Ok(response.map(|body| Outgoing { body, exchange })))

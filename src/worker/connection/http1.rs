@@ -31,7 +31,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Option<Io<S>> {
     let server = &state.server;
     let mut driver = Driver {
-        connection: server.http1.serve_connection(TokioIo::new(io), Calls::new(state.clone())),
+        connection: server
+            .http1
+            .serve_connection(TokioIo::new(io), Calls::new(state.clone())),
         state,
         head_since: None,
         flushed_at: None,
@@ -167,7 +169,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         if !clock.wants_deadline() {
             return false;
         }
-        let since = self.state.idle_since().max(self.flushed_at.unwrap_or(self.state.server.started));
+        let since = self
+            .state
+            .idle_since()
+            .max(self.flushed_at.unwrap_or(self.state.server.started));
         clock.passed(since + limits.keep_alive_timeout, cx)
     }
 }

@@ -67,7 +67,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     }
 
     /// Reads more bytes behind those to be replayed. 0: the peer has closed its side.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
         self.replay.reserve(room);
         let read = pin!(self.socket.read_buf(&mut self.replay)).poll(cx);
         if let Poll::Ready(Ok(count)) = read {
@@ -116,7 +120,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     /// Writes the batch to the socket.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.batch.len() {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.batch[self.sent..]));
+            let written =
+                ready!(Pin::new(&mut self.socket).poll_write(cx, &self.batch[self.sent..]));
             let count = self.note_written(written)?;
             if count == 0 {
                 self.failed = true;

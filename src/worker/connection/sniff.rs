@@ -94,7 +94,10 @@ mod tests {
         assert_eq!(judge(b"P"), None);
         assert_eq!(judge(b"PR"), None);
         assert_eq!(judge(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r"), None);
-        assert_eq!(judge(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"), Some(Sniffed::Http2));
+        assert_eq!(
+            judge(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nmore"),
+            Some(Sniffed::Http2)
+        );
         assert_eq!(judge(b"G"), Some(Sniffed::Http1));
         assert_eq!(judge(b"PUT / HTTP/1.1\r\n"), Some(Sniffed::Http1));
         assert_eq!(judge(b"PRI * HTTP/1.1\r\n\r\n"), Some(Sniffed::Http1));

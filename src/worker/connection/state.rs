@@ -79,7 +79,9 @@ impl State {
     /// hyper has the whole response, or nobody wants it any more.
     pub(super) fn request_ended(&self, begun: Instant) {
         let now = Instant::now();
-        self.server.meter.request_ended(now.saturating_duration_since(begun));
+        self.server
+            .meter
+            .request_ended(now.saturating_duration_since(begun));
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.idle_since.store(self.server.nanos(now), Relaxed);
         }

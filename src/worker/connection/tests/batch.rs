@@ -22,7 +22,11 @@ impl AsyncRead for Counting {
 }
 
 impl AsyncWrite for Counting {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.1.fetch_add(1, Relaxed);
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
@@ -67,7 +71,10 @@ async fn pipelined_responses_leave_together_and_in_order() {
             assert_eq!(response(&mut client).await.1, format!("/{n}"));
         }
         let writes = writes.load(Relaxed);
-        assert!(writes <= most, "{writes} writes for {count} pipelined requests");
+        assert!(
+            writes <= most,
+            "{writes} writes for {count} pipelined requests"
+        );
     }
 }
 
@@ -75,9 +82,15 @@ async fn pipelined_responses_leave_together_and_in_order() {
 async fn a_request_followed_by_half_a_head_gets_its_response() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    client.write_all((get("/whole") + "GET /ha").as_bytes()).await.unwrap();
+    client
+        .write_all((get("/whole") + "GET /ha").as_bytes())
+        .await
+        .unwrap();
     assert_eq!(response(&mut client).await.1, "/whole");
-    client.write_all(b"lf HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    client
+        .write_all(b"lf HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert_eq!(response(&mut client).await.1, "/half");
 }
 
@@ -97,7 +110,10 @@ async fn a_response_does_not_wait_for_the_handler_of_the_next_request() {
 async fn parts_of_a_streamed_body_leave_at_once_even_with_a_request_behind() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    client.write_all((get("/stream") + &get("/next")).as_bytes()).await.unwrap();
+    client
+        .write_all((get("/stream") + &get("/next")).as_bytes())
+        .await
+        .unwrap();
     response(&mut client).await;
     let mut part = [0; 8];
     client.read_exact(&mut part).await.unwrap();
@@ -114,16 +130,26 @@ async fn parts_of_a_streamed_body_leave_at_once_even_with_a_request_behind() {
 async fn a_slow_reader_gets_everything_and_holds_little() {
     let fixture = Fixture::new();
     let (mut client, _) = counted(&fixture, 512);
-    let pipelined: String = ["/big", "/middling", "/small", "/middling", "/big"].map(get).concat();
+    let pipelined: String = ["/big", "/middling", "/small", "/middling", "/big"]
+        .map(get)
+        .concat();
     let writer = async {
         client.write_all(pipelined.as_bytes()).await.unwrap();
-        for (length, first) in [(3_000_000, b'x'), (6_000, b'm'), (6, b'/'), (6_000, b'm'), (3_000_000, b'x')] {
+        for (length, first) in [
+            (3_000_000, b'x'),
+            (6_000, b'm'),
+            (6, b'/'),
+            (6_000, b'm'),
+            (3_000_000, b'x'),
+        ] {
             let (_, body) = response(&mut client).await;
             assert_eq!(body.len(), length);
             assert_eq!(body.as_bytes()[0], first);
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), writer).await.expect("all responses");
+    tokio::time::timeout(std::time::Duration::from_secs(20), writer)
+        .await
+        .expect("all responses");
 }
 
 #[tokio::test]
@@ -136,7 +162,10 @@ async fn a_client_that_never_reads_stops_the_handlers() {
     assert!(stuck.is_err(), "the server took it all");
     let calls = fixture.script.calls.load(Relaxed);
     // The batch, hyper's buffer and the pipe: not 500 responses of 6 kB.
-    assert!(calls < 64, "{calls} handlers ran for a client that reads nothing");
+    assert!(
+        calls < 64,
+        "{calls} handlers ran for a client that reads nothing"
+    );
 }
 
 #[tokio::test]
@@ -144,7 +173,10 @@ async fn the_last_batch_is_written_before_the_close() {
     let fixture = Fixture::new();
     let (mut client, writes) = counted(&fixture, 1 << 20);
     let last = "GET /last HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    client.write_all((get("/first") + last).as_bytes()).await.unwrap();
+    client
+        .write_all((get("/first") + last).as_bytes())
+        .await
+        .unwrap();
     assert_eq!(response(&mut client).await.1, "/first");
     assert_eq!(response(&mut client).await.1, "/last");
     assert_eq!(rest(&mut client).await, "");

@@ -25,10 +25,18 @@ async fn idle_connections_close_at_once() {
     let begun = Instant::now();
     fixture.order(Order::Drain);
     assert_eq!(rest(&mut used).await, "");
-    assert!(begun.elapsed() < Duration::from_millis(5), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(5),
+        "{:?}",
+        begun.elapsed()
+    );
     assert_eq!(rest(&mut fresh).await, "");
     fixture.server.tasks.over().await;
-    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        begun.elapsed()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,7 +60,10 @@ async fn a_response_in_flight_announces_the_close() {
     fixture.script.begun.notified().await;
     fixture.order(Order::Drain);
     let over = fixture.server.tasks.over();
-    assert!(timeout(Duration::from_millis(50), over).await.is_err(), "drained with a request in flight");
+    assert!(
+        timeout(Duration::from_millis(50), over).await.is_err(),
+        "drained with a request in flight"
+    );
     fixture.script.go.notify_one();
     let (head, body) = response(&mut client).await;
     assert!(head.contains("connection: close"), "{head}");
@@ -87,7 +98,10 @@ async fn a_head_on_its_way_becomes_a_request_and_its_response_announces_the_clos
         tokio::task::yield_now().await;
         fixture.order(Order::Drain);
         tokio::task::yield_now().await;
-        client.write_all(b"lf HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"lf HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
         let (head, body) = response(&mut client).await;
         assert_eq!(body, "/half");
         assert!(head.contains("connection: close"), "{head}");
@@ -103,14 +117,19 @@ async fn cancel_drops_handlers_and_leaves_no_task() {
     waiting.write_all(get("/wait").as_bytes()).await.unwrap();
     fixture.script.begun.notified().await;
     let mut streaming = fixture.connect();
-    streaming.write_all(get("/stream").as_bytes()).await.unwrap();
+    streaming
+        .write_all(get("/stream").as_bytes())
+        .await
+        .unwrap();
     response(&mut streaming).await;
     let mut idle = fixture.connect();
 
     fixture.order(Order::Drain);
     tokio::task::yield_now().await;
     fixture.order(Order::Cancel);
-    timeout(Duration::from_secs(5), fixture.server.tasks.over()).await.expect("no task is left");
+    timeout(Duration::from_secs(5), fixture.server.tasks.over())
+        .await
+        .expect("no task is left");
     assert_eq!(fixture.script.cancelled.load(Relaxed), 1);
     assert_eq!(fixture.server.meter.seat().in_flight.load(Relaxed), 0);
     assert_eq!(fixture.server.meter.seat().connections.load(Relaxed), 0);

@@ -12,7 +12,10 @@ async fn a_panic_is_a_500_with_a_request_id_and_the_connection_goes_on() {
         client.write_all(get(path).as_bytes()).await.unwrap();
         let (head, body) = response(&mut client).await;
         assert!(head.starts_with("http/1.1 500"), "{head}");
-        assert!(head.contains(&format!("x-request-id: 7-1-{count}")), "{head}");
+        assert!(
+            head.contains(&format!("x-request-id: 7-1-{count}")),
+            "{head}"
+        );
         assert_eq!(body, "Internal Server Error\n");
         assert_eq!(fixture.server.meter.seat().panics.load(Relaxed), count);
     }
@@ -28,7 +31,10 @@ async fn an_error_of_the_service_is_a_500() {
     client.write_all(get("/error").as_bytes()).await.unwrap();
     let (head, body) = response(&mut client).await;
     assert!(head.starts_with("http/1.1 500"), "{head}");
-    assert!(!body.contains("database"), "the cause is for the log: {body}");
+    assert!(
+        !body.contains("database"),
+        "the cause is for the log: {body}"
+    );
     client.write_all(get("/next").as_bytes()).await.unwrap();
     assert_eq!(response(&mut client).await.1, "/next");
 }
@@ -37,7 +43,10 @@ async fn an_error_of_the_service_is_a_500() {
 async fn a_body_that_panics_cuts_the_response_off() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    client.write_all((get("/panic-in-body") + &get("/next")).as_bytes()).await.unwrap();
+    client
+        .write_all((get("/panic-in-body") + &get("/next")).as_bytes())
+        .await
+        .unwrap();
     let answer = rest(&mut client).await;
     // Not the last chunk: the client must see that it is not whole.
     assert!(!answer.contains("0\r\n\r\n"), "{answer}");

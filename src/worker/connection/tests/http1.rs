@@ -57,9 +57,15 @@ async fn a_body_reaches_the_handler_and_the_connection_goes_on() {
 async fn a_client_that_expects_100_gets_it() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    let head = "POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
+    let head =
+        "POST /echo HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";
     client.write_all(head.as_bytes()).await.unwrap();
-    assert!(response(&mut client).await.0.starts_with("http/1.1 100 continue"));
+    assert!(
+        response(&mut client)
+            .await
+            .0
+            .starts_with("http/1.1 100 continue")
+    );
     client.write_all(b"ok").await.unwrap();
     assert_eq!(response(&mut client).await.1, "ok");
 }
@@ -77,7 +83,10 @@ async fn a_head_beyond_the_limit_is_refused_with_431_and_the_client_can_read_tha
     let fixture = Fixture::new();
     // Small pipes: the server must read on, or the client would never come to its response.
     let client = fixture.connect_with_buffer(1024);
-    let head = format!("GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(64 * 1024));
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+        "y".repeat(64 * 1024)
+    );
     let (mut reader, mut writer) = tokio::io::split(client);
     let (_, (head, _)) = tokio::join!(writer.write_all(head.as_bytes()), response(&mut reader));
     assert!(head.starts_with("http/1.1 431"), "{head}");
@@ -89,7 +98,10 @@ async fn a_head_beyond_the_limit_is_refused_with_431_and_the_client_can_read_tha
 async fn too_many_headers_are_refused_with_431() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    let head = format!("GET / HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(150));
+    let head = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\n{}\r\n",
+        "x: y\r\n".repeat(150)
+    );
     client.write_all(head.as_bytes()).await.unwrap();
     assert!(response(&mut client).await.0.starts_with("http/1.1 431"));
 }
@@ -118,7 +130,10 @@ async fn requests_planted_in_a_body_that_nobody_read_are_never_answered() {
     let body = get("/planted");
     let length = body.len();
     let post = format!("POST /first HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{body}");
-    client.write_all((post + &get("/after")).as_bytes()).await.unwrap();
+    client
+        .write_all((post + &get("/after")).as_bytes())
+        .await
+        .unwrap();
     assert_eq!(response(&mut client).await.1, "/first");
     assert_eq!(response(&mut client).await.1, "/after");
 }

@@ -20,7 +20,9 @@ struct Client {
 }
 
 async fn connect(stream: DuplexStream) -> Client {
-    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let (sender, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
     Client {
         sender,
         connection: tokio::spawn(connection),
@@ -28,8 +30,13 @@ async fn connect(stream: DuplexStream) -> Client {
 }
 
 impl Client {
-    fn get(&mut self, path: &str) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
-        let request = Request::get(format!("http://x{path}")).body(Empty::new()).unwrap();
+    fn get(
+        &mut self,
+        path: &str,
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+        let request = Request::get(format!("http://x{path}"))
+            .body(Empty::new())
+            .unwrap();
         self.sender.send_request(request)
     }
 }
@@ -75,10 +82,14 @@ async fn drain_lets_streams_finish_and_takes_no_more() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(Duration::from_secs(5), refused).await.expect("GOAWAY");
+    timeout(Duration::from_secs(5), refused)
+        .await
+        .expect("GOAWAY");
     fixture.script.go.notify_one();
     assert_eq!(text(waiting.await.unwrap().unwrap()).await, "waited");
-    timeout(Duration::from_secs(5), fixture.server.tasks.over()).await.expect("drained");
+    timeout(Duration::from_secs(5), fixture.server.tasks.over())
+        .await
+        .expect("drained");
     client.connection.await.unwrap().unwrap();
 }
 
@@ -90,7 +101,11 @@ async fn drain_of_an_idle_connection_is_quick() {
     let begun = Instant::now();
     fixture.server.signal().raise(Order::Drain);
     fixture.server.tasks.over().await;
-    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        begun.elapsed()
+    );
     client.connection.await.unwrap().unwrap();
 }
 
@@ -102,7 +117,9 @@ async fn cancel_drops_handlers_and_bodies() {
     fixture.script.begun.notified().await;
     let streaming = client.get("/stream").await.unwrap();
     fixture.server.signal().raise(Order::Cancel);
-    timeout(Duration::from_secs(5), fixture.server.tasks.over()).await.expect("no task is left");
+    timeout(Duration::from_secs(5), fixture.server.tasks.over())
+        .await
+        .expect("no task is left");
     assert_eq!(fixture.script.cancelled.load(Relaxed), 1);
     assert_eq!(fixture.server.meter.seat().in_flight.load(Relaxed), 0);
     assert!(waiting.await.unwrap().is_err());
@@ -117,7 +134,10 @@ async fn an_idle_connection_is_closed_at_the_keep_alive_timeout() {
     let idle = Instant::now();
     client.connection.await.unwrap().unwrap();
     let waited = idle.elapsed();
-    assert!(waited >= KEEP_ALIVE && waited < KEEP_ALIVE + Duration::from_secs(2), "{waited:?}");
+    assert!(
+        waited >= KEEP_ALIVE && waited < KEEP_ALIVE + Duration::from_secs(2),
+        "{waited:?}"
+    );
     fixture.server.tasks.over().await;
 }
 

@@ -62,7 +62,10 @@ async fn half_a_head_gets_408_at_the_header_timeout() {
 async fn half_a_head_that_came_with_the_request_before_gets_408_too() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
-    client.write_all((get("/one") + "GET /ha").as_bytes()).await.unwrap();
+    client
+        .write_all((get("/one") + "GET /ha").as_bytes())
+        .await
+        .unwrap();
     response(&mut client).await;
     assert!(response(&mut client).await.0.starts_with("http/1.1 408"));
 }

@@ -1,0 +1,251 @@
+//! vitals, the built-in app: the machine's vital signs once a second, and the service that shows them.
+//!
+//! A payload samples /proc into a ring; the handlers show the ring, the latest sample as it comes, and the
+//! service's own view of itself. It is an app like any other: it knows `http` types, a drain token and a
+//! view of the service, and no process.
+
+mod page;
+mod proc;
+mod ring;
+mod routes;
+mod sample;
+mod sampler;
+mod settings;
+mod stream;
+
+use std::panic::resume_unwind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::app::{App, Context, Payload, Result, Token};
+use crate::moment::Moment;
+use crate::status::{PayloadState, Status};
+use crate::sys::clock;
+
+pub use settings::Settings;
+
+use proc::Kernel;
+use ring::Ring;
+use routes::VitalsService;
+use sample::{Process, Sample};
+use sampler::Sampler;
+
+/// The factory of the built-in app: what `payload` without a service of its own serves.
+///
+/// # Errors
+/// None: it only builds.
+pub async fn load(context: Context<Settings>) -> Result<App> {
+    let (settings, drain) = (*context.settings(), context.drain_token());
+    let vitals = Vitals::new(settings, Arc::new(move || context.service()), drain);
+    let service = VitalsService::new(Arc::clone(&vitals));
+    let sampler = Payload::new("sampler", move |context| {
+        let vitals = Arc::clone(&vitals);
+        async move {
+            vitals.sample_forever(context.stop_token()).await;
+            Ok(())
+        }
+    });
+    Ok(App::builder().payload(sampler).build(service))
+}
+
+/// Asks for the service as it is now. Called at most a few times per second; must not block.
+pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
+
+/// What the sampler and the handlers of one app share.
+pub(crate) struct Vitals {
+    settings: Settings,
+    view: View,
+    drain: Token,
+    state: Mutex<State>,
+    /// The latest sample as a server-sent event, built once for all who listen.
+    events: watch::Sender<Bytes>,
+}
+
+struct State {
+    ring: Ring,
+    /// As of the latest sample; their sum is in each sample.
+    processes: Vec<Process>,
+    /// When the sampler last finished, at first when it was built.
+    looked: Instant,
+}
+
+/// What `/api/vitals` answers.
+#[derive(Serialize)]
+struct History<'a> {
+    /// Seconds between two samples.
+    interval: f64,
+    /// How many samples are kept.
+    capacity: usize,
+    /// The worker that took these samples, by its pid. Each worker keeps its own.
+    pid: u32,
+    /// Oldest first.
+    samples: Vec<&'a Sample>,
+    /// The service's own processes, as of the latest sample.
+    processes: &'a [Process],
+}
+
+/// What an event of `/api/vitals/stream` carries.
+#[derive(Serialize)]
+struct Event<'a> {
+    /// The worker that answers, by its pid.
+    pid: u32,
+    /// The latest sample; `null` before the first.
+    sample: Option<&'a Sample>,
+    processes: &'a [Process],
+    /// As `/api/service` answers it.
+    service: &'a Status,
+}
+
+impl Vitals {
+    /// `drain` ends the streams; the sampler has its own token. Call it inside the runtime.
+    pub(crate) fn new(settings: Settings, view: View, drain: Token) -> Arc<Self> {
+        let state = State {
+            ring: Ring::new(settings.capacity()),
+            processes: Vec::new(),
+            looked: Instant::now(),
+        };
+        Arc::new(Self {
+            settings,
+            view,
+            drain,
+            state: Mutex::new(state),
+            events: watch::Sender::new(Bytes::new()),
+        })
+    }
+
+    /// The payload: samples until told to stop, then returns at once. A late tick is skipped, not made up
+    /// for. Dropping the future loses the sample that is being taken.
+    ///
+    /// # Panics
+    /// With the panic of a sample that could not be taken, for the supervisor to see.
+    pub(crate) async fn sample_forever(&self, stop: Token) {
+        let mut ticks = tokio::time::interval(self.settings.sample_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut sampler = Sampler::default();
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.fired() => return,
+                _ = ticks.tick() => {}
+            }
+            let status = (self.view)();
+            let members = sampler::members(&status);
+            // Not on the executor: reading another process's memory can wait for that process.
+            let look = tokio::task::spawn_blocking(move || {
+                let now = Moment::from_nanos(clock::monotonic_nanos());
+                let (sample, processes) = sampler.take(&Kernel, &members, now, wall_clock());
+                (sampler, sample, processes)
+            });
+            let looked = tokio::select! {
+                biased;
+                () = stop.fired() => return,
+                looked = look => looked,
+            };
+            match looked {
+                Ok((back, sample, processes)) => {
+                    sampler = back;
+                    self.publish(sample, processes, &status);
+                }
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => resume_unwind(panic),
+                    // The runtime is on its way out.
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn publish(&self, sample: Sample, processes: Vec<Process>, status: &Status) {
+        {
+            let mut state = self.state();
+            state.ring.push(Arc::new(sample));
+            state.processes = processes;
+            state.looked = Instant::now();
+        }
+        // While nobody listens, nothing is built.
+        if self.events.receiver_count() > 0 {
+            self.events.send_replace(self.event(status));
+        }
+    }
+
+    /// The latest sample and the service as an event for the stream.
+    fn event(&self, status: &Status) -> Bytes {
+        let state = self.state();
+        let sample = state.ring.latest();
+        stream::event(&Event {
+            pid: std::process::id(),
+            sample: sample.as_deref(),
+            processes: &state.processes,
+            service: status,
+        })
+    }
+
+    fn history(&self, pick: impl FnOnce(&Ring) -> Vec<Arc<Sample>>) -> serde_json::Result<Vec<u8>> {
+        let (samples, processes) = {
+            let state = self.state();
+            (pick(&state.ring), state.processes.clone())
+        };
+        serde_json::to_vec(&History {
+            interval: self.settings.sample_interval.as_secs_f64(),
+            capacity: self.settings.capacity(),
+            pid: std::process::id(),
+            samples: samples.iter().map(Arc::as_ref).collect(),
+            processes: &processes,
+        })
+    }
+
+    fn status(&self) -> Status {
+        (self.view)()
+    }
+
+    /// Whether everything that should run in this worker does.
+    ///
+    /// # Errors
+    /// What does not.
+    fn health(&self) -> std::result::Result<(), String> {
+        let silent = self.state().looked.elapsed();
+        if silent > 3 * self.settings.sample_interval + Duration::from_secs(5) {
+            return Err(format!(
+                "the sampler has been silent for {} s",
+                silent.as_secs()
+            ));
+        }
+        let status = self.status();
+        let own = status
+            .workers
+            .iter()
+            .filter(|worker| worker.pid == std::process::id());
+        for payload in own.flat_map(|worker| &worker.payloads) {
+            if !matches!(payload.state, PayloadState::Running | PayloadState::Done) {
+                return Err(format!("payload '{}' does not run", payload.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Seconds since 1970; 0 on a machine whose clock stands before that.
+fn wall_clock() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |time| time.as_secs_f64())
+}
+
+/// To four digits: what is measured is no better, and the JSON is a third of the size.
+fn rounded(number: f64) -> f64 {
+    (number * 10_000.0).round() / 10_000.0
+}
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! Every way in which the service can fail leaves the socket listening, and ends well after the cure.
+
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::service::{GET, SERVICE, SOCKET, SOON};
+use crate::support::eventually;
+
+pub(crate) fn a_stopped_arbiter_is_replaced_by_the_watchdog(machine: &Machine) {
+    machine.install();
+    machine.drop_in("WatchdogSec=2s");
+    machine.ok(GET);
+    let arbiter = machine.arbiter();
+    let since = machine.property(SOCKET, "ActiveEnterTimestampMonotonic");
+
+    machine.ok(&format!("kill -STOP {arbiter}"));
+    machine.wait_for(SERVICE, "NRestarts", |count| count == "1");
+    machine.wait_for(SERVICE, "ActiveState", |state| state == "active");
+    assert_ne!(machine.arbiter(), arbiter);
+    machine.ok(GET);
+    assert_eq!(
+        machine.property(SOCKET, "ActiveEnterTimestampMonotonic"),
+        since
+    );
+    assert!(
+        messages(machine)
+            .iter()
+            .any(|line| line.contains("Watchdog timeout"))
+    );
+}
+
+pub(crate) fn a_killed_arbiter_comes_back(machine: &Machine) {
+    machine.install();
+    machine.ok(GET);
+    let workers = pids(&machine.status());
+    machine.ok(&format!("kill -KILL {}", machine.arbiter()));
+    machine.wait_for(SERVICE, "NRestarts", |count| count == "1");
+    machine.ok(GET);
+    assert_eq!(machine.property(SERVICE, "NRestarts"), "1");
+    for worker in workers {
+        assert_ne!(
+            machine.run(&format!("kill -0 {worker}")).code,
+            Some(0),
+            "{worker} is left"
+        );
+    }
+}
+
+pub(crate) fn a_crash_loop_keeps_the_socket(machine: &Machine) {
+    machine.install_probe("[app]\nstartup_failure = \"no database\"");
+    let since = machine.property(SOCKET, "ActiveEnterTimestampMonotonic");
+    let started = machine.run(&format!("systemctl start {SERVICE}"));
+    assert_ne!(started.code, Some(0), "{started:?}");
+
+    let client = machine.start(GET);
+    // Beyond systemd's default limit of five.
+    machine.wait_for(SERVICE, "NRestarts", |count| {
+        count.parse::<u32>().is_ok_and(|count| count >= 6)
+    });
+    machine.wait_for(SERVICE, "ExecMainStatus", |status| status == "70");
+    let lines = messages(machine);
+    assert!(
+        lines.iter().any(|line| line.contains("no database")),
+        "{lines:#?}"
+    );
+
+    machine.configure("");
+    let answer = client.finish();
+    assert_eq!(answer.code, Some(0), "the client that waited: {answer:?}");
+    assert_eq!(machine.property(SERVICE, "ActiveState"), "active");
+    assert_eq!(
+        machine.property(SOCKET, "ActiveEnterTimestampMonotonic"),
+        since
+    );
+}
+
+pub(crate) fn wrong_configuration_is_not_restarted(machine: &Machine) {
+    machine.configure("workers = 2\nwrokers = 3\n");
+    machine.install();
+    let started = machine.run(&format!("systemctl start {SERVICE}"));
+    assert_ne!(started.code, Some(0), "{started:?}");
+    assert_eq!(machine.property(SERVICE, "ExecMainStatus"), "78");
+    assert_eq!(machine.property(SERVICE, "ActiveState"), "failed");
+    assert_eq!(machine.property(SERVICE, "NRestarts"), "0");
+    assert_eq!(machine.property(SOCKET, "SubState"), "listening");
+    let lines = messages(machine);
+    let told = |line: &String| line.contains("payload.toml:2:1") && line.contains("workers");
+    assert!(lines.iter().any(told), "{lines:#?}");
+}
+
+pub(crate) fn a_client_outlives_wrong_configuration(machine: &Machine) {
+    machine.configure("wrokers = 3\n");
+    machine.install();
+    let mut client = machine.start(GET);
+    let starts = || {
+        let journal = machine.journal(SERVICE);
+        let started = journal
+            .iter()
+            .filter(|entry| text(entry).starts_with("Starting "));
+        started
+            .map(|entry| number(&entry["__MONOTONIC_TIMESTAMP"]))
+            .collect::<Vec<_>>()
+    };
+    // The waiting connection starts the service again and again, and not faster than once a second.
+    let starts = eventually("four starts", SOON, || {
+        Some(starts()).filter(|list| list.len() >= 4)
+    });
+    for pair in starts.windows(2) {
+        let apart = pair[1] - pair[0];
+        assert!(apart >= 900_000, "two starts {apart} µs apart");
+    }
+    assert_eq!(machine.property(SOCKET, "ActiveState"), "active");
+    assert!(!client.ended());
+
+    machine.configure("workers = 2\n");
+    let answer = client.finish();
+    assert_eq!(answer.code, Some(0), "the client that waited: {answer:?}");
+    assert_eq!(machine.property(SERVICE, "ActiveState"), "active");
+}
+
+fn messages(machine: &Machine) -> Vec<String> {
+    let journal = machine.journal(SERVICE);
+    journal.iter().map(|entry| text(entry).to_owned()).collect()
+}
+
+fn text(entry: &Value) -> &str {
+    entry["MESSAGE"].as_str().unwrap_or_default()
+}
+
+fn number(value: &Value) -> u64 {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .expect("a number")
+}
+
+fn pids(status: &Value) -> Vec<u64> {
+    let workers = status["workers"].as_array().expect("a list");
+    workers
+        .iter()
+        .map(|worker| worker["pid"].as_u64().expect("a pid"))
+        .collect()
+}

@@ -1,0 +1,67 @@
+//! payload under a real systemd: each test boots a Debian of its own (see `machine.rs`), once with systemd 252
+//! and once with 257.
+//!
+//! Runs as root on Debian; the roots are made by `base.sh` at the first run. Elsewhere the tests say that they
+//! were skipped; with `CI` in the environment that is a failure.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod activation;
+mod base;
+mod cgroup;
+mod failure;
+mod journal;
+mod machine;
+mod service;
+mod stop;
+mod turn;
+mod units;
+
+/// Each listed function becomes one test per suite.
+macro_rules! on_both_suites {
+    ($($module:ident :: $test:ident,)*) => {
+        mod bookworm {
+            $(#[test]
+            fn $test() {
+                crate::on(crate::base::Suite::Bookworm, crate::$module::$test);
+            })*
+        }
+        mod trixie {
+            $(#[test]
+            fn $test() {
+                crate::on(crate::base::Suite::Trixie, crate::$module::$test);
+            })*
+        }
+    };
+}
+
+on_both_suites! {
+    activation::the_first_connection_starts_the_service,
+    activation::start_returns_when_every_worker_serves,
+    activation::the_status_line_has_live_counts,
+    failure::a_stopped_arbiter_is_replaced_by_the_watchdog,
+    failure::a_killed_arbiter_comes_back,
+    failure::a_crash_loop_keeps_the_socket,
+    failure::wrong_configuration_is_not_restarted,
+    failure::a_client_outlives_wrong_configuration,
+    journal::lifecycle_events_have_fields,
+    journal::a_stopped_journal_slows_nothing,
+    stop::stop_drains_and_leaves_nothing,
+    stop::stop_with_nothing_to_do_is_prompt,
+    units::the_units_are_in_order,
+    units::the_service_works_hardened,
+}
+
+fn on(suite: base::Suite, test: fn(&machine::Machine)) {
+    if let Some(machine) = machine::Machine::boot(suite) {
+        test(&machine);
+    }
+}

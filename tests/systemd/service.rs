@@ -1,0 +1,103 @@
+//! payload as an administrator installs it into a machine, and what systemd says about it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::machine::Machine;
+use crate::support::eventually;
+
+pub(crate) const SOCKET: &str = "payload.socket";
+pub(crate) const SERVICE: &str = "payload.service";
+
+/// For what takes systemd and payload a moment.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Asks the service for one page; silent unless it fails.
+pub(crate) const GET: &str =
+    "curl --silent --show-error --fail --max-time 30 http://127.0.0.1:8080";
+
+impl Machine {
+    /// Installs the binary and the shipped units, and enables and starts the socket, not the service.
+    pub(crate) fn install(&self) {
+        self.install_binary(Path::new(env!("CARGO_BIN_EXE_payload")));
+    }
+
+    /// The same with the test service of `tests/support/probe.rs` in the binary's place.
+    pub(crate) fn install_probe(&self, configuration: &str) {
+        self.configure(configuration);
+        self.install_binary(&probe());
+    }
+
+    fn install_binary(&self, binary: &Path) {
+        self.copy_in(binary, "/usr/bin/payload", 0o755);
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+        for unit in [SOCKET, SERVICE] {
+            let installed = format!("/usr/lib/systemd/system/{unit}");
+            self.copy_in(&units.join(unit), &installed, 0o644);
+        }
+        self.ok("systemctl daemon-reload && systemctl enable --now payload.socket");
+    }
+
+    /// Writes the configuration file.
+    pub(crate) fn configure(&self, toml: &str) {
+        self.write_file("/etc/payload/payload.toml", toml);
+    }
+
+    /// Puts lines into the `[Service]` section of payload.service, beside those of the shipped unit.
+    pub(crate) fn drop_in(&self, lines: &str) {
+        self.write_file(
+            "/etc/systemd/system/payload.service.d/test.conf",
+            &format!("[Service]\n{lines}\n"),
+        );
+        self.ok("systemctl daemon-reload");
+    }
+
+    /// One property of a unit, as `systemctl show` has it.
+    #[track_caller]
+    pub(crate) fn property(&self, unit: &str, name: &str) -> String {
+        self.ok(&format!("systemctl show --property={name} --value {unit}"))
+    }
+
+    /// Waits until a property is what it should become.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, unit: &str, name: &str, good: impl Fn(&str) -> bool) -> String {
+        eventually(&format!("{name} of {unit}"), SOON, || {
+            Some(self.property(unit, name)).filter(|value| good(value))
+        })
+    }
+
+    /// The service's main process.
+    #[track_caller]
+    pub(crate) fn arbiter(&self) -> u32 {
+        let pid = self.property(SERVICE, "MainPID");
+        pid.parse().expect("a pid")
+    }
+
+    /// What the service says about itself through its control socket.
+    #[track_caller]
+    pub(crate) fn status(&self) -> Value {
+        serde_json::from_str(&self.ok(STATUS)).expect("JSON")
+    }
+
+    /// What the journal has of a unit, oldest first, everything that was sent before the call included.
+    #[track_caller]
+    pub(crate) fn journal(&self, unit: &str) -> Vec<Value> {
+        let lines = self.ok(&format!(
+            "journalctl --sync && journalctl --output=json --unit={unit}"
+        ));
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+            .collect()
+    }
+}
+
+/// As root types it.
+pub(crate) const STATUS: &str = "payload status --json --control /run/payload/control.sock";
+
+fn probe() -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_payload")).parent();
+    folder.expect("a folder").join("examples/probe")
+}
