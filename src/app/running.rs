@@ -1,6 +1,6 @@
 //! An app that serves, and its way out.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -84,8 +84,8 @@ impl Running {
     /// is done. No task of the app is left, except a payload that blocks its thread, which is then an error.
     ///
     /// `deadline` is for all together, `None` is unlimited. Each step is attempted, also behind one that is stuck
-    /// and when the deadline has passed; see [`Budget`]. What is aborted at the deadline is awaited for up to a
-    /// second more.
+    /// and when the deadline has passed; see [`Budget`]. A payload that is
+    /// aborted at the deadline has 10 ms to see its notice, and up to a second to be gone.
     ///
     /// Dropping the future aborts the payloads and skips the steps that are left.
     pub(crate) async fn stop(mut self, deadline: Option<Instant>) -> Stopped {
