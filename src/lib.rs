@@ -28,4 +28,5 @@ pub use app::{
 };
 pub use body::Body;
 pub use exit::BoxError;
+pub use peer::Peer;
 pub use service::main;

@@ -23,7 +23,7 @@ use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
-use crate::sys;
+use crate::{logs, sys};
 use crate::sys::process::{Forked, Reaped};
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say};
@@ -455,6 +455,7 @@ impl Shell {
     fn tell_manager(&mut self) {
         let summary = (self.core.state(), self.core.serving(), self.core.target());
         let header = &self.children.board.header;
+        header.log_drops.store(logs::drops(), Relaxed);
         header.state.store(summary.0 as u8, Relaxed);
         header.generation.store(self.core.generation(), Relaxed);
         header

@@ -120,6 +120,7 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
             .iter()
             .map(|bucket| bucket.load(Relaxed))
             .collect(),
+        log_drops: seat.log_drops.load(Relaxed),
         payloads: payloads
             .iter()
             .enumerate()

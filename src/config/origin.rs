@@ -97,7 +97,7 @@ impl Given {
     }
 }
 
-/// All problems as one failure, in the order of the file, then variables, then flags.
+/// All problems as one failure, one line each, in the order of the file, then variables, then flags.
 pub(super) fn failure(mut problems: Vec<Problem>) -> Failure {
     problems.sort();
     problems.dedup();
@@ -109,7 +109,11 @@ pub(super) fn failure(mut problems: Vec<Problem>) -> Failure {
     } else {
         ExitCode::Config
     };
-    let lines: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+    let mut lines: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+    // The program's name comes before the message: each place must still begin its line.
+    if lines.len() > 1 {
+        lines.insert(0, format!("{} mistakes in the configuration", lines.len()));
+    }
     Failure::new(code, lines.join("\n"))
 }
 
@@ -186,7 +190,10 @@ mod tests {
         assert_eq!(failure(vec![flag.clone()]).code(), ExitCode::Usage);
         let both = failure(vec![flag, variable]);
         assert_eq!(both.code(), ExitCode::Config);
-        assert_eq!(both.to_string(), "PAYLOAD_X: no\n--workers: no");
+        assert_eq!(
+            both.to_string(),
+            "2 mistakes in the configuration\nPAYLOAD_X: no\n--workers: no"
+        );
     }
 
     #[test]

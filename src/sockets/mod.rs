@@ -132,16 +132,6 @@ impl fmt::Display for ListenerAddress {
     }
 }
 
-impl From<&Address> for ListenerAddress {
-    fn from(address: &Address) -> Self {
-        match address {
-            Address::Tcp(address) => Self::Tcp(*address),
-            Address::UnixPath(path) => Self::UnixPath(path.clone()),
-            Address::UnixAbstract(name) => Self::UnixAbstract(name.clone()),
-        }
-    }
-}
-
 /// As one would type it into a client.
 fn places(listeners: &[Listener]) -> String {
     let place = |listener: &Listener| match &listener.address {
