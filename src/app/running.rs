@@ -191,7 +191,10 @@ mod tests {
         running.drain();
         let failed = running.failed().await;
         let stopped = running.stop(None).await;
-        assert!(stopped.errors.is_empty(), "it was reported when it happened");
+        assert!(
+            stopped.errors.is_empty(),
+            "it was reported when it happened"
+        );
         assert_eq!(stopped.failure, Some(failed));
     }
 }
