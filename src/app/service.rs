@@ -27,6 +27,22 @@ trait Erased: Send + Sync {
 pub(crate) struct Service(Arc<dyn Erased>);
 
 impl Service {
+    #[cfg(test)]
+    pub(crate) fn new<S, B>(service: S) -> Self
+    where
+        S: tower_service::Service<Request<Body>, Response = Response<B>>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self::with_state(service, &State::default())
+    }
+
     /// Every request carries `state` as an extension, unless it is empty: then it costs nothing.
     pub(super) fn with_state<S, B>(service: S, state: &State) -> Self
     where
@@ -42,22 +58,6 @@ impl Service {
     {
         let state = (!state.is_empty()).then(|| state.clone());
         Self(Arc::new(Tower { service, state }))
-    }
-
-    #[cfg(test)]
-    pub(crate) fn new<S, B>(service: S) -> Self
-    where
-        S: tower_service::Service<Request<Body>, Response = Response<B>>
-            + Clone
-            + Send
-            + Sync
-            + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        Self::with_state(service, &State::default())
     }
 
     /// Answers one request. Dropping the future cancels the handler.
