@@ -4,6 +4,7 @@
 //! same shape: N single-threaded worker processes, the same handler, one client. `WORKERS=8` before it
 //! for another N.
 
+#[allow(unreachable_pub)]
 mod support;
 
 use std::convert::Infallible;
@@ -217,7 +218,7 @@ async fn load(context: payload::Context) -> payload::Result<payload::App> {
     }
     let service = payload::service_fn(move |_| {
         let response = Response::new(payload::Body::from(answer.clone()));
-        std::future::ready(Ok::<_, payload::BoxError>(response))
+        std::future::ready(Ok(response))
     });
     Ok(payload::App::builder().build(service))
 }

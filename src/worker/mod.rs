@@ -6,6 +6,7 @@
 //! fork are not shared between siblings.
 
 mod accept;
+mod balance;
 mod connection;
 mod keeper;
 mod life;
