@@ -60,7 +60,7 @@ pub(crate) fn lifecycle_events_have_fields(machine: &Machine) {
         let count = of_workers()
             .filter(|event| event["PAYLOAD_WORKER"] == worker)
             .count();
-        assert!(count >= 8, "{count} events of worker {worker}: {events:#?}");
+        assert!(count >= 80, "{count} events of worker {worker}: {events:#?}");
     }
 }
 
@@ -76,7 +76,9 @@ pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
 
     machine.ok(PANICS);
     let drops = |status: &Value| status["arbiter"]["log_drops"].as_u64().expect("a count");
-    assert!(drops(&machine.status()) > 0, "{:#}", machine.status());
+    eventually("the drops are counted", SOON, || {
+        (drops(&machine.status()) > 0).then_some(())
+    });
     // Long enough for the watchdog, had the heartbeat waited for the journal.
     let uptime = |status: &Value| status["arbiter"]["uptime"].as_f64().expect("seconds");
     let before = uptime(&machine.status());
