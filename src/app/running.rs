@@ -36,6 +36,8 @@ pub(crate) struct Running {
 pub(crate) struct Stopped {
     /// What failed on the way out, in order. Empty: the app stopped well.
     pub(crate) errors: Vec<StepError>,
+    /// The critical payload that failed first, if any did before it was told to stop. It was reported then.
+    pub(crate) failure: Option<PayloadFailure>,
 }
 
 pub(super) struct DrainTask {
@@ -117,7 +119,10 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop();
         let Surroundings {
-            state, observer, ..
+            state,
+            failed,
+            observer,
+            ..
         } = self.shared;
         errors.extend(self.stack.unwind(&state, &*observer, &mut budget).await);
         let service = self.service;
@@ -130,7 +135,8 @@ impl Running {
             AppState::Failed
         };
         self.progress.advance(end);
-        Stopped { errors }
+        let failure = failed.borrow().clone();
+        Stopped { errors, failure }
     }
 }
 

@@ -60,7 +60,10 @@ pub(crate) fn lifecycle_events_have_fields(machine: &Machine) {
         let count = of_workers()
             .filter(|event| event["PAYLOAD_WORKER"] == worker)
             .count();
-        assert!(count >= 80, "{count} events of worker {worker}: {events:#?}");
+        assert!(
+            count >= 80,
+            "{count} events of worker {worker}: {events:#?}"
+        );
     }
 }
 

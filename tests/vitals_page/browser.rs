@@ -184,6 +184,7 @@ impl Browser {
         answer["result"]["value"].take()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "a caller writes it in place")]
     fn order(&mut self, method: &str, params: Value) -> Value {
         self.number += 1;
         let mut order = json!({ "id": self.number, "method": method, "params": params });
