@@ -51,6 +51,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         Notice::ForkFailed { slot, error } => lifecycle!(
             Event::ForkFailed,
             payload_slot = slot,
+            payload_generation = generation,
             reason = error.as_str(),
             "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
         ),
@@ -69,6 +70,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerExited,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     "worker exited"
@@ -78,6 +80,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerFailed,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     reason,
@@ -92,6 +95,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         } => lifecycle!(
             Event::WorkerBackoff,
             payload_slot = slot,
+            payload_generation = generation,
             failures,
             delay_seconds = delay.as_secs_f64(),
             "the slot waits before its next worker"
@@ -104,6 +108,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::Recycle,
             payload_worker = worker.0,
             payload_slot = slot,
+            payload_generation = generation,
             cause = cause.name(),
             "worker has reached a limit and is being replaced"
         ),
@@ -111,6 +116,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::WorkerReplaced,
             payload_worker = new.0,
             payload_slot = slot,
+            payload_generation = generation,
             replaced_worker = old.0,
             "worker has taken over its slot"
         ),
