@@ -87,6 +87,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         Notice::ForkFailed { slot, error } => lifecycle!(
             Event::ForkFailed,
             payload_slot = slot,
+            payload_generation = generation,
             reason = error.as_str(),
             "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
         ),
@@ -105,6 +106,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerExited,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     "worker exited"
@@ -114,6 +116,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerFailed,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     reason,
@@ -128,6 +131,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         } => lifecycle!(
             Event::WorkerBackoff,
             payload_slot = slot,
+            payload_generation = generation,
             failures,
             delay_seconds = delay.as_secs_f64(),
             "the slot waits before its next worker"
@@ -140,6 +144,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::Recycle,
             payload_worker = worker.0,
             payload_slot = slot,
+            payload_generation = generation,
             cause = cause.name(),
             "worker has reached a limit and is being replaced"
         ),
@@ -147,6 +152,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::WorkerReplaced,
             payload_worker = new.0,
             payload_slot = slot,
+            payload_generation = generation,
             replaced_worker = old.0,
             "worker has taken over its slot"
         ),
