@@ -154,10 +154,9 @@ fn missing_field(message: &str) -> Option<&str> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde::Deserialize;
-
     use super::*;
     use crate::app::NoSettings;
+    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
