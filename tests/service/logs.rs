@@ -93,11 +93,11 @@ fn lines_for_people_on_a_pipe_have_no_colour() {
     assert!(words[0].ends_with('Z') && words[0].contains('T'), "{line}");
     assert_eq!(
         words[1..6],
-        ["INFO", "arbiter", "every", "worker", "serves"]
+        ["INFO", "arbiter:", "every", "worker", "serves"]
     );
     assert!(line.contains("workers=1"), "{line}");
     assert!(
-        text.lines().any(|line| line.contains(" worker 1 ")),
+        text.lines().any(|line| line.contains(" worker 1: ")),
         "{text}"
     );
 }

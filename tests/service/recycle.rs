@@ -21,7 +21,7 @@ fn by_requests_under_load() {
     let served = load.finish();
     assert!(served >= 6 * 150, "{served}");
     for recycle in service.events("recycle") {
-        assert_eq!(recycle["cause"], "max-requests", "{recycle}");
+        assert_eq!(recycle["cause"], "max_requests", "{recycle}");
     }
     assert_replaced_well(&service);
 }
@@ -33,7 +33,7 @@ fn by_age_under_load() {
     service.wait_for_events("worker-replaced", 3);
     load.finish();
     for recycle in service.events("recycle") {
-        assert_eq!(recycle["cause"], "max-age", "{recycle}");
+        assert_eq!(recycle["cause"], "max_age", "{recycle}");
     }
     assert_replaced_well(&service);
 }
@@ -47,7 +47,7 @@ fn by_memory_under_load() {
     let load = Load::start(service.address(), 2);
     let grown = crate::client::get(service.address(), "/grow?mib=80").number();
     let recycle = service.wait_for_event("recycle");
-    assert_eq!(recycle["cause"], "max-memory", "{recycle}");
+    assert_eq!(recycle["cause"], "max_memory", "{recycle}");
     service.wait_for_event("worker-replaced");
     service.wait_for_event("worker-exited");
     load.finish();
