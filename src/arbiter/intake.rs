@@ -107,7 +107,7 @@ impl Shell {
             return;
         };
         let answer = |command: control::Command| match command {
-            control::Command::Status => control::Answer::Status(Box::new(self.view())),
+            control::Command::Status {} => control::Answer::Status(Box::new(self.view())),
         };
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         for number in control.ready(client, now(), answer) {
