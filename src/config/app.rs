@@ -156,6 +156,7 @@ mod tests {
 
     use super::*;
     use crate::app::NoSettings;
+    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
