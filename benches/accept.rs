@@ -4,6 +4,13 @@
 //! same shape: N single-threaded worker processes, the same handler, one client. `WORKERS=8` before it
 //! for another N.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints what it measured"
+)]
+
+#[allow(unreachable_pub, dead_code, reason = "each bench uses its part")]
 mod support;
 
 use std::convert::Infallible;
@@ -217,7 +224,7 @@ async fn load(context: payload::Context) -> payload::Result<payload::App> {
     }
     let service = payload::service_fn(move |_| {
         let response = Response::new(payload::Body::from(answer.clone()));
-        std::future::ready(Ok::<_, Infallible>(response))
+        std::future::ready(Ok(response))
     });
     Ok(payload::App::builder().build(service))
 }

@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// What anything in a benchmark fails with.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -114,8 +117,10 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for process in &mut self.processes {
-            // An arbiter that is killed has its workers drain and leave.
-            let _ = process.kill();
+            // An arbiter has its workers leave first.
+            if let Ok(pid) = i32::try_from(process.id()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+            }
             let _ = process.wait();
         }
     }

@@ -8,6 +8,9 @@ pub(crate) mod service;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// For what happens at once, on a machine that is busy with something else.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
 /// How often a probe that cannot wait for its event looks again.
 const PAUSE: Duration = Duration::from_millis(20);
 

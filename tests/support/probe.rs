@@ -4,7 +4,8 @@
 //! # Settings, `[app]`
 //! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
-//! - `startup_delay`: seconds, in step `three`; `startup_failure`: the text of an error of that step.
+//! - `startup_delay`: seconds, in step `three`; `startup_failure`: the text of an error of that step; `gate`: a
+//!   file that step waits for.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
@@ -12,21 +13,25 @@
 //! - `steer`: a file. When it is there as `load` begins, its keys replace all of these.
 //!
 //! # Requests
-//! - `/`: the worker's pid
+//! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later; `/block?ms=N`: the same, and holds the thread
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the pid of a grandchild that outlives
 //!   its parent and ends after a second
+//! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
+//!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
 
+use std::ffi::OsString;
 use std::fs;
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Poll, ready};
 use std::thread;
 use std::time::Duration;
@@ -50,6 +55,7 @@ struct Settings {
     startup: Conduct,
     startup_delay: f64,
     startup_failure: Option<String>,
+    gate: Option<PathBuf>,
     teardown: Conduct,
     payload: Task,
     policy: Policy,
@@ -132,6 +138,9 @@ impl Settings {
     }
 
     async fn start(self) -> payload::Result<()> {
+        while self.gate.as_ref().is_some_and(|gate| !gate.exists()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         tokio::time::sleep(Duration::from_secs_f64(self.startup_delay)).await;
         if let Some(text) = self.startup_failure {
             return Err(text.into());
@@ -227,7 +236,7 @@ impl Timing {
 
 fn routes(go: Arc<Notify>) -> Router {
     Router::new()
-        .route("/", get(pid))
+        .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
         .route("/panic", get(fall_over))
@@ -238,6 +247,10 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/child", get(child))
         .route("/descriptors", get(descriptors))
         .route("/orphan", get(orphan))
+        .route("/environment", get(environment))
+        .route("/random", get(random))
+        .route("/grow", get(grow))
+        .route("/log", get(log))
         .with_state(go)
 }
 
@@ -291,6 +304,42 @@ async fn descriptors() -> Result<Vec<u8>, String> {
 
 async fn orphan() -> Result<Vec<u8>, String> {
     run(Command::new("sh").args(["-c", "sleep 1 >/dev/null 2>&1 & echo $!"]))
+}
+
+async fn environment() -> String {
+    let line = |(name, value): (OsString, OsString)| {
+        format!("{}={}\n", name.to_string_lossy(), value.to_string_lossy())
+    };
+    std::env::vars_os().map(line).collect()
+}
+
+/// Of std, and of the generator that most of the ecosystem's small ones are like.
+async fn random() -> String {
+    let hashed = RandomState::new().hash_one(0);
+    format!("{} {hashed} {}\n", std::process::id(), fastrand::u64(..))
+}
+
+async fn grow(Query(Amount { mib, .. }): Query<Amount>) -> String {
+    static KEPT: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+    // Written to, or the kernel would give no page.
+    let more = vec![1; mib << 20];
+    KEPT.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(more);
+    pid().await
+}
+
+async fn log(Query(Amount { count, .. }): Query<Amount>) {
+    for number in 0..count {
+        tracing::info!(number, "a record that was asked for");
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Amount {
+    mib: usize,
+    count: u32,
 }
 
 fn run(command: &mut Command) -> Result<Vec<u8>, String> {
