@@ -6,8 +6,8 @@ use crate::support::eventually;
 
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
-    machine.ok(GET);
-    let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
+    machine.get();
+    let slow = machine.start(&format!("{GET}/slow?2"));
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
         let workers = status["workers"].as_array().expect("a list");
@@ -32,7 +32,7 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
 
 pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
     machine.install();
-    machine.ok(GET);
+    machine.get();
     machine.ok(&format!("systemctl stop {SERVICE}"));
     let moment = |name| -> u64 {
         machine
@@ -45,5 +45,5 @@ pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
 
     // The socket is still there, and starts it again.
     assert_eq!(machine.property(SOCKET, "SubState"), "listening");
-    machine.ok(GET);
+    machine.get();
 }

@@ -143,7 +143,7 @@ const FAINT: &str = r"
         const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
         while (texts.nextNode()) {
             const node = texts.currentNode.parentElement;
-            if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest('script, style, noscript, .scale')) continue;
+            if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest('script, style, noscript')) continue;
             const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
             const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
             if (contrast < 4.5) faint.push(texts.currentNode.data.trim() + ': ' + contrast.toFixed(2));
