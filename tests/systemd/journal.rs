@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::machine::Machine;
-use crate::service::{GET, SERVICE, SOON};
+use crate::service::{SERVICE, SOON};
 use crate::support::eventually;
 
 const LIFE: [&str; 7] = [
@@ -82,7 +82,7 @@ pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
          'http://127.0.0.1:8080/panic?[1-100]' || exit 1; done";
     machine.install_probe("workers = 2");
     machine.drop_in("WatchdogSec=2s");
-    machine.ok(GET);
+    machine.get();
     let journald = machine.property("systemd-journald.service", "MainPID");
     machine.ok(&format!("kill -STOP {journald}"));
 
@@ -99,7 +99,7 @@ pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
     eventually("five seconds", SOON, || {
         (uptime(&machine.status()) > before + 5.0).then_some(())
     });
-    machine.ok(GET);
+    machine.get();
     assert_eq!(machine.property(SERVICE, "NRestarts"), "0");
     let status = machine.status();
     for worker in status["workers"].as_array().expect("a list") {

@@ -6,7 +6,7 @@ use crate::support::eventually;
 
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
-    machine.ok(GET);
+    machine.get();
     let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
@@ -32,7 +32,7 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
 
 pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
     machine.install();
-    machine.ok(GET);
+    machine.get();
     machine.ok(&format!("systemctl stop {SERVICE}"));
     let moment = |name| -> u64 {
         machine
@@ -45,5 +45,5 @@ pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
 
     // The socket is still there, and starts it again.
     assert_eq!(machine.property(SOCKET, "SubState"), "listening");
-    machine.ok(GET);
+    machine.get();
 }
