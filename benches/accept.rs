@@ -4,7 +4,13 @@
 //! same shape: N single-threaded worker processes, the same handler, one client. `WORKERS=8` before it
 //! for another N.
 
-#[allow(unreachable_pub)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints what it measured"
+)]
+
+#[allow(unreachable_pub, dead_code, reason = "each bench uses its part")]
 mod support;
 
 use std::convert::Infallible;

@@ -68,7 +68,7 @@ pub struct Arbiter {
     pub version: String,
     /// The line that systemd shows.
     pub status: String,
-    /// Log records that were dropped because the journal did not take them.
+    /// Log records of the arbiter that were dropped because nobody took them.
     pub log_drops: u64,
 }
 
@@ -115,6 +115,8 @@ pub struct Worker {
     pub memory: u64,
     /// Counts of requests by time: entry `b` took less than 2^b microseconds.
     pub latency: Vec<u64>,
+    /// Log records of this worker that were dropped because nobody took them.
+    pub log_drops: u64,
     /// Its app's background tasks.
     pub payloads: Vec<Payload>,
 }

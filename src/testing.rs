@@ -24,7 +24,7 @@
 //! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
 
 use std::fmt;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 

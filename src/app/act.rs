@@ -1,7 +1,7 @@
 //! One run of the author's code, so that whatever it does is an outcome.
 
 use std::any::Any;
-use std::future::{Future, pending};
+use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};

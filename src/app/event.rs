@@ -99,3 +99,38 @@ impl Progress {
         self.state
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct States(Mutex<Vec<AppState>>);
+
+    impl Observer for States {
+        fn app_state(&self, state: AppState) {
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(state);
+        }
+        fn step(&self, _: &StepEvent<'_>) {}
+        fn payload(&self, _: &PayloadEvent<'_>) {}
+    }
+
+    #[test]
+    fn an_app_never_goes_back_and_never_enters_a_state_twice() {
+        use AppState::{Draining, Failed, Serving, Starting, Stopping};
+        let states = Arc::new(States::default());
+        let mut progress = Progress::new(states.clone());
+        for state in [
+            Starting, Serving, Starting, Serving, Stopping, Draining, Failed,
+        ] {
+            progress.advance(state);
+        }
+        let seen = states.0.lock().unwrap().clone();
+        assert_eq!(seen, [Starting, Serving, Stopping, Failed]);
+    }
+}

@@ -1,7 +1,6 @@
 //! A supervised background task, as its author describes it.
 
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! An app that serves, and its way out.
 
-use std::future::{Future, pending};
+use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -84,8 +84,8 @@ impl Running {
     /// is done. No task of the app is left, except a payload that blocks its thread, which is then an error.
     ///
     /// `deadline` is for all together, `None` is unlimited. Each step is attempted, also behind one that is stuck
-    /// and when the deadline has passed; see [`Budget`]. What is aborted at the deadline is awaited for up to a
-    /// second more.
+    /// and when the deadline has passed; see [`Budget`]. A payload that is
+    /// aborted at the deadline has 10 ms to see its notice, and up to a second to be gone.
     ///
     /// Dropping the future aborts the payloads and skips the steps that are left.
     pub(crate) async fn stop(mut self, deadline: Option<Instant>) -> Stopped {
@@ -165,5 +165,36 @@ impl DrainTask {
             }
         };
         joined.unwrap_or_else(|_| Err(StepError::new(Stage::Drain, &self.name, Fault::CutOff)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::start::Launch;
+    use crate::app::{App, Payload};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
+        let payload = Payload::new("p", async |context| {
+            context.drain_token().fired().await;
+            Err("it broke".into())
+        });
+        let app = App::builder().payload(payload).build(axum::Router::new());
+        let launch = Launch {
+            cancel: CancellationToken::new(),
+            tokens: Tokens::default(),
+            cleanup: None,
+            observer: Arc::new(crate::testing::Trace::default()),
+        };
+        let mut running = app.start(launch).await.unwrap();
+        running.drain();
+        let failed = running.failed().await;
+        let stopped = running.stop(None).await;
+        assert!(
+            stopped.errors.is_empty(),
+            "it was reported when it happened"
+        );
+        assert_eq!(stopped.failure, Some(failed));
     }
 }

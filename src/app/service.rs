@@ -1,7 +1,7 @@
 //! The author's HTTP service behind one type.
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,6 +27,7 @@ trait Erased: Send + Sync {
 pub(crate) struct Service(Arc<dyn Erased>);
 
 impl Service {
+    #[cfg(test)]
     pub(crate) fn new<S, B>(service: S) -> Self
     where
         S: tower_service::Service<Request<Body>, Response = Response<B>>

@@ -1,6 +1,5 @@
 //! What was started, to be torn down last-in first-out within one deadline.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,6 +1,5 @@
 //! The entries of an app's one list.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -28,6 +28,8 @@ use crate::status::PayloadState;
 
 /// How long an aborted task may take until its next yield, before it is taken for blocked.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// What a payload gets to see that it is to stop, however late that is.
+const NOTICE: Duration = Duration::from_millis(10);
 
 /// The first critical payload that failed.
 pub(super) type Failed = watch::Sender<Option<PayloadFailure>>;
@@ -90,7 +92,7 @@ impl Supervised {
         self.stop.cancel();
     }
 
-    /// Tells it to stop and waits until it has ended, until `limit` willingly.
+    /// Tells it to stop and waits until it has ended: by itself until `limit`, then by an abort.
     ///
     /// # Errors
     /// It failed on its way out. An end that was reported before is none.
@@ -122,7 +124,7 @@ struct Supervisor {
 type Attempt = AbortOnDropHandle<super::Result<()>>;
 
 impl Supervisor {
-    /// Until the payload is over for good. An error is one that nobody has heard of.
+    /// Until the payload is over for good. Fails only on the way out: what failed before was reported then.
     async fn run(mut self, work: Work) -> Result<(), StepError> {
         match work {
             Work::Critical(run) => match self.watch(attempt(run, &self.context)).await {
@@ -172,7 +174,7 @@ impl Supervisor {
         let overdue = tokio::select! {
             biased;
             end = &mut attempt => return outcome(end),
-            () = self.abort.cancelled() => Fault::CutOff,
+            () = self.cut_off() => Fault::CutOff,
             () = sleep(self.stop_timeout) => Fault::TimedOut(self.stop_timeout),
         };
         attempt.abort();
@@ -181,6 +183,11 @@ impl Supervisor {
             Ok(end) => outcome(end),
             Err(_) => Err(Fault::Blocked),
         }
+    }
+
+    async fn cut_off(&self) {
+        self.abort.cancelled().await;
+        sleep(NOTICE).await;
     }
 
     fn stopped(&self, outcome: Result<(), Fault>) -> Result<(), StepError> {

@@ -1,7 +1,5 @@
 //! The two notices that every part of an app can wait for.
 
-use std::future::Future;
-
 use tokio_util::sync::CancellationToken;
 
 /// A notice that fires once and stays fired: the drain has begun, or it is time to stop.

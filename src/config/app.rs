@@ -156,7 +156,6 @@ mod tests {
 
     use super::*;
     use crate::app::NoSettings;
-    use serde::Deserialize;
 
     #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]

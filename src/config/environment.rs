@@ -91,7 +91,8 @@ mod tests {
                 ("PAYLOAD_HTTP_KEEPALIVE_TIMEOUT", ""),
                 ("PATH", "x")
             ]),
-            "PAYLOAD_HTTP_KEEPALIVE_TIMEOUT: unknown variable; did you mean PAYLOAD_HTTP_KEEP_ALIVE_TIMEOUT?\n\
+            "2 mistakes in the configuration\n\
+             PAYLOAD_HTTP_KEEPALIVE_TIMEOUT: unknown variable; did you mean PAYLOAD_HTTP_KEEP_ALIVE_TIMEOUT?\n\
              PAYLOAD_WORKER: unknown variable; did you mean PAYLOAD_WORKERS?"
         );
         assert_eq!(

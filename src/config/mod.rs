@@ -30,6 +30,7 @@ pub(crate) use app::{AppSettings, app_settings};
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
 pub(crate) use settings::{SETTINGS, Setting};
+pub(crate) use units::parse_duration;
 
 use environment::Environment;
 use forms::Host;

@@ -29,6 +29,8 @@ pub(super) struct Place {
 pub(super) struct Problem {
     origin: Origin,
     text: String,
+    /// The command line is at fault, and nothing else.
+    usage: bool,
 }
 
 /// A value as one layer gives it.
@@ -76,7 +78,17 @@ impl Problem {
             Origin::Default => text.to_string(),
             _ => format!("{origin}: {text}"),
         };
-        Self { origin, text }
+        Self {
+            usage: matches!(origin, Origin::Flag(_)),
+            origin,
+            text,
+        }
+    }
+
+    /// The flag is right; what it names is not.
+    pub(super) fn beyond_the_flag(mut self) -> Self {
+        self.usage = false;
+        self
     }
 }
 
@@ -91,25 +103,28 @@ impl Given {
             Origin::Default => format!("default of {key}, {literal}"),
         };
         Problem {
+            usage: matches!(self.origin, Origin::Flag(_)),
             origin: self.origin.clone(),
             text: format!("{text}: {what}; expected {expected}"),
         }
     }
 }
 
-/// All problems as one failure, in the order of the file, then variables, then flags.
+/// All problems as one failure, one line each, in the order of the file, then variables, then flags.
 pub(super) fn failure(mut problems: Vec<Problem>) -> Failure {
     problems.sort();
     problems.dedup();
-    let only_flags = problems
-        .iter()
-        .all(|problem| matches!(problem.origin, Origin::Flag(_)));
-    let code = if only_flags {
+    let usage = problems.iter().all(|problem| problem.usage);
+    let code = if usage {
         ExitCode::Usage
     } else {
         ExitCode::Config
     };
-    let lines: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+    let mut lines: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+    // The program's name comes before the message: each place must still begin its line.
+    if lines.len() > 1 {
+        lines.insert(0, format!("{} mistakes in the configuration", lines.len()));
+    }
     Failure::new(code, lines.join("\n"))
 }
 
@@ -186,7 +201,10 @@ mod tests {
         assert_eq!(failure(vec![flag.clone()]).code(), ExitCode::Usage);
         let both = failure(vec![flag, variable]);
         assert_eq!(both.code(), ExitCode::Config);
-        assert_eq!(both.to_string(), "PAYLOAD_X: no\n--workers: no");
+        assert_eq!(
+            both.to_string(),
+            "2 mistakes in the configuration\nPAYLOAD_X: no\n--workers: no"
+        );
     }
 
     #[test]

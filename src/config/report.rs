@@ -37,11 +37,10 @@ impl Report {
         self.found.then_some(&self.file.path)
     }
 
-    /// Whether the operator chose the value of `key`, by whatever means.
+    /// Whether somebody has set it: it does not come from the defaults.
     pub(crate) fn is_set(&self, key: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.key == key && !matches!(entry.origin, Origin::Default))
+        let set = |entry: &Entry| entry.key == key && entry.origin != Origin::Default;
+        self.entries.iter().any(set)
     }
 
     /// The same for programs, on several lines.

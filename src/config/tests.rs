@@ -66,10 +66,17 @@ impl Given<'_> {
         self.load().unwrap().config
     }
 
+    /// The lines about single mistakes.
     fn told(&self) -> String {
         let failure = self.load().unwrap_err();
         assert_eq!(failure.code(), ExitCode::Config);
-        failure.to_string()
+        let text = failure.to_string();
+        match text.split_once('\n') {
+            Some((header, lines)) if header.ends_with("mistakes in the configuration") => {
+                lines.to_owned()
+            }
+            _ => text,
+        }
     }
 }
 
@@ -348,6 +355,20 @@ fn syntax_errors_show_the_line() {
 }
 
 #[test]
+fn a_broken_line_is_told_once() {
+    assert_eq!(
+        from_file("a = { b = 1 c = 2 }\n").told(),
+        "f:1:11: string values must be quoted, expected literal string\n  \
+         1 | a = { b = 1 c = 2 }\n    |           ^"
+    );
+}
+
+#[test]
+fn pauses_that_do_not_grow_are_fine() {
+    from_file("restart = { backoff_initial = '1s', backoff_max = '1s' }").config();
+}
+
+#[test]
 fn combinations_that_mean_nothing_are_refused() {
     for (text, message) in [
         (
@@ -466,6 +487,14 @@ fn every_variable_reaches_its_setting() {
         let pairs: Vec<(&str, &str)> = pair.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
         let report = from_environment(&pairs).load().unwrap().report;
         assert_eq!(origin(&report, setting.key), setting.variable());
+        assert!(report.is_set(setting.key));
+        assert_eq!(
+            SETTINGS
+                .iter()
+                .filter(|setting| report.is_set(setting.key))
+                .count(),
+            1
+        );
     }
 }
 
@@ -618,9 +647,15 @@ fn the_file_named_by_the_operator_must_exist() {
         file: Some(missing.into()),
         ..Flags::default()
     };
+    let alone = load("demo", &flags, variables(&[])).unwrap_err();
+    assert_eq!(alone.code(), ExitCode::Config);
     let failure = load("demo", &flags, variables(&[("PAYLOAD_WORKERS", "x")])).unwrap_err();
     assert_eq!(failure.code(), ExitCode::Config);
-    assert_eq!(failure.to_string().lines().count(), 2);
+    assert!(
+        failure
+            .to_string()
+            .starts_with("2 mistakes in the configuration\nPAYLOAD_WORKERS=x: ")
+    );
 }
 
 #[test]

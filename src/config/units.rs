@@ -28,7 +28,7 @@ const SIZES: [(&str, u64); 9] = [
 ///
 /// # Errors
 /// What is wrong with the text.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }

@@ -42,7 +42,7 @@ pub(crate) fn ask(path: &Path) -> Result<Status, Failure> {
     };
     connect.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
     connect.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
-    let mut line = serde_json::to_vec(&Command::Status).map_err(|error| broken(error.into()))?;
+    let mut line = serde_json::to_vec(&Command::Status {}).map_err(|error| broken(error.into()))?;
     line.push(b'\n');
     (&connect).write_all(&line).map_err(broken)?;
     let mut answer = String::new();

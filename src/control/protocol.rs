@@ -11,7 +11,8 @@ pub(super) const MAX_COMMAND: usize = 4 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Command {
-    Status,
+    // A unit variant would take any further key: serde checks only those of a struct.
+    Status {},
 }
 
 /// `{"status":{…}}` or `{"error":"…"}`

@@ -38,7 +38,7 @@ fn milliseconds(text: &str) -> String {
 }
 
 impl Line<'_> {
-    /// `time LEVEL process sentence key=value ...`. Text of several lines follows indented, so that nothing
+    /// `time LEVEL process: sentence key=value ...`. Text of several lines follows indented, so that nothing
     /// that was logged can look like another record.
     pub(super) fn human(&self, with_colour: bool) -> String {
         let paint = if with_colour { PAINT } else { PLAIN };
@@ -55,7 +55,7 @@ impl Line<'_> {
                 let _ = write!(line, "worker {worker}");
             }
         }
-        line.push(' ');
+        line.push_str(": ");
         if !is_ours(self.target) {
             let _ = write!(line, "{}{}:{} ", paint.dim, self.target, paint.end);
         }
@@ -175,7 +175,7 @@ fn is_ours(target: &str) -> bool {
 }
 
 /// Words stay as they are; what could be taken for something else is quoted.
-fn quote_into(line: &mut String, text: &str) {
+pub(super) fn quote_into(line: &mut String, text: &str) {
     let is_word = !text.is_empty()
         && text
             .chars()
@@ -249,14 +249,14 @@ mod tests {
         ])];
         assert_eq!(
             line(ProcessIdentity::Arbiter, &fields).human(false),
-            "2024-05-01T10:00:00.123Z  INFO arbiter worker forked payload_event=worker-forked pid=77 \
+            "2024-05-01T10:00:00.123Z  INFO arbiter: worker forked payload_event=worker-forked pid=77 \
              cause=\"it said \\\"no\\\"\" empty=\"\"\n"
         );
         let mut other = line(WORKER, &[]);
         other.target = "hyper::proto";
         assert_eq!(
             other.human(false),
-            "2024-05-01T10:00:00.123Z  INFO worker 2 hyper::proto: worker forked\n"
+            "2024-05-01T10:00:00.123Z  INFO worker 2: hyper::proto: worker forked\n"
         );
     }
 
@@ -273,7 +273,7 @@ mod tests {
         forged.message = "a\nb";
         assert_eq!(
             forged.human(false),
-            "2024-05-01T10:00:00.123Z  INFO worker 2 a\\nb path=\"a\\u{1b}[2J\"\n    backtrace:\n      one\n      \
+            "2024-05-01T10:00:00.123Z  INFO worker 2: a\\nb path=\"a\\u{1b}[2J\"\n    backtrace:\n      one\n      \
              2024-05-01T10:00:00.123Z ERROR arbiter forged\\u{7}\n"
         );
     }

@@ -26,14 +26,14 @@ pub(crate) use process::ProcessIdentity;
 use stderr::{Lines, Sink, Style};
 
 /// The logs of this process.
-#[derive(Clone, Debug)]
-pub(crate) struct LogHandle {
+#[derive(Debug)]
+struct Logs {
     process: Arc<Process>,
     /// `None`: the records go to standard error.
     wire: Option<Arc<Wire>>,
 }
 
-static LOGS: OnceLock<LogHandle> = OnceLock::new();
+static LOGS: OnceLock<Logs> = OnceLock::new();
 
 /// Sets up the logs of the process and of all that it will fork. Once, in the arbiter, while it has one
 /// thread. `name` is the service's, SYSLOG_IDENTIFIER in the journal.
@@ -41,7 +41,7 @@ static LOGS: OnceLock<LogHandle> = OnceLock::new();
 /// # Errors
 /// A level that cannot be read (exit 78), `format = "journald"` without a journald that takes records (exit
 /// 69), logs that are set up already (exit 70), no file descriptor left (exit 71).
-pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<LogHandle, Failure> {
+pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<(), Failure> {
     let filter = filter::parse(&log.level)?;
     let process = Arc::new(Process::default());
     process.become_process(identity);
@@ -52,16 +52,15 @@ pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<L
     .map_err(|error| {
         Failure::new(ExitCode::Software, "the logs cannot be set up").because(error)
     })?;
-    let handle = LogHandle { process, wire };
     // Whoever won the line above is alone here.
-    let _ = LOGS.set(handle.clone());
+    let _ = LOGS.set(Logs { process, wire });
     if let Some(error) = note {
         tracing::warn!(
             error = %error,
             "the journal cannot be written to directly, so records go to standard error"
         );
     }
-    Ok(handle)
+    Ok(())
 }
 
 /// Checks what can be checked of the settings without changing anything.
@@ -82,25 +81,16 @@ pub(crate) fn become_worker(worker: u64, slot: u32, generation: u32) -> io::Resu
         slot,
         generation,
     };
-    LOGS.get()
-        .map_or(Ok(()), |logs| logs.become_process(identity))
+    let Some(logs) = LOGS.get() else {
+        return Ok(());
+    };
+    logs.process.become_process(identity);
+    logs.wire.as_ref().map_or(Ok(()), |wire| wire.renew())
 }
 
 /// How many records this process could not get rid of.
 pub(crate) fn drops() -> u64 {
-    LOGS.get().map_or(0, LogHandle::drops)
-}
-
-impl LogHandle {
-    fn become_process(&self, identity: ProcessIdentity) -> io::Result<()> {
-        self.process.become_process(identity);
-        self.wire.as_ref().map_or(Ok(()), |wire| wire.renew())
-    }
-
-    /// How many records this process could not get rid of.
-    pub(crate) fn drops(&self) -> u64 {
-        self.process.drops()
-    }
+    LOGS.get().map_or(0, |logs| logs.process.drops())
 }
 
 /// What a format comes down to.

@@ -244,7 +244,7 @@ mod tests {
         drop(writer);
         let text = read_all(reader);
         assert!(
-            text.ends_with("WARN arbiter slow request_id=r1 status=200 took=1.5\n"),
+            text.ends_with("WARN arbiter: slow request_id=r1 status=200 took=1.5\n"),
             "{text}"
         );
     }

@@ -241,7 +241,6 @@ fn covered(address: &Address, all: &[Address]) -> bool {
 }
 
 fn failure(code: ExitCode, address: &Address, what: &str) -> Failure {
-    let address = ListenerAddress::from(address);
     Failure::new(code, format!("cannot listen on {address}: {what}"))
 }
 

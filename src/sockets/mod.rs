@@ -33,6 +33,16 @@ pub(crate) enum Origin {
     Bound,
 }
 
+impl Origin {
+    /// The word for logs and status.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Origin::Passed => "passed",
+            Origin::Bound => "bound",
+        }
+    }
+}
+
 /// A listening stream socket: non-blocking, close-on-exec, checked.
 ///
 /// Its open file description may be shared with systemd: it is never shut down, re-listened or unlinked.
@@ -128,16 +138,6 @@ impl fmt::Display for ListenerAddress {
             Self::UnixPath(path) => write!(f, "unix:{}", path.display()),
             Self::UnixAbstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
             Self::UnixUnnamed => f.write_str("unix:(unnamed)"),
-        }
-    }
-}
-
-impl From<&Address> for ListenerAddress {
-    fn from(address: &Address) -> Self {
-        match address {
-            Address::Tcp(address) => Self::Tcp(*address),
-            Address::UnixPath(path) => Self::UnixPath(path.clone()),
-            Address::UnixAbstract(name) => Self::UnixAbstract(name.clone()),
         }
     }
 }

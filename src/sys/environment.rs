@@ -23,17 +23,19 @@ pub(crate) fn take(names: &[&'static str]) -> io::Result<Vec<(&'static str, OsSt
         ));
     }
     for (name, _) in &set {
-        // SAFETY: the process has exactly one thread (checked above, and only this one could start
-        // another), so nobody reads or writes the environment in this moment.
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "the one place that may, see the SAFETY reason"
-        )]
-        unsafe {
-            env::remove_var(name);
-        }
+        unset(name);
     }
     Ok(set)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that may: its caller has counted the threads"
+)]
+fn unset(name: &str) {
+    // SAFETY: the process has exactly one thread (`take` has counted, and only this one could start another),
+    // so nobody reads or writes the environment in this moment.
+    unsafe { env::remove_var(name) }
 }
 
 /// How many threads this process has.

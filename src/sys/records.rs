@@ -49,14 +49,13 @@ pub(crate) fn take(outlet: impl AsFd) -> io::Result<Option<Vec<u8>>> {
         Err(error) => return Err(error.into()),
     };
     let (length, flags) = (received.bytes, received.flags);
-    let memfd = received.cmsgs()?.find_map(|message| match message {
-        // SAFETY: the kernel has just put these descriptors into our table, and nobody else knows them;
-        // the control buffer has room for one.
-        ControlMessageOwned::ScmRights(raw) => {
-            raw.first().map(|raw| unsafe { OwnedFd::from_raw_fd(*raw) })
-        }
+    let passed = received.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(raw) => raw.first().copied(),
         _ => None,
     });
+    // SAFETY: the kernel has just put this descriptor into our table, and nobody else knows it; the control
+    // buffer has room for one, so none is forgotten.
+    let memfd = passed.map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
     if let Some(memfd) = memfd {
         return read_all(memfd).map(Some);
     }

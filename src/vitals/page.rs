@@ -6,8 +6,8 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-X6t7dxBrZfrjzSDSKWPjbmhTy3N0GaKTDN/3q/1gWp8='; \
-    style-src 'sha256-lzLnQp+Ta9wzOCVBNn/Dwv4t+EHp1mM6i1Po6CsnI5I='; \
+    script-src 'sha256-6nz9g8GdxGtkFPJmMrBrlL6zNZ2kCO8pzWoYK5x4pPM='; \
+    style-src 'sha256-qEnpZy8JMaahoIG8De+RD9eSC9Ek51Dmpv++7C9PEK0='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

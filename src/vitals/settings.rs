@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use crate::config::parse_duration;
+
 /// How often to look, and how far back to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -58,9 +60,9 @@ fn within<'de, D: Deserializer<'de>>(
     range: &str,
 ) -> Result<Duration, D::Error> {
     let text = String::deserialize(value)?;
-    let span = parse(&text).ok_or_else(|| {
+    let span = parse_duration(&text).map_err(|why| {
         de::Error::custom(format!(
-            "\"{text}\" is not a duration; write a whole number and a unit, as in \"500ms\", \"1s\", \"15m\" or \"1h\""
+            "\"{text}\" is not a duration ({why}); write it as in \"500ms\", \"1s\", \"15m\" or \"1h\""
         ))
     })?;
     if !(least..=most).contains(&span) {
@@ -69,20 +71,6 @@ fn within<'de, D: Deserializer<'de>>(
         )));
     }
     Ok(span)
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let digits = text.find(|c: char| !c.is_ascii_digit())?;
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().ok()?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return None,
-    };
-    number.checked_mul(millis).map(Duration::from_millis)
 }
 
 #[cfg(test)]

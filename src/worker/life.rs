@@ -18,11 +18,11 @@ use super::{Load, Start};
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{App, Context, ContextParts, Tokens};
-use crate::arbiter::core::{Level, Recycle};
-use crate::arbiter::view;
 use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
+use crate::ipc::orders::{Level, Recycle};
+use crate::ipc::reading;
 use crate::ipc::scoreboard::Meter;
 use crate::sockets::Listener;
 use crate::status::Status;
@@ -242,12 +242,14 @@ impl Life {
         self.stages.enter(Phase::Cleaning);
         drop(server);
         let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
-        match (end, stopped.errors.first()) {
-            (End::Told, Some(first)) => End::Failed(match stopped.errors.len() {
+        match (end, stopped.errors.first(), stopped.failure) {
+            (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
                 1 => first.to_string(),
                 count => format!("{first} (and {} more)", count - 1),
             }),
-            (end, _) => end,
+            // It failed during the drain, before it was told to stop.
+            (End::Told, None, Some(failure)) => End::Failed(failure.to_string()),
+            (end, _, _) => end,
         }
     }
 
@@ -272,7 +274,7 @@ impl Life {
                 failure = server.fatal() => return End::Failed(chain(&failure)),
                 () = server.request_limit(), if !recycled => {
                     recycled = true;
-                    self.stages.report(&Report::Recycle { cause: Recycle::MaxRequests });
+                    self.stages.report(&Report::Recycle { cause: Recycle::Requests });
                 }
             }
         }
@@ -320,11 +322,11 @@ fn service(meter: &Meter, payloads: &[String]) -> Status {
         .seats
         .iter()
         .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| view::worker(seat, payloads, at))
+        .map(|seat| reading::worker(seat, payloads, at))
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
     Status {
-        arbiter: view::arbiter(&board.header, at),
+        arbiter: reading::arbiter(&board.header, at),
         workers,
         sockets: Vec::new(),
     }

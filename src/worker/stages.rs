@@ -1,5 +1,6 @@
 //! Where the worker is: the one place that changes its phase, and tells everybody.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
@@ -8,7 +9,7 @@ use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::moment::Moment;
-use crate::sys;
+use crate::{logs, sys};
 
 /// The phase of this worker, monotonic by the table in [`Phase::successors`].
 pub(super) struct Stages {
@@ -70,6 +71,7 @@ impl Stages {
 
     pub(super) fn beat(&self) {
         self.meter.beat(now());
+        self.meter.seat().log_drops.store(logs::drops(), Relaxed);
     }
 }
 

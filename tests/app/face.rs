@@ -6,7 +6,7 @@ use payload::testing::TestApp;
 use payload::{App, Body, Context, NoSettings, Payload, PayloadContext, State};
 use tokio::sync::oneshot;
 
-use crate::{failing, obedient, request, text};
+use crate::{failing, obedient, request, soon, text};
 
 #[tokio::test(start_paused = true)]
 async fn load_gets_its_settings_and_its_place() {
@@ -27,7 +27,7 @@ async fn load_gets_its_settings_and_its_place() {
     let settings = Settings {
         greeting: "good day",
     };
-    let app = TestApp::load(settings, load).await.unwrap();
+    let app = soon(TestApp::load(settings, load)).await.unwrap();
     assert_eq!(text(app.call(request()).await.unwrap()).await, "good day");
 }
 
@@ -42,7 +42,7 @@ async fn the_notices_that_load_gets_fire_with_the_drain_and_with_the_teardown() 
             false => Err("the stop token is late".into()),
         });
         let waits = async move |payload: PayloadContext| {
-            drain.fired().await;
+            soon(drain.fired()).await;
             assert!(payload.drain_token().is_fired());
             Ok(())
         };
@@ -50,14 +50,14 @@ async fn the_notices_that_load_gets_fire_with_the_drain_and_with_the_teardown() 
             .payload(Payload::once("waits", waits))
             .build(Router::new()))
     };
-    let mut app = TestApp::load(NoSettings {}, load).await.unwrap();
-    let (drain, stop) = told.await.unwrap();
+    let mut app = soon(TestApp::load(NoSettings {}, load)).await.unwrap();
+    let (drain, stop) = soon(told).await.unwrap();
     assert!(!drain.is_fired());
     app.drain();
-    drain.fired().await;
+    soon(drain.fired()).await;
     assert!(!stop.is_fired(), "requests are still being finished");
     let trace = app.trace();
-    assert!(app.stop().await.is_empty(), "{trace}");
+    assert!(soon(app.stop()).await.is_empty(), "{trace}");
     assert!(trace.contains("payload 'waits' done"));
 }
 
@@ -70,8 +70,8 @@ async fn a_startup_that_is_given_up_fires_the_notices_too() {
             .startup("x", async |_| failing())
             .build(Router::new()))
     };
-    TestApp::load(NoSettings {}, load).await.unwrap_err();
-    assert!(told.await.unwrap().is_fired());
+    soon(TestApp::load(NoSettings {}, load)).await.unwrap_err();
+    assert!(soon(told).await.unwrap().is_fired());
 }
 
 #[tokio::test(start_paused = true)]
@@ -102,8 +102,8 @@ async fn state_is_reached_by_type_from_steps_payloads_and_handlers() {
             }
         }))
         .build(Router::new().route("/", get(handler)));
-    let app = TestApp::start(app).await.unwrap();
-    assert_eq!(hear.await.unwrap(), "hello");
+    let app = soon(TestApp::start(app)).await.unwrap();
+    assert_eq!(soon(hear).await.unwrap(), "hello");
     assert_eq!(text(app.call(request()).await.unwrap()).await, "hello");
 }
 

@@ -1,5 +1,11 @@
 //! An app's life, in process: what startup, teardown and payloads promise.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper fails its test by a panic"
+)]
+
 mod face;
 mod payloads;
 mod startup;
@@ -12,6 +18,7 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use payload::testing::{NotStarted, TestApp};
 use payload::{App, AppBuilder, Body, PayloadContext};
+use tokio::time::timeout;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -20,11 +27,11 @@ pub(crate) fn build(builder: AppBuilder) -> App {
 }
 
 pub(crate) async fn start(builder: AppBuilder) -> TestApp {
-    TestApp::start(build(builder)).await.unwrap()
+    soon(TestApp::start(build(builder))).await.unwrap()
 }
 
 pub(crate) async fn start_fails(builder: AppBuilder) -> NotStarted {
-    TestApp::start(build(builder)).await.unwrap_err()
+    soon(TestApp::start(build(builder))).await.unwrap_err()
 }
 
 /// A step with a teardown that both only leave a trace.
@@ -36,6 +43,12 @@ pub(crate) fn pair(builder: AppBuilder, name: &str) -> AppBuilder {
 pub(crate) async fn obedient(context: PayloadContext) -> payload::Result<()> {
     context.stopped().await;
     Ok(())
+}
+
+/// Waits for something that must happen. With the clock paused, a day passes as soon as nothing else does.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    let day = 24 * 3600 * SECOND;
+    timeout(day, future).await.expect("it must not hang")
 }
 
 pub(crate) fn failing() -> payload::Result<()> {

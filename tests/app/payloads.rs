@@ -8,7 +8,7 @@ use payload::{App, Payload, PayloadContext};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{SECOND, failing, obedient, pair, start, texts};
+use crate::{SECOND, failing, obedient, pair, soon, start, texts};
 
 // 16. Nothing runs detached
 
@@ -38,10 +38,10 @@ async fn an_app_that_is_dropped_takes_its_payloads_with_it() {
 async fn critical(payload: Payload, cause: &str) {
     let app = start(App::builder().payload(payload)).await;
     let begun = Instant::now();
-    let failure = app.failed().await;
+    let failure = soon(app.failed()).await;
     assert_eq!(begun.elapsed(), Duration::ZERO, "seen at once");
     assert_eq!((failure.name(), failure.cause()), ("p", cause));
-    assert_eq!(app.failed().await, failure, "and it stays so");
+    assert_eq!(soon(app.failed()).await, failure, "and it stays so");
     let trace = app.trace();
     let said = trace
         .lines()
@@ -50,7 +50,7 @@ async fn critical(payload: Payload, cause: &str) {
         .count();
     assert_eq!(said, 1, "{trace}");
     assert!(trace.contains(&format!("payload 'p' failed: {cause}")));
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,7 @@ async fn the_worker_hears_of_the_first_critical_payload_only() {
         }));
     let app = start(builder).await;
     sleep(2 * SECOND).await;
-    assert_eq!(app.failed().await.name(), "first");
+    assert_eq!(soon(app.failed()).await.name(), "first");
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn a_restarted_payload_runs_again_with_growing_waits() {
             "{wait:?} of {longest:?}"
         );
     }
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert!(trace.contains("payload 'p' done"));
 }
 
@@ -144,7 +144,7 @@ async fn a_payload_that_waits_for_its_restart_stops_at_once() {
     let app = start(App::builder().payload(payload)).await;
     sleep(SECOND).await;
     let begun = Instant::now();
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert_eq!(begun.elapsed(), Duration::ZERO);
 }
 
@@ -158,7 +158,7 @@ async fn a_payload_that_runs_once_may_end_and_its_failure_is_reported_but_not_cr
     let trace = app.trace();
     assert!(trace.contains("payload 'good' done"));
     assert!(trace.contains("payload 'bad' failed: failed: it broke"));
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
 }
 
 // 19. The stop of a payload
@@ -177,7 +177,7 @@ async fn a_payload_stops_after_the_requests_unless_it_asks_to_stop_before() {
         !trace.contains("payload 'late' done"),
         "requests may still need it"
     );
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert!(trace.contains("payload 'late' done"));
 }
 
@@ -194,7 +194,7 @@ async fn a_payload_that_stops_before_the_requests_has_ended_before_any_teardown(
     ))
     .await;
     let trace = app.trace();
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     let at = |line: &str| trace.lines().iter().position(|seen| seen == line).unwrap();
     assert!(
         at("payload 'early' done") < at("teardown 'late' begun"),
@@ -216,7 +216,7 @@ async fn a_payload_is_awaited_to_its_limit_and_then_aborted() {
     let app = start(pair(App::builder(), "a").payload(deaf.stop_timeout(3 * SECOND))).await;
     sleep(SECOND).await;
     let (trace, begun) = (app.trace(), Instant::now());
-    let errors = app.stop_within(60 * SECOND).await;
+    let errors = soon(app.stop_within(60 * SECOND)).await;
     let limit =
         "did not stop within 3s and was aborted: end it on `stopped()` or raise its `stop_timeout`";
     assert_eq!(texts(&errors), [format!("payload 'deaf' {limit}")]);
@@ -237,7 +237,7 @@ async fn an_early_payload_that_ignores_its_stop_is_aborted_although_requests_sti
     app.drain();
     sleep(6 * SECOND).await;
     let begun = Instant::now();
-    assert_eq!(app.stop().await.len(), 1);
+    assert_eq!(soon(app.stop()).await.len(), 1);
     assert_eq!(
         begun.elapsed(),
         Duration::ZERO,
@@ -270,7 +270,7 @@ fn a_payload_that_blocks_its_thread_is_given_up_and_the_teardown_goes_on() {
         let app = start(pair(App::builder(), "a").payload(blocker)).await;
         blocks.await.unwrap();
         let trace = app.trace();
-        let errors = texts(&app.stop_within(Duration::from_millis(50)).await);
+        let errors = texts(&soon(app.stop_within(Duration::from_millis(50))).await);
         assert_eq!(errors.len(), 1);
         assert!(
             errors[0].starts_with("payload 'blocker' does not end although it was aborted"),

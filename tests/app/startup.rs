@@ -8,7 +8,7 @@ use payload::{App, AppBuilder, Payload};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use crate::{SECOND, build, failing, obedient, pair, start_fails, texts, two_steps};
+use crate::{SECOND, build, failing, obedient, pair, soon, start_fails, texts, two_steps};
 
 // 7. A step that does not succeed
 
@@ -135,7 +135,7 @@ async fn a_stop_that_comes_with_the_end_of_the_last_step_still_unwinds_that_step
         Ok(async || Ok(()))
     });
     let stop = async { ordered.await.unwrap() };
-    let failed = TestApp::start_until(build(builder), stop)
+    let failed = soon(TestApp::start_until(build(builder), stop))
         .await
         .unwrap_err();
     assert!(failed.failure().is_cancelled());
@@ -183,7 +183,7 @@ async fn an_app_that_was_built_wrongly_starts_nothing() {
 async fn a_stop_during_the_startup_cancels_it_at_once_and_is_a_clean_stop() {
     let begun = Instant::now();
     let builder = two_steps().startup("x", async |_| pending().await);
-    let failed = TestApp::start_until(build(builder), sleep(SECOND))
+    let failed = soon(TestApp::start_until(build(builder), sleep(SECOND)))
         .await
         .unwrap_err();
     assert_eq!(begun.elapsed(), SECOND);

@@ -9,7 +9,7 @@ use payload::testing::TestApp;
 use payload::{App, Body, Payload, PayloadContext, Stage};
 use tokio::time::{Instant, sleep};
 
-use crate::{SECOND, failing, obedient, pair, start, texts, two_steps};
+use crate::{SECOND, failing, obedient, pair, soon, start, texts, two_steps};
 
 // 2. The states of an app
 
@@ -28,7 +28,7 @@ async fn an_app_goes_through_its_states_in_order_and_once() {
     );
     app.drain();
     app.drain();
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert_eq!(
         trace.lines()[4..],
         [
@@ -45,7 +45,7 @@ async fn an_app_goes_through_its_states_in_order_and_once() {
 async fn an_app_whose_teardown_fails_ends_as_failed() {
     let app = start(App::builder().teardown("a", async |_| failing())).await;
     let trace = app.trace();
-    app.stop().await;
+    soon(app.stop()).await;
     assert_eq!(trace.lines().last().unwrap(), "app failed");
 }
 
@@ -67,9 +67,9 @@ async fn a_stopped_app_has_released_its_state_its_service_and_its_tasks() {
             let _ = &in_service;
             async { Ok(Response::new(Body::empty())) }
         }));
-    let app = TestApp::start(app).await.unwrap();
+    let app = soon(TestApp::start(app)).await.unwrap();
     assert_eq!(Arc::strong_count(&owned), 4);
-    app.stop().await;
+    soon(app.stop()).await;
     assert_eq!(Arc::strong_count(&owned), 1);
     assert_eq!(
         tokio::runtime::Handle::current()
@@ -89,7 +89,7 @@ async fn state_whose_drop_panics_is_an_error_of_the_stop() {
     }
     let app = start(App::builder().state(Bomb)).await;
     assert_eq!(
-        texts(&app.stop().await),
+        texts(&soon(app.stop()).await),
         ["dropping the app panicked: boom"]
     );
 }
@@ -123,7 +123,7 @@ async fn everything_is_torn_down_last_in_first_out_and_a_nested_app_before_its_p
             "app serving",
         ]
     );
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert_eq!(
         trace.lines()[12..],
         [
@@ -160,7 +160,7 @@ async fn every_teardown_is_attempted_and_what_failed_is_collected_in_order() {
         .teardown("fails", async |_| failing());
     let app = start(builder).await;
     let (trace, begun) = (app.trace(), Instant::now());
-    let errors = app.stop().await;
+    let errors = soon(app.stop()).await;
     assert_eq!(
         texts(&errors),
         [
@@ -185,7 +185,7 @@ async fn a_stuck_teardown_leaves_time_to_those_behind_it_and_the_deadline_holds(
         .teardown("stuck", async |_| pending().await);
     let app = start(builder).await;
     let (trace, begun) = (app.trace(), Instant::now());
-    let errors = app.stop_within(10 * SECOND).await;
+    let errors = soon(app.stop_within(10 * SECOND)).await;
     assert_eq!(
         texts(&errors),
         ["teardown step 'stuck' was cut off at the stop's deadline"]
@@ -198,10 +198,11 @@ async fn a_stuck_teardown_leaves_time_to_those_behind_it_and_the_deadline_holds(
 async fn with_no_time_left_every_teardown_is_still_attempted() {
     let builder = pair(App::builder(), "quick")
         .payload(Payload::new("deaf", |_| pending()))
+        .payload(Payload::new("obedient", obedient))
         .teardown("stuck", async |_| pending().await);
     let app = start(builder).await;
     let (trace, begun) = (app.trace(), Instant::now());
-    let errors = app.stop_within(Duration::ZERO).await;
+    let errors = soon(app.stop_within(Duration::ZERO)).await;
     assert_eq!(
         texts(&errors),
         [
@@ -209,9 +210,13 @@ async fn with_no_time_left_every_teardown_is_still_attempted() {
             "payload 'deaf' was aborted at the stop's deadline: end it on `stopped()`",
         ]
     );
+    assert!(
+        trace.contains("payload 'obedient' done"),
+        "it sees its notice"
+    );
     assert!(trace.contains("teardown 'quick' done"));
     assert!(
-        begun.elapsed() <= Duration::from_millis(10),
+        begun.elapsed() <= Duration::from_millis(30),
         "{:?}",
         begun.elapsed()
     );
@@ -224,9 +229,9 @@ async fn the_teardown_runs_after_a_payload_has_failed() {
     let app =
         start(pair(App::builder(), "a").payload(Payload::new("p", async |_| failing()))).await;
     let trace = app.trace();
-    app.failed().await;
+    soon(app.failed()).await;
     assert!(
-        app.stop().await.is_empty(),
+        soon(app.stop()).await.is_empty(),
         "the failure was reported when it happened"
     );
     assert!(trace.contains("teardown 'a' done"));
@@ -236,7 +241,7 @@ async fn the_teardown_runs_after_a_payload_has_failed() {
 async fn a_stop_without_a_drain_drains_first() {
     let app = start(App::builder().on_drain("tell", async |_| Ok(()))).await;
     let trace = app.trace();
-    assert!(app.stop().await.is_empty());
+    assert!(soon(app.stop()).await.is_empty());
     assert!(trace.contains("drain 'tell' done"));
 }
 
@@ -258,7 +263,7 @@ async fn drain_steps_that_fail_skip_neither_the_other_drain_steps_nor_the_teardo
         trace.contains("drain 'good' done"),
         "a stuck drain step does not keep the others back"
     );
-    let errors = app.stop_within(10 * SECOND).await;
+    let errors = soon(app.stop_within(10 * SECOND)).await;
     assert_eq!(
         texts(&errors),
         [
@@ -280,7 +285,7 @@ async fn every_step_that_begins_ends_once_in_the_trace() {
         .startup("fine", async |_| Ok(()));
     let app = start(builder).await;
     let trace = app.trace();
-    app.stop_within(SECOND).await;
+    soon(app.stop_within(SECOND)).await;
     let lines = trace.lines();
     let begun = lines.iter().filter(|line| line.ends_with(" begun")).count();
     let ended = lines

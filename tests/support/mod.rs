@@ -1,9 +1,15 @@
-//! What black-box tests share: waiting for an event with a deadline.
+//! What black-box tests share: a service to start and to watch, a client, waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod http;
+pub(crate) mod service;
+
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+
+/// For what happens at once, on a machine that is busy with something else.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often a probe that cannot wait for its event looks again.
 const PAUSE: Duration = Duration::from_millis(20);

@@ -68,6 +68,15 @@ impl Machine {
         })
     }
 
+    /// Asks for a page, which starts the service if need be, and waits until systemd knows that it runs: the
+    /// answer may come a moment before READY=1.
+    #[track_caller]
+    pub(crate) fn get(&self) -> String {
+        let page = self.ok(GET);
+        self.wait_for(SERVICE, "ActiveState", |state| state == "active");
+        page
+    }
+
     /// The service's main process.
     #[track_caller]
     pub(crate) fn arbiter(&self) -> u32 {

@@ -6,8 +6,13 @@ use crate::support::eventually;
 
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
+<<<<<<< HEAD
     machine.ok(GET);
+    let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
+=======
+    machine.get();
     let slow = machine.start(&format!("{GET}/slow?2"));
+>>>>>>> systemd
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
         let workers = status["workers"].as_array().expect("a list");
@@ -24,7 +29,7 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     assert_eq!(machine.property(SERVICE, "ActiveState"), "inactive");
     assert_eq!(machine.property(SERVICE, "Result"), "success");
     assert_eq!(machine.property(SERVICE, "ExecMainStatus"), "0");
-    let left = machine.run("pgrep -x payload");
+    let left = machine.run("pgrep payload");
     assert_eq!(left.stdout, "");
     machine.ok("test ! -e /run/payload && test ! -e /run/private/payload");
     assert_ne!(machine.run(GET).code, Some(0), "somebody still listens");
@@ -32,7 +37,7 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
 
 pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
     machine.install();
-    machine.ok(GET);
+    machine.get();
     machine.ok(&format!("systemctl stop {SERVICE}"));
     let moment = |name| -> u64 {
         machine
@@ -45,5 +50,5 @@ pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
 
     // The socket is still there, and starts it again.
     assert_eq!(machine.property(SOCKET, "SubState"), "listening");
-    machine.ok(GET);
+    machine.get();
 }

@@ -15,7 +15,7 @@ pub(crate) fn the_units_are_in_order(machine: &Machine) {
 
 pub(crate) fn the_service_works_hardened(machine: &Machine) {
     machine.install();
-    machine.ok(GET);
+    machine.get();
 
     // A user of its own without any privilege, in a sandbox.
     let arbiter = machine.arbiter();

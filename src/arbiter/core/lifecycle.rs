@@ -150,16 +150,17 @@ impl Core {
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
-        let expected = worker.is_leaving();
+        let attached = self.detach(id);
+        let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;
         self.notice(Notice::WorkerExited {
             worker: id,
             slot: worker.slot,
             phase: worker.phase,
             exit,
-            expected,
-            reason: worker.reason.clone(),
+            expected: worker.is_leaving(),
+            // Told once: as the reason of the failed boot, where it is one.
+            reason: worker.reason.clone().filter(|_| !ends_boot),
         });
-        let attached = self.detach(id);
         if let Some(stop) = &mut self.stop {
             stop.unclean |= !exit.is_clean();
             return;

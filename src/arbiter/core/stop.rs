@@ -1,14 +1,22 @@
 //! Ending the service: each signal one phase further, cleanup never skipped without a word.
 
-use super::actions::{Action, Fatal, Level, Notice, Order};
+use std::time::Duration;
+
+use super::actions::{Action, Fatal, Notice};
 use super::roster::WorkerId;
 use super::{Core, Moment};
 use crate::exit::ExitCode;
+use crate::ipc::orders::{Level, Order};
+
+/// Signals this close together come from one hand: `timeout` and terminals send to a process and its group.
+const ONE_HAND: Duration = Duration::from_millis(100);
 
 /// A stop under way.
 #[derive(Debug)]
 pub(crate) struct Stop {
     pub(super) level: Level,
+    /// When it was last asked for.
+    asked_at: Moment,
     /// What the arbiter leaves with, unless a worker ends badly.
     pub(super) code: ExitCode,
     /// A worker did not end with 0.
@@ -28,7 +36,13 @@ impl Core {
                 self.begin_stop(now, asked, ExitCode::Ok);
             }
             Some(stop) => {
-                let level = asked.max(stop.level.next());
+                let same_hand = now.since(stop.asked_at) < ONE_HAND;
+                stop.asked_at = now;
+                let level = if same_hand {
+                    asked.max(stop.level)
+                } else {
+                    asked.max(stop.level.next())
+                };
                 let changed = level != stop.level;
                 stop.level = level;
                 if changed {
@@ -52,6 +66,7 @@ impl Core {
     fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
         self.stop = Some(Stop {
             level,
+            asked_at: now,
             code,
             unclean: false,
             left: false,

@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn every_wrong_address_is_told() {
         let message = plain(&Addresses, "80,localhost").unwrap_err();
-        assert_eq!(message.lines().count(), 2, "{message}");
+        assert_eq!(message.lines().count(), 3, "{message}");
         assert!(message.ends_with(ADDRESS), "{message}");
         assert_eq!(number(&Addresses, "80"), Err(format!("a number{ADDRESS}")));
         assert!(plain(&Addresses, ":80,").is_err());

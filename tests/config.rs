@@ -1,0 +1,213 @@
+//! The command line and the configuration, from outside: the real binary, its exit codes and what it prints.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+
+/// A run of the binary with an environment and a configuration file of its own.
+struct Run {
+    directory: TempDir,
+    environment: Vec<(&'static str, &'static str)>,
+}
+
+struct Said {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Run {
+    fn with(file: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("payload.toml"), file).unwrap();
+        Self {
+            directory,
+            environment: Vec::new(),
+        }
+    }
+
+    fn and(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+
+    fn file(&self) -> PathBuf {
+        self.directory.path().join("payload.toml")
+    }
+
+    /// Places in what it says begin with `f` instead of the file's path.
+    fn say(&self, arguments: &[&str]) -> Said {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(env!("CARGO_BIN_EXE_payload"))
+            .args(arguments)
+            .env_clear()
+            .env("PAYLOAD_CONFIG", self.file())
+            .envs(self.environment.iter().copied())
+            .output()
+            .unwrap();
+        let file = self.file();
+        let text = |bytes| {
+            String::from_utf8(bytes)
+                .unwrap()
+                .replace(file.to_str().unwrap(), "f")
+        };
+        Said {
+            code: status.code().unwrap(),
+            stdout: text(stdout),
+            stderr: text(stderr),
+        }
+    }
+}
+
+#[test]
+fn a_valid_configuration_passes_the_check() {
+    let said = Run::with("workers = 2\n[log]\nlevel = 'debug'\n").say(&["check"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    assert!(!said.stdout.is_empty());
+}
+
+#[test]
+fn the_shipped_example_passes_the_check() {
+    let said = Run::with(include_str!("../deploy/payload.toml")).say(&["check"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn a_wrong_configuration_fails_the_check_with_all_mistakes() {
+    let run = Run::with("wokers = 2\n[http]\nmax_headers = 0\n[app]\n").and("PAYLOAD_THREAD", "2");
+    for command in ["check", "config", "run"] {
+        let said = run.say(&[command]);
+        assert_eq!((said.code, said.stdout.as_str()), (78, ""), "{command}");
+        let lines: Vec<&str> = said.stderr.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "payload: 3 mistakes in the configuration",
+                "f:1:1: unknown key 'wokers'; did you mean 'workers'?",
+                "f:3:15: http.max_headers = 0: zero; expected a whole number from 1 to 10000",
+                "PAYLOAD_THREAD: unknown variable; did you mean PAYLOAD_THREADS?",
+            ],
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn a_syntax_error_shows_its_line() {
+    let said = Run::with("[http\nmax_headers = 3\n").say(&["check"]);
+    assert_eq!(said.code, 78);
+    assert!(
+        said.stderr.starts_with("payload: f:1:6: "),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr.ends_with("\n  1 | [http\n    |      ^\n"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn a_key_that_the_app_does_not_know_fails_the_check() {
+    let said = Run::with("[app]\nsurely_unknown = 1\n").say(&["check"]);
+    assert_eq!(said.code, 78);
+    assert!(
+        said.stderr
+            .contains("f:2:1: unknown key 'app.surely_unknown'"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn a_file_that_is_not_there_is_a_configuration_error() {
+    let said = Run::with("").say(&["check", "--config", "/nowhere/payload.toml"]);
+    assert_eq!(said.code, 78);
+    assert!(
+        said.stderr
+            .contains("--config: cannot read /nowhere/payload.toml"),
+        "{}",
+        said.stderr
+    );
+}
+
+#[test]
+fn each_value_comes_with_its_origin() {
+    let run = Run::with("backlog = 9\n")
+        .and("PAYLOAD_LOG_LEVEL", "warn")
+        .and("WEB_CONCURRENCY", "5");
+    let said = run.say(&["config", "--threads", "2"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    let row = |key: &str| {
+        let line = said
+            .stdout
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(key));
+        line.unwrap()
+            .split_whitespace()
+            .skip(1)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(row("config"), "f PAYLOAD_CONFIG");
+    assert_eq!(row("backlog"), "9 f:1:11");
+    assert_eq!(row("workers"), "5 WEB_CONCURRENCY");
+    assert_eq!(row("threads"), "2 --threads");
+    assert_eq!(row("log.level"), "warn PAYLOAD_LOG_LEVEL");
+    assert_eq!(row("restart.crash_budget"), "10 default");
+}
+
+#[test]
+fn the_configuration_as_json() {
+    let said = Run::with("workers = 3\n").say(&["config", "--json"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    let json: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    let settings = json["settings"].as_array().unwrap();
+    let workers = settings
+        .iter()
+        .find(|setting| setting["key"] == "workers")
+        .unwrap();
+    assert_eq!(workers["value"], 3);
+    assert_eq!(workers["origin"]["line"], 1);
+    assert_eq!(json["file"]["found"], true);
+}
+
+#[test]
+fn wrong_flags_are_usage_errors() {
+    let run = Run::with("");
+    for arguments in [
+        &["--wokers", "2"][..],
+        &["statsu"],
+        &["check", "--json"],
+        &["check", "--workers", "none"],
+        &["status", "--workers", "2"],
+    ] {
+        let said = run.say(arguments);
+        assert_eq!((said.code, said.stdout.as_str()), (64, ""), "{arguments:?}");
+        assert!(!said.stderr.is_empty());
+    }
+}
+
+#[test]
+fn help_and_version() {
+    let run = Run::with("");
+    for arguments in [&["--help"][..], &["run", "--help"], &["-h"]] {
+        let said = run.say(arguments);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{arguments:?}");
+        assert!(said.stdout.contains("--workers"), "{}", said.stdout);
+    }
+    let version = run.say(&["--version"]).stdout;
+    assert_eq!(version, format!("payload {}\n", env!("CARGO_PKG_VERSION")));
+}

@@ -1,0 +1,122 @@
+//! The end of a worker as its clients see it.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::client::{Client, get, last_request, request};
+use crate::http2;
+use crate::launch::Launch;
+
+#[test]
+fn what_is_in_flight_completes_and_announces_the_close() {
+    let mut service = Launch::probe().workers(1).serve();
+    let address = service.address();
+    let mut idle = Client::connect(address);
+    idle.get("/");
+    let mut fresh = Client::connect(address);
+    let mut busy = Client::connect(address);
+    busy.send(request("/sleep?ms=1500")).unwrap();
+    let mut streaming = Client::connect(address);
+    streaming
+        .send(request("/slow-body?ms=300&chunks=5"))
+        .unwrap();
+    service.wait_for_sum("in_flight", 2);
+    service.wait_for_sum("connections", 4);
+
+    service.signal(Signal::SIGTERM);
+    // Long before the others are done.
+    idle.expect_end();
+    fresh.expect_end();
+    assert_eq!(service.events("service-stopped").len(), 0);
+    let response = busy.response().unwrap().unwrap();
+    assert_eq!(response.status, 200);
+    assert!(response.announces_close(), "{response:?}");
+    busy.expect_end();
+    let response = streaming.response().unwrap().unwrap();
+    assert_eq!(response.status, 200);
+    streaming.expect_end();
+    assert_eq!(service.exit_code(), 0);
+}
+
+#[test]
+fn with_nothing_to_do_it_is_prompt() {
+    let mut service = Launch::probe().workers(2).serve();
+    let mut idle = Client::connect(service.address());
+    idle.get("/");
+    let begun = Instant::now();
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.exit_code(), 0);
+    // The whole deadline is 30 s; a busy machine may take some of it, a poll by the second would show.
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(900), "{took:?}");
+    idle.expect_end();
+}
+
+#[test]
+fn http2_gets_goaway_and_its_streams_finish() {
+    let mut service = Launch::probe().workers(1).serve();
+    let address = service.address();
+    let outcome = http2::run(async {
+        let mut client = http2::Client::connect(address).await;
+        let slow = client.get("/sleep?ms=1500");
+        let slow = tokio::spawn(slow);
+        while service.sum("in_flight") != 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        service.signal(Signal::SIGTERM);
+        client.wait_for_goaway().await;
+        slow.await.unwrap()
+    });
+    assert_eq!(outcome.status, 200);
+    assert_eq!(service.exit_code(), 0);
+}
+
+#[test]
+fn the_deadline_cancels_a_handler_and_the_cleanup_still_runs() {
+    let mut service = Launch::probe()
+        .workers(1)
+        .args(&["--graceful-timeout=500ms"])
+        .serve();
+    let mut slow = Client::connect(service.address());
+    slow.send(request("/sleep?ms=60000")).unwrap();
+    service.wait_for_sum("in_flight", 1);
+    service.signal(Signal::SIGTERM);
+    slow.expect_end();
+    assert_eq!(service.exit_code(), 0);
+    service.wait_for_message("requests did not end within timeouts.graceful and are cancelled");
+    let phases = service.phases(1);
+    assert_eq!(
+        phases,
+        [
+            "loading", "starting", "prepared", "serving", "draining", "cleaning", "exited"
+        ]
+    );
+    let records = service.records();
+    let torn_down = records
+        .iter()
+        .filter(|record| record["probe"] == "teardown");
+    let steps: Vec<_> = torn_down
+        .map(|record| record["step"].as_str().unwrap())
+        .collect();
+    assert_eq!(steps, ["three", "two", "one"]);
+}
+
+#[test]
+fn while_one_worker_drains_the_others_take_what_is_new() {
+    let service = Launch::probe().workers(2).serve();
+    let address = service.address();
+    let mut slow = Client::connect(address);
+    slow.send(last_request("/sleep?ms=2000")).unwrap();
+    service.wait_for_sum("in_flight", 1);
+    let draining = service.busy_pid();
+    service.signal_worker(draining, Signal::SIGTERM);
+    service.wait_for_record("the drain", |record| record["phase"] == "draining");
+    let answers: Vec<u32> = (0..40).map(|_| get(address, "/").number()).collect();
+    assert!(!answers.contains(&draining), "{draining} in {answers:?}");
+    assert!(
+        !slow.has_ended(),
+        "and all that while the slow request was running"
+    );
+    assert_eq!(slow.response().unwrap().unwrap().number(), draining);
+}

@@ -1,0 +1,29 @@
+//! The service from outside: the real processes, their sockets, signals, logs and answers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod balance;
+mod cli;
+mod client;
+mod drain;
+mod first_use;
+mod http2;
+mod launch;
+mod limits;
+mod logs;
+mod manager;
+mod notify;
+mod processes;
+mod recycle;
+mod scale;
+mod status;
+mod threads;

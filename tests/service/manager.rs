@@ -1,0 +1,120 @@
+//! A service manager's side of sd_notify(3): a datagram socket, and what arrived on it.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::support::DEADLINE;
+
+pub(crate) struct Manager {
+    socket: UnixDatagram,
+    /// The value of NOTIFY_SOCKET.
+    address: String,
+    /// Holds the socket's file.
+    _directory: Option<TempDir>,
+}
+
+/// One datagram and when it was read.
+#[derive(Clone, Debug)]
+pub(crate) struct Datagram {
+    pub(crate) at: Instant,
+    pub(crate) lines: Vec<String>,
+}
+
+impl Manager {
+    pub(crate) fn on_path() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path: PathBuf = directory.path().join("notify");
+        Self {
+            socket: UnixDatagram::bind(&path).expect("bind"),
+            address: path.to_str().expect("UTF-8").to_owned(),
+            _directory: Some(directory),
+        }
+    }
+
+    pub(crate) fn on_abstract_name() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!(
+            "payload-test-{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Relaxed)
+        );
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        Self {
+            socket: UnixDatagram::bind_addr(&address).expect("bind"),
+            address: format!("@{name}"),
+            _directory: None,
+        }
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The next datagram, or `None` when none comes within `limit`.
+    pub(crate) fn hear(&self, limit: Duration) -> Option<Datagram> {
+        self.socket
+            .set_read_timeout(Some(limit.max(Duration::from_millis(1))))
+            .expect("a timeout");
+        let mut buffer = [0; 8192];
+        let length = self.socket.recv(&mut buffer).ok()?;
+        assert!(length <= 4096, "systemd reads at most 4096 bytes");
+        let text = String::from_utf8(buffer[..length].to_vec()).expect("UTF-8");
+        Some(Datagram {
+            at: Instant::now(),
+            lines: text.lines().map(str::to_owned).collect(),
+        })
+    }
+
+    /// Everything up to and with the first datagram that has this line.
+    #[track_caller]
+    pub(crate) fn hear_until(&self, line: &str) -> Vec<Datagram> {
+        let end = Instant::now() + DEADLINE;
+        let mut heard = Vec::new();
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let Some(datagram) = self.hear(left) else {
+                panic!("no datagram with {line:?}; heard {heard:#?}");
+            };
+            let found = datagram.has(line);
+            heard.push(datagram);
+            if found {
+                return heard;
+            }
+        }
+    }
+
+    /// Everything that has arrived by now.
+    pub(crate) fn rest(&self) -> Vec<Datagram> {
+        std::iter::from_fn(|| self.hear(Duration::from_millis(1))).collect()
+    }
+
+    /// Fills the queue, as a manager does that is stuck. Gives back how many messages that took.
+    pub(crate) fn stop_reading(&self) -> usize {
+        let other = UnixDatagram::unbound().expect("a socket");
+        other.set_nonblocking(true).expect("fcntl");
+        let address = self.socket.local_addr().expect("an address");
+        let full = (0..100_000)
+            .take_while(|_| other.send_to_addr(b"FILLED=1", &address).is_ok())
+            .count();
+        assert!(full > 0 && full < 100_000);
+        full
+    }
+}
+
+impl Datagram {
+    pub(crate) fn has(&self, line: &str) -> bool {
+        self.lines.iter().any(|own| own == line)
+    }
+
+    /// The value of an assignment.
+    pub(crate) fn value(&self, key: &str) -> Option<&str> {
+        self.lines
+            .iter()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+    }
+}

@@ -1,0 +1,276 @@
+//! What the service manager hears, datagram by datagram.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::client::{Client, get, request};
+use crate::launch::{Gate, Launch};
+use crate::manager::{Datagram, Manager};
+
+const BOOTING: &str = "STATUS=starting: 0/2 workers serving, generation 1";
+const HALF: &str = "STATUS=starting: 1/2 workers serving, generation 1";
+const SERVING: &str =
+    "STATUS=2/2 workers serving, generation 1, 0 connections, 0 requests in flight";
+
+#[test]
+fn boot_and_stop_are_told_in_order_on_a_path() {
+    boot_and_stop_are_told_in_order(&Manager::on_path());
+}
+
+#[test]
+fn boot_and_stop_are_told_in_order_on_an_abstract_name() {
+    boot_and_stop_are_told_in_order(&Manager::on_abstract_name());
+}
+
+#[track_caller]
+fn boot_and_stop_are_told_in_order(manager: &Manager) {
+    let mut service = Launch::probe()
+        .workers(2)
+        .env("NOTIFY_SOCKET", manager.address())
+        .serve();
+    let mut boot = texts(&manager.hear_until("READY=1"));
+    // Whether the first of the two is seen alone depends on the moment.
+    boot.retain(|text| text != HALF);
+    assert_eq!(boot, [BOOTING, &format!("READY=1\n{SERVING}")]);
+
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.exit_code(), 0);
+    let mut stop = texts(&manager.rest());
+    stop.retain(|text| text != "STATUS=stopping: 1 workers left, 0 requests in flight");
+    assert_eq!(
+        stop,
+        [
+            "STOPPING=1\nSTATUS=stopping: 2 workers left, 0 requests in flight",
+            "EXTEND_TIMEOUT_USEC=30000000",
+            "STATUS=stopping: 0 workers left, 0 requests in flight",
+        ]
+    );
+}
+
+#[test]
+fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
+    let manager = Manager::on_path();
+    let gate = Gate::new();
+    let service = Launch::probe()
+        .workers(2)
+        .app(&format!("gate = {:?}\nslot = 1", gate.path()))
+        .env("NOTIFY_SOCKET", manager.address())
+        .spawn();
+    service.wait_for_phase(0, "prepared");
+    let mut early = Client::connect(service.address());
+    early.send(request("/")).unwrap();
+    let heard = manager.hear_until("EXTEND_TIMEOUT_USEC=30000000");
+    assert!(
+        heard.iter().all(|datagram| !datagram.has("READY=1")),
+        "{heard:#?}"
+    );
+    assert_eq!(heard[0].lines, [BOOTING]);
+    let status = service.status();
+    assert_eq!(status["arbiter"]["state"], "booting");
+    assert_eq!(status["workers"][0]["phase"], "prepared");
+    assert_eq!(
+        status["workers"][0]["accepted"], 0,
+        "early connections wait"
+    );
+
+    gate.open();
+    let ready = manager.hear_until("READY=1").pop().unwrap();
+    assert!(
+        ready.has(SERVING)
+            || ready
+                .value("STATUS")
+                .unwrap()
+                .starts_with("2/2 workers serving")
+    );
+    for worker in service.workers() {
+        assert_eq!(worker["phase"], "serving");
+    }
+    assert_eq!(early.response().unwrap().unwrap().status, 200);
+}
+
+#[test]
+fn a_long_drain_asks_for_time_again_and_again() {
+    let manager = Manager::on_path();
+    let mut service = Launch::probe()
+        .workers(1)
+        .env("NOTIFY_SOCKET", manager.address())
+        .serve();
+    manager.hear_until("READY=1");
+    let mut client = Client::connect(service.address());
+    client.send(request("/sleep?ms=60000")).unwrap();
+    service.wait_for_sum("in_flight", 1);
+    service.signal(Signal::SIGTERM);
+    let stopping = manager.hear_until("STOPPING=1").pop().unwrap();
+    assert_eq!(
+        stopping.lines,
+        [
+            "STOPPING=1",
+            "STATUS=stopping: 1 workers left, 1 requests in flight"
+        ]
+    );
+    let first = manager
+        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
+        .pop()
+        .unwrap();
+    let second = manager
+        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
+        .pop()
+        .unwrap();
+    let gap = second.at - first.at;
+    assert!(
+        gap < Duration::from_secs(30),
+        "before the time is over: {gap:?}"
+    );
+    service.signal(Signal::SIGINT);
+    assert_eq!(service.exit_code(), 0);
+}
+
+#[test]
+fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
+    let manager = Manager::on_path();
+    let full = manager.stop_reading();
+    let mut service = Launch::probe()
+        .workers(2)
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "200000")
+        .serve();
+    assert_eq!(get(service.address(), "/").status, 200);
+    assert_eq!(service.status()["arbiter"]["state"], "ready");
+    // The arbiter goes on supervising: a crash is replaced.
+    let victim = service.pids()[0];
+    service.signal_worker(victim, Signal::SIGKILL);
+    service.wait_for_event("worker-failed");
+    service.wait_until_replaced(victim);
+
+    let stuck: Vec<Datagram> = manager.rest();
+    assert_eq!(
+        stuck
+            .iter()
+            .filter(|datagram| datagram.has("FILLED=1"))
+            .count(),
+        full
+    );
+    // What was not taken before comes now: READY once, with the newest status.
+    let later: Vec<Datagram> = stuck.into_iter().skip(full).collect();
+    let told = |heard: &[Datagram]| {
+        heard
+            .iter()
+            .filter(|datagram| datagram.has("READY=1"))
+            .count()
+    };
+    if told(&later) == 0 {
+        manager.hear_until("READY=1");
+    }
+
+    manager.stop_reading();
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.exit_code(), 0);
+}
+
+#[test]
+fn the_watchdog_is_fed_at_half_of_its_time() {
+    let manager = Manager::on_path();
+    let _service = Launch::probe()
+        .workers(2)
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "1000000")
+        .serve();
+    manager.hear_until("READY=1");
+    let mut pings = vec![manager.hear_until("WATCHDOG=1").pop().unwrap()];
+    for _ in 0..6 {
+        pings.push(manager.hear_until("WATCHDOG=1").pop().unwrap());
+    }
+    let whole = pings[6].at - pings[0].at;
+    // Six intervals of half a second. Late is a busy machine; early would be another interval.
+    assert!(whole > Duration::from_millis(2500), "{whole:?}");
+    assert!(whole < Duration::from_millis(4500), "{whole:?}");
+}
+
+#[test]
+fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
+    let manager = Manager::on_path();
+    let mut service = Launch::probe()
+        .workers(1)
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "100000")
+        .env("WATCHDOG_PID", "1")
+        .serve();
+    manager.hear_until("READY=1");
+    // Two refreshes of the status: forty intervals of the watchdog.
+    let mut client = Client::connect(service.address());
+    client.get("/");
+    let heard = manager.hear_until(
+        "STATUS=1/1 workers serving, generation 1, 1 connections, 0 requests in flight",
+    );
+    assert!(
+        heard.iter().all(|datagram| !datagram.has("WATCHDOG=1")),
+        "{heard:#?}"
+    );
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.exit_code(), 0);
+}
+
+#[test]
+fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
+    let manager = Manager::on_path();
+    let service = Launch::probe()
+        .workers(1)
+        .args(&[
+            "--crash-budget=1",
+            "--backoff-initial=3s",
+            "--backoff-max=3s",
+        ])
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "400000")
+        .serve();
+    manager.hear_until("READY=1");
+    for _ in 0..2 {
+        // Its client sees the end of the connection.
+        let _ = crate::client::try_get(service.address(), "/crash");
+        service.wait_until_serving(1);
+    }
+    let degraded = service.wait_for_event("service-degraded");
+    assert_eq!(degraded["serving"], 0, "{degraded}");
+    // All of it has been written by now: the pause lasts at least half of `backoff_max`.
+    let pings: Vec<_> = manager.rest().into_iter().collect();
+    assert!(pings.iter().any(|datagram| datagram.has("WATCHDOG=1")));
+}
+
+#[test]
+fn workers_never_see_what_the_manager_gave_the_arbiter() {
+    let manager = Manager::on_path();
+    let service = Launch::probe()
+        .workers(1)
+        .env("NOTIFY_SOCKET", manager.address())
+        .env("WATCHDOG_USEC", "60000000")
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDS", "1")
+        .env("LISTEN_FDNAMES", "http")
+        .env("LISTEN_PIDFDID", "1")
+        .env("KEPT", "as it was")
+        .serve();
+    let environment = get(service.address(), "/environment").body;
+    let names: Vec<&str> = environment
+        .lines()
+        .filter_map(|line| line.split_once('=').map(|(name, _)| name))
+        .collect();
+    assert!(
+        environment.lines().any(|line| line == "KEPT=as it was"),
+        "{environment}"
+    );
+    assert!(names.contains(&"PATH"), "{environment}");
+    for prefix in ["NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_"] {
+        assert!(
+            !names.iter().any(|name| name.starts_with(prefix)),
+            "{environment}"
+        );
+    }
+}
+
+fn texts(heard: &[Datagram]) -> Vec<String> {
+    heard
+        .iter()
+        .map(|datagram| datagram.lines.join("\n"))
+        .collect()
+}

@@ -1,0 +1,55 @@
+//! The processes as `ps` and their own libraries see them.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::client::Client;
+use crate::launch::Launch;
+
+#[test]
+fn ps_tells_them_apart_and_the_environment_stays() {
+    let service = Launch::probe().workers(2).env("KEPT", "as it was").serve();
+    let shown = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    let line = |pid: u32| shown(pid, "cmdline").trim_end_matches('\0').to_owned();
+    assert_eq!(line(service.pid()), "probe: arbiter");
+    let workers = service.pids();
+    for (slot, pid) in workers.iter().enumerate() {
+        assert_eq!(line(*pid), format!("probe: worker {slot} (generation 1)"));
+        assert_eq!(shown(*pid, "comm").trim_end(), format!("probe w{slot}"));
+    }
+    assert_eq!(shown(service.pid(), "comm").trim_end(), "probe");
+    for pid in workers.into_iter().chain([service.pid()]) {
+        let environment = shown(pid, "environ");
+        assert!(
+            environment.split('\0').any(|line| line == "KEPT=as it was"),
+            "{environment}"
+        );
+        assert!(
+            environment
+                .split('\0')
+                .any(|line| line.starts_with("PATH=")),
+            "{environment}"
+        );
+    }
+}
+
+#[test]
+fn siblings_do_not_share_their_random_numbers() {
+    let service = Launch::probe().workers(4).serve();
+    // Connections are dealt out in turn.
+    let mut drawn = BTreeSet::new();
+    let mut pids = BTreeSet::new();
+    let mut clients: Vec<Client> = (0..16)
+        .map(|_| Client::connect(service.address()))
+        .collect();
+    for client in &mut clients {
+        let answer = client.get("/random");
+        let (pid, numbers) = answer.text().split_once(' ').expect("a pid and numbers");
+        if pids.insert(pid.to_owned()) {
+            for number in numbers.split(' ') {
+                assert!(drawn.insert(number.to_owned()), "{number} was drawn twice");
+            }
+        }
+    }
+    assert_eq!(pids.len(), 4, "{pids:?}");
+}

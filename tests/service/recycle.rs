@@ -1,0 +1,163 @@
+//! Healthy workers that have reached a limit are replaced, and nobody notices.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::launch::{Launch, Service};
+
+#[test]
+fn by_requests_under_load() {
+    let service = Launch::probe()
+        .workers(2)
+        .args(&["--max-requests=150", "--max-requests-jitter=50"])
+        .serve();
+    let load = Load::start(service.address(), 4);
+    service.wait_for_events("worker-replaced", 6);
+    let served = load.finish();
+    assert!(served >= 6 * 150, "{served}");
+    for recycle in service.events("recycle") {
+        assert_eq!(recycle["cause"], "max_requests", "{recycle}");
+    }
+    assert_replaced_well(&service);
+}
+
+#[test]
+fn by_age_under_load() {
+    let service = Launch::probe().workers(2).args(&["--max-age=1s"]).serve();
+    let load = Load::start(service.address(), 2);
+    service.wait_for_events("worker-replaced", 3);
+    load.finish();
+    for recycle in service.events("recycle") {
+        assert_eq!(recycle["cause"], "max_age", "{recycle}");
+    }
+    assert_replaced_well(&service);
+}
+
+#[test]
+fn by_memory_under_load() {
+    let service = Launch::probe()
+        .workers(2)
+        .args(&["--max-memory=64MiB"])
+        .serve();
+    let load = Load::start(service.address(), 2);
+    let grown = crate::client::get(service.address(), "/grow?mib=80").number();
+    let recycle = service.wait_for_event("recycle");
+    assert_eq!(recycle["cause"], "max_memory", "{recycle}");
+    service.wait_for_event("worker-replaced");
+    service.wait_for_event("worker-exited");
+    load.finish();
+    assert!(!service.pids().contains(&grown));
+    assert_eq!(service.events("recycle").len(), 1, "the other one is small");
+    assert_replaced_well(&service);
+}
+
+/// Each replacement was prepared before the one that it replaces began to drain, took over its slot, and counts
+/// as no restart.
+#[track_caller]
+fn assert_replaced_well(service: &Service) {
+    let status = service.status();
+    let slots: BTreeSet<_> = status["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|worker| worker["phase"] == "serving")
+        .map(|worker| worker["slot"].as_u64().unwrap())
+        .collect();
+    assert_eq!(slots, BTreeSet::from([0, 1]), "{status}");
+    for worker in status["workers"].as_array().unwrap() {
+        assert_eq!(worker["restarts"], 0, "{worker}");
+    }
+    assert_eq!(service.events("worker-failed"), [] as [Value; 0]);
+
+    // The lines of one process are in its order; of two processes, in that of their writing: the old one
+    // is told to drain after the new one has said that it serves.
+    let records = service.records();
+    let mut reached: BTreeMap<(u64, String), usize> = BTreeMap::new();
+    for (index, record) in records.iter().enumerate() {
+        if let (Some(worker), Some(phase)) =
+            (record["payload_worker"].as_u64(), record["phase"].as_str())
+            && record["payload_event"] == "worker-phase"
+        {
+            reached.entry((worker, phase.to_owned())).or_insert(index);
+        }
+    }
+    let mut drained = 0;
+    for replaced in service.events("worker-replaced") {
+        let new = replaced["payload_worker"].as_u64().unwrap();
+        let old = replaced["replaced_worker"].as_u64().unwrap();
+        let slot = |worker: u64| {
+            let forked = records.iter().find(|record| {
+                record["payload_event"] == "worker-forked" && record["payload_worker"] == worker
+            });
+            forked.expect("it was forked")["payload_slot"].clone()
+        };
+        assert_eq!(slot(new), slot(old));
+        let Some(draining) = reached.get(&(old, "draining".to_owned())) else {
+            continue;
+        };
+        drained += 1;
+        let prepared = reached[&(new, "prepared".to_owned())];
+        let serving = reached[&(new, "serving".to_owned())];
+        assert!(prepared < serving && serving < *draining, "{replaced}");
+    }
+    assert!(drained > 0);
+}
+
+/// Clients that keep their connection until its end is announced, and ask again only then.
+struct Load {
+    clients: Vec<thread::JoinHandle<()>>,
+    shared: &'static Shared,
+}
+
+#[derive(Default)]
+struct Shared {
+    done: AtomicBool,
+    served: AtomicU64,
+}
+
+impl Load {
+    fn start(address: SocketAddr, clients: usize) -> Self {
+        let shared: &'static Shared = Box::leak(Box::default());
+        let clients = (0..clients)
+            .map(|_| thread::spawn(move || ask_on(address, shared)))
+            .collect();
+        Self { clients, shared }
+    }
+
+    /// Ends the load; fails if a single request was lost.
+    #[track_caller]
+    fn finish(self) -> u64 {
+        self.shared.done.store(true, Relaxed);
+        for client in self.clients {
+            client.join().expect("a client that has lost nothing");
+        }
+        self.shared.served.load(Relaxed)
+    }
+}
+
+fn ask_on(address: SocketAddr, shared: &Shared) {
+    let mut client = Client::connect(address);
+    while !shared.done.load(Relaxed) {
+        // An idle connection may be closed without a response to announce it in; a client that looks
+        // before it asks, as every pool does, sees that. The request that crosses the close is what
+        // handoff is for.
+        if client.has_ended() {
+            client = Client::connect(address);
+        }
+        let response = match client.try_get("/sleep?ms=1") {
+            Ok(Some(response)) => response,
+            lost => panic!("a request was lost: {lost:?}"),
+        };
+        assert_eq!(response.status, 200);
+        shared.served.fetch_add(1, Relaxed);
+        if response.announces_close() {
+            client.expect_end();
+            client = Client::connect(address);
+        }
+    }
+}

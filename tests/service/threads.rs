@@ -1,0 +1,61 @@
+//! Workers with a runtime of several threads.
+
+use std::thread;
+
+use nix::sys::signal::Signal;
+
+use crate::client::{Client, get, request};
+use crate::launch::Launch;
+
+#[test]
+fn two_threads_serve_at_the_same_time_and_drain() {
+    let mut service = Launch::probe().workers(1).args(&["--threads=2"]).serve();
+    let address = service.address();
+    // One blocked thread leaves the other one.
+    let blocked = thread::spawn(move || get(address, "/block?ms=2000"));
+    service.wait_for_sum("in_flight", 1);
+    let answered = (0..200)
+        .map(|_| get(address, "/").status)
+        .filter(|status| *status == 200)
+        .count();
+    assert_eq!(answered, 200);
+    assert!(
+        !blocked.is_finished(),
+        "and all that while the other thread was blocked"
+    );
+    assert_eq!(blocked.join().unwrap().status, 200);
+
+    let mut slow = Client::connect(address);
+    slow.send(request("/sleep?ms=500")).unwrap();
+    service.wait_for_sum("in_flight", 1);
+    service.signal(Signal::SIGTERM);
+    let response = slow.response().unwrap().unwrap();
+    assert_eq!(response.status, 200);
+    assert!(response.announces_close());
+    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.events("worker-failed").len(), 0);
+}
+
+#[test]
+fn a_worker_whose_every_thread_is_blocked_is_found_and_replaced() {
+    let service = Launch::probe()
+        .workers(1)
+        .args(&[
+            "--threads=2",
+            "--heartbeat-serving=1s",
+            "--abort-grace=500ms",
+        ])
+        .serve();
+    let address = service.address();
+    let stuck = service.pids()[0];
+    // More than there are threads: which of them takes a connection is the runtime's choice.
+    let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+    for client in &mut clients {
+        client.send(request("/block?ms=60000")).unwrap();
+    }
+    let found = service.wait_for_event("worker-stuck");
+    assert_eq!(found["payload_worker"], 1, "{found}");
+    service.wait_until_replaced(stuck);
+    assert_ne!(get(address, "/").number(), stuck);
+    assert!(!service.pids().contains(&stuck));
+}

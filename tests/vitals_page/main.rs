@@ -1,0 +1,207 @@
+//! The page in a real browser, served by the real binary on a socket that the test passes.
+//!
+//! Needs Chromium (Debian: `apt-get install chromium`). Without it the tests say that they were skipped; with
+//! `CI` in the environment that is a failure.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+mod browser;
+mod service;
+
+use std::net::TcpListener;
+
+use browser::Browser;
+use service::Service;
+
+/// A browser, or `None` after saying why not.
+fn browser() -> Option<Browser> {
+    let Some(program) = browser::find() else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "there is no Chromium; it must be there in CI"
+        );
+        eprintln!("SKIPPED: there is no Chromium on this machine");
+        return None;
+    };
+    Some(Browser::start(&program))
+}
+
+fn socket() -> (TcpListener, String) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", socket.local_addr().unwrap());
+    (socket, url)
+}
+
+const LIVE: &str = "document.body.dataset.link === 'live'";
+
+#[test]
+fn it_shows_the_service_as_it_is_and_moves() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let service = Service::start(socket, 2);
+    browser.open(&url);
+    browser.until(LIVE);
+
+    let arbiter = browser.text("#a-pid");
+    assert_eq!(arbiter, format!("pid {}", service.pid()));
+    assert_eq!(
+        browser.number("document.querySelectorAll('.row').length"),
+        2.0
+    );
+    browser
+        .until("[...document.querySelectorAll('.phase')].every(p => p.textContent === 'serving')");
+    for (count, says) in [(".loads-n", "1×"), (".starts-n", "1×"), (".stops-n", "0×")] {
+        let script = format!(
+            "[...document.querySelectorAll('{count}')].every(n => n.textContent === '{says}')"
+        );
+        browser.until(&script);
+    }
+    browser.until("document.querySelector('.tasks').innerText.includes('sampler')");
+    browser.until("document.querySelectorAll('.mine:not([hidden])').length === 1");
+
+    let up = browser.text("#a-up");
+    browser.until(&format!(
+        "document.querySelector('#a-up').textContent !== '{up}'"
+    ));
+    browser.until("samples.length >= 3");
+    browser.until("document.querySelectorAll('.chart path')[1].getAttribute('d').includes('L')");
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn it_says_when_the_connection_is_lost_and_comes_back_by_itself() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let address = socket.local_addr().unwrap();
+    let first = Service::start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    assert!(browser.is("document.querySelector('#lost').hidden"));
+
+    // The service has the only descriptor of the socket: when it ends, connections are refused.
+    let gone = first.pid();
+    first.stop();
+    browser
+        .until("document.body.dataset.link === 'lost' && !document.querySelector('#lost').hidden");
+    assert_eq!(browser.text("#link"), "Connection lost, retrying");
+    assert!(
+        browser
+            .is("document.querySelector('#last').textContent.startsWith('What you see is from')")
+    );
+    assert!(browser.is("document.title.startsWith('connection lost')"));
+
+    let second = Service::start(TcpListener::bind(address).unwrap(), 1);
+    assert_ne!(second.pid(), gone);
+    browser.until(LIVE);
+    browser.until(&format!(
+        "document.querySelector('#a-pid').textContent === 'pid {}'",
+        second.pid()
+    ));
+    assert!(browser.is("document.querySelector('#lost').hidden"));
+}
+
+#[test]
+fn it_moves_to_the_next_service_of_the_same_socket_without_an_alarm() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let first = Service::start(socket.try_clone().unwrap(), 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.is("globalThis.states = [], new MutationObserver(() => states.push(document.body.dataset.link)) \
+        .observe(document.body, { attributes: true }), true");
+    first.stop();
+    let second = Service::start(socket, 1);
+    browser.until(&format!(
+        "document.querySelector('#a-pid').textContent === 'pid {}'",
+        second.pid()
+    ));
+    assert!(browser.is("states.includes('wait') && !states.includes('lost')"));
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+/// For every piece of text: its contrast with what is behind it, as WCAG 2.2 computes it.
+const FAINT: &str = r"
+    (() => {
+        const numbers = color => color.match(/[\d.]+/g).map(Number);
+        const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+            .reduce((sum, v, at) => sum + v * [.2126, .7152, .0722][at], 0);
+        const behind = node => {
+            for (; node; node = node.parentElement) {
+                const color = numbers(getComputedStyle(node).backgroundColor);
+                if (color.length === 3 || color[3] === 1) return color;
+            }
+            return [255, 255, 255];
+        };
+        const faint = [];
+        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) {
+            const node = texts.currentNode.parentElement;
+            if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest('script, style, noscript')) continue;
+            const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
+            const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+            if (contrast < 4.5) faint.push(texts.currentNode.data.trim() + ': ' + contrast.toFixed(2));
+        }
+        return faint.join('\n');
+    })()";
+
+#[test]
+fn it_is_readable_on_a_phone_and_on_a_desk_by_day_and_by_night() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = Service::start(socket, 2);
+    let mut papers = Vec::new();
+    for (width, height) in [(360, 740), (768, 1024), (1440, 900)] {
+        for scheme in ["light", "dark"] {
+            browser.look(width, height, scheme);
+            browser.open(&url);
+            browser.until(LIVE);
+            let wide = browser.number("document.documentElement.scrollWidth");
+            assert!(
+                wide <= f64::from(width),
+                "{width} px wide: the page needs {wide} px"
+            );
+            let faint = browser.value(FAINT);
+            assert_eq!(faint, "", "too faint in the {scheme}");
+            papers.push(browser.value("getComputedStyle(document.body).backgroundColor"));
+        }
+    }
+    assert_ne!(papers[0], papers[1], "the night has its own paper");
+}
+
+#[test]
+fn it_can_be_used_from_the_keyboard_and_named_by_a_screen_reader() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = Service::start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.key("Tab");
+    assert!(
+        browser.is("document.activeElement.className === 'skip'"),
+        "the first stop"
+    );
+    browser.until("samples.length >= 2");
+    browser.key("Tab");
+    assert!(
+        browser.is("document.activeElement.name === 'range'"),
+        "the second stop"
+    );
+    let before = browser.number("shown");
+    browser.key("ArrowRight");
+    assert!(browser.number("shown") > before, "an arrow key shows more");
+    for landmark in ["header", "main", "footer", "h1", "section[aria-labelledby]"] {
+        assert!(
+            browser.is(&format!("document.querySelector('{landmark}') !== null")),
+            "{landmark}"
+        );
+    }
+    let nameless = "[...document.querySelectorAll('[role=img]')].filter(i => !i.getAttribute('aria-label')).length";
+    assert_eq!(browser.number(nameless), 0.0);
+}
