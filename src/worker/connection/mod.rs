@@ -98,6 +98,10 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
             }
             shut = true;
         }
+        // First, or a client that never stops sending would never be looked at again.
+        if lingers && poll_patience(since + LINGER, cx, clock, watch).is_ready() {
+            return Poll::Ready(());
+        }
         loop {
             match io.poll_discard(cx) {
                 Poll::Ready(Ok(true)) if lingers => {}
