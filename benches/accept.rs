@@ -4,6 +4,13 @@
 //! same shape: N single-threaded worker processes, the same handler, one client. `WORKERS=8` before it
 //! for another N.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints what it measured"
+)]
+
+#[allow(unreachable_pub, dead_code, reason = "each bench uses its part")]
 mod support;
 
 use std::convert::Infallible;
@@ -48,11 +55,21 @@ fn main() -> ExitCode {
 
 async fn measure(full: bool) -> Result<(), Error> {
     let workers = std::env::var("WORKERS").map_or(Ok(if full { 4 } else { 2 }), |n| n.parse())?;
-    let (long, short, rate) = if full { (512, 10_000, 2_000) } else { (32, 100, 1_000) };
+    let (long, short, rate) = if full {
+        (512, 10_000, 2_000)
+    } else {
+        (32, 100, 1_000)
+    };
     println!("{workers} workers; long: {long} connections; short: {short} at {rate}/s");
     println!(
         "{:8}{:>18}{:>18}{:>18}{:>16}{:>14}{:>18}",
-        "accept", "long, paced", "long, burst", "short", "CPU µs/short", "at full rate", "stalled, blocked"
+        "accept",
+        "long, paced",
+        "long, burst",
+        "short",
+        "CPU µs/short",
+        "at full rate",
+        "stalled, blocked"
     );
     for kind in ["plain", "payload"] {
         let start = |blocked: bool| match (kind, blocked) {
@@ -85,7 +102,11 @@ type Served = std::collections::BTreeMap<u32, usize>;
 fn range(served: &Served, workers: usize) -> String {
     let mean = served.values().sum::<usize>() as f64 / workers as f64;
     let most = served.values().copied().max().unwrap_or(0);
-    let least = if served.len() < workers { 0 } else { served.values().copied().min().unwrap_or(0) };
+    let least = if served.len() < workers {
+        0
+    } else {
+        served.values().copied().min().unwrap_or(0)
+    };
     let deviation = (most as f64 - mean).max(mean - least as f64) / mean;
     format!("{least}..{most} ±{:.0}%", 100.0 * deviation)
 }
@@ -99,7 +120,9 @@ struct Short {
 async fn open_long(fleet: &Fleet, count: usize, burst: bool) -> Result<Served, Error> {
     let mut open = Vec::new();
     if burst {
-        let asking: Vec<_> = (0..count).map(|_| tokio::spawn(ask(fleet.address, false))).collect();
+        let asking: Vec<_> = (0..count)
+            .map(|_| tokio::spawn(ask(fleet.address, false)))
+            .collect();
         for asked in asking {
             open.push(asked.await??);
         }
@@ -169,7 +192,9 @@ async fn timed(address: SocketAddr) -> Result<(u32, Duration), Error> {
 async fn ask(address: SocketAddr, close: bool) -> Result<(TcpStream, u32), Error> {
     let mut stream = TcpStream::connect(address).await?;
     let close = if close { "connection: close\r\n" } else { "" };
-    stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{close}\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{close}\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"|") {
         if stream.read_buf(&mut answer).await? == 0 {
@@ -199,7 +224,7 @@ async fn load(context: payload::Context) -> payload::Result<payload::App> {
     }
     let service = payload::service_fn(move |_| {
         let response = Response::new(payload::Body::from(answer.clone()));
-        std::future::ready(Ok::<_, Infallible>(response))
+        std::future::ready(Ok(response))
     });
     Ok(payload::App::builder().build(service))
 }
@@ -217,7 +242,9 @@ async fn plain(blocked: bool) -> Result<(), Error> {
         stream.set_nodelay(true)?;
         let answer = answer.clone();
         let handler = hyper::service::service_fn(move |_: Request<hyper::body::Incoming>| {
-            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(answer.clone()))))
+            std::future::ready(Ok::<_, Infallible>(Response::new(Full::new(
+                answer.clone(),
+            ))))
         });
         tokio::spawn(http.serve_connection(hyper_util::rt::TokioIo::new(stream), handler));
     }

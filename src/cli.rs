@@ -168,7 +168,7 @@ fn settings(name: &str, all: bool) -> Vec<Arg> {
         .value_parser(value_parser!(PathBuf))
         .help("Read this configuration file")
         .long_help(format!(
-            "Read this configuration file [default: /etc/{name}/{name}.toml, if it is there] \
+            "Read this configuration file\n[default: /etc/{name}/{name}.toml, if it is there] \
              [variable: PAYLOAD_CONFIG]"
         ));
     let rows = SETTINGS
@@ -195,7 +195,7 @@ fn argument(setting: &'static Setting) -> Arg {
         .value_parser(ValueParser::string())
         .help(setting.help)
         .long_help(format!(
-            "{} [default: {}] [variable: {}]",
+            "{}\n[default: {}] [variable: {}]",
             setting.help,
             setting.default,
             setting.variable()

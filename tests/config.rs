@@ -1,5 +1,12 @@
 //! The command line and the configuration, from outside: the real binary, its exit codes and what it prints.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
 

@@ -5,6 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 /// What anything in a benchmark fails with.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -87,7 +90,12 @@ impl Fleet {
             let pid = process.id();
             pids.push(pid);
             let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-            pids.extend(children.unwrap_or_default().split(' ').filter_map(|pid| pid.parse::<u32>().ok()));
+            pids.extend(
+                children
+                    .unwrap_or_default()
+                    .split(' ')
+                    .filter_map(|pid| pid.parse::<u32>().ok()),
+            );
         }
         pids
     }
@@ -109,8 +117,10 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for process in &mut self.processes {
-            // An arbiter that is killed has its workers drain and leave.
-            let _ = process.kill();
+            // An arbiter has its workers leave first.
+            if let Ok(pid) = i32::try_from(process.id()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGINT);
+            }
             let _ = process.wait();
         }
     }
@@ -123,7 +133,9 @@ pub fn passed() -> Result<TcpListener, Error> {
 
 /// A single-threaded runtime, as a worker has it.
 pub fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn listener() -> Result<TcpListener, Error> {

@@ -167,3 +167,34 @@ impl DrainTask {
         joined.unwrap_or_else(|_| Err(StepError::new(Stage::Drain, &self.name, Fault::CutOff)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::start::Launch;
+    use crate::app::{App, Payload};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
+        let payload = Payload::new("p", async |context| {
+            context.drain_token().fired().await;
+            Err("it broke".into())
+        });
+        let app = App::builder().payload(payload).build(axum::Router::new());
+        let launch = Launch {
+            cancel: CancellationToken::new(),
+            tokens: Tokens::default(),
+            cleanup: None,
+            observer: Arc::new(crate::testing::Trace::default()),
+        };
+        let mut running = app.start(launch).await.unwrap();
+        running.drain();
+        let failed = running.failed().await;
+        let stopped = running.stop(None).await;
+        assert!(
+            stopped.errors.is_empty(),
+            "it was reported when it happened"
+        );
+        assert_eq!(stopped.failure, Some(failed));
+    }
+}

@@ -27,6 +27,7 @@ trait Erased: Send + Sync {
 pub(crate) struct Service(Arc<dyn Erased>);
 
 impl Service {
+    #[cfg(test)]
     pub(crate) fn new<S, B>(service: S) -> Self
     where
         S: tower_service::Service<Request<Body>, Response = Response<B>>

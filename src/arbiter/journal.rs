@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use super::core::{Cause, Fatal, Level, Notice, WorkerId};
 use crate::lifecycle;
 use crate::logs::events::Event;
+use crate::sockets::Listener;
 
 pub(super) fn forked(worker: WorkerId, slot: u16, generation: u32, pid: u32, cause: Cause) {
     lifecycle!(
@@ -24,6 +25,41 @@ pub(super) fn signal(signal: Signal, from: u32) {
         signal = signal.as_str(),
         from_pid = from,
         "signal received"
+    );
+}
+
+pub(super) fn starting(workers: usize) {
+    lifecycle!(
+        Event::ServiceStarting,
+        workers,
+        "the service starts its workers"
+    );
+}
+
+pub(super) fn socket(listener: &Listener) {
+    lifecycle!(
+        Event::SocketAcquired,
+        socket = listener.name.as_str(),
+        address = %listener.address,
+        origin = listener.origin.name(),
+        "listening"
+    );
+}
+
+pub(super) fn no_reload(from: u32) {
+    lifecycle!(
+        Event::ReloadUnavailable,
+        from_pid = from,
+        "SIGHUP: reload is not available in this version; nothing was done"
+    );
+}
+
+pub(super) fn killed(worker: WorkerId, pid: u32) {
+    lifecycle!(
+        Event::WorkerKilled,
+        payload_worker = worker.0,
+        worker_pid = pid,
+        "worker gets SIGKILL: its cleanup is skipped"
     );
 }
 
@@ -51,6 +87,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         Notice::ForkFailed { slot, error } => lifecycle!(
             Event::ForkFailed,
             payload_slot = slot,
+            payload_generation = generation,
             reason = error.as_str(),
             "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
         ),
@@ -69,6 +106,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerExited,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     "worker exited"
@@ -78,6 +116,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
                     Event::WorkerFailed,
                     payload_worker = worker,
                     payload_slot = slot,
+                    payload_generation = generation,
                     phase = phase.name(),
                     exit,
                     reason,
@@ -92,6 +131,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         } => lifecycle!(
             Event::WorkerBackoff,
             payload_slot = slot,
+            payload_generation = generation,
             failures,
             delay_seconds = delay.as_secs_f64(),
             "the slot waits before its next worker"
@@ -104,6 +144,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::Recycle,
             payload_worker = worker.0,
             payload_slot = slot,
+            payload_generation = generation,
             cause = cause.name(),
             "worker has reached a limit and is being replaced"
         ),
@@ -111,6 +152,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::WorkerReplaced,
             payload_worker = new.0,
             payload_slot = slot,
+            payload_generation = generation,
             replaced_worker = old.0,
             "worker has taken over its slot"
         ),
@@ -149,7 +191,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         ),
         Notice::Stopping { level, workers } => lifecycle!(
             Event::ServiceStopping,
-            level = level.name(),
+            stop = level.name(),
             workers,
             "the service stops"
         ),
@@ -160,7 +202,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             };
             lifecycle!(
                 Event::StopHurried,
-                level = level.name(),
+                stop = level.name(),
                 workers,
                 "{sentence}"
             );

@@ -26,7 +26,7 @@ pub(super) fn over(children: &Children, limit: u64) -> Vec<Event> {
         })
         .map(|(worker, _)| Event::Recycle {
             worker,
-            cause: Recycle::MaxMemory,
+            cause: Recycle::Memory,
         })
         .collect()
 }

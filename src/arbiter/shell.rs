@@ -23,11 +23,11 @@ use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
-use crate::{logs, sys};
 use crate::sys::process::{Forked, Reaped};
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say};
 use crate::worker;
+use crate::{logs, sys};
 
 /// How often live counts go into STATUS and memory limits are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
@@ -115,6 +115,10 @@ impl Shell {
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
         self.refresh_at = Some(now() + REFRESH);
+        for listener in self.equipment.listeners.iter() {
+            journal::socket(listener);
+        }
+        journal::starting(usize::from(self.equipment.config.workers));
         self.events.push_back(Event::Start);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
@@ -182,6 +186,7 @@ impl Shell {
             }
             Action::Kill { worker } => {
                 if let Some(child) = self.children.get(worker) {
+                    journal::killed(worker, child.pid);
                     signal(child.pid, Signal::SIGKILL);
                 }
             }
@@ -220,16 +225,12 @@ impl Shell {
                     "every seat on the scoreboard is taken: too many workers are still draining",
                 )
             })?;
-        let forked = sys::process::fork_single_threaded().and_then(|side| match side {
-            Forked::Child => Ok(ControlFlow::Break(())),
-            Forked::Parent { child } => Ok(ControlFlow::Continue(child)),
-        });
-        match forked {
+        match sys::process::fork_single_threaded() {
             Err(error) => {
                 self.children.give_back(seat);
                 Err(error)
             }
-            Ok(ControlFlow::Break(())) => Ok(ControlFlow::Break(Box::new(worker::Start {
+            Ok(Forked::Child) => Ok(ControlFlow::Break(Box::new(worker::Start {
                 worker: worker.0,
                 slot,
                 generation,
@@ -241,7 +242,7 @@ impl Shell {
                 listeners: self.equipment.listeners.clone(),
                 name: self.equipment.name.clone(),
             }))),
-            Ok(ControlFlow::Continue(pid)) => {
+            Ok(Forked::Parent { child: pid }) => {
                 self.watch(&ours, Source::Worker(worker))?;
                 self.children.add(
                     worker,
@@ -339,10 +340,7 @@ impl Shell {
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
                 Signal::SIGHUP => {
-                    tracing::warn!(
-                        from,
-                        "SIGHUP: reload is not available in this version; nothing was done"
-                    );
+                    journal::no_reload(from);
                     continue;
                 }
                 _ => {

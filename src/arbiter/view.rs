@@ -7,7 +7,7 @@ use super::seats::Children;
 use super::shell::now;
 use crate::ipc::scoreboard::{Header, Seat};
 use crate::moment::Moment;
-use crate::sockets::{Listener, Origin};
+use crate::sockets::Listener;
 use crate::status::{Arbiter, Payload, PayloadState, ServiceState, Socket, Status, Worker};
 
 /// One line with live counts.
@@ -54,10 +54,7 @@ pub(super) fn status(
         .map(|listener| Socket {
             name: listener.name.clone(),
             address: listener.address.to_string(),
-            origin: match listener.origin {
-                Origin::Passed => "passed".to_owned(),
-                Origin::Bound => "bound".to_owned(),
-            },
+            origin: listener.origin.name().to_owned(),
         })
         .collect();
     Status {

@@ -74,7 +74,8 @@ impl Choice {
                     io::ErrorKind::PermissionDenied => "let the service's user read it",
                     _ => "name a file",
                 };
-                return Err(Problem::new(self.origin.clone(), format!("{text}; {cure}")));
+                let problem = Problem::new(self.origin.clone(), format!("{text}; {cure}"));
+                return Err(problem.beyond_the_flag());
             }
         };
         let path = self.path.clone();

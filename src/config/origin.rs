@@ -29,6 +29,8 @@ pub(super) struct Place {
 pub(super) struct Problem {
     origin: Origin,
     text: String,
+    /// The command line is at fault, and nothing else.
+    usage: bool,
 }
 
 /// A value as one layer gives it.
@@ -76,7 +78,17 @@ impl Problem {
             Origin::Default => text.to_string(),
             _ => format!("{origin}: {text}"),
         };
-        Self { origin, text }
+        Self {
+            usage: matches!(origin, Origin::Flag(_)),
+            origin,
+            text,
+        }
+    }
+
+    /// The flag is right; what it names is not.
+    pub(super) fn beyond_the_flag(mut self) -> Self {
+        self.usage = false;
+        self
     }
 }
 
@@ -91,6 +103,7 @@ impl Given {
             Origin::Default => format!("default of {key}, {literal}"),
         };
         Problem {
+            usage: matches!(self.origin, Origin::Flag(_)),
             origin: self.origin.clone(),
             text: format!("{text}: {what}; expected {expected}"),
         }
@@ -101,10 +114,8 @@ impl Given {
 pub(super) fn failure(mut problems: Vec<Problem>) -> Failure {
     problems.sort();
     problems.dedup();
-    let only_flags = problems
-        .iter()
-        .all(|problem| matches!(problem.origin, Origin::Flag(_)));
-    let code = if only_flags {
+    let usage = problems.iter().all(|problem| problem.usage);
+    let code = if usage {
         ExitCode::Usage
     } else {
         ExitCode::Config

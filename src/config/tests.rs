@@ -633,6 +633,8 @@ fn the_file_named_by_the_operator_must_exist() {
         file: Some(missing.into()),
         ..Flags::default()
     };
+    let alone = load("demo", &flags, variables(&[])).unwrap_err();
+    assert_eq!(alone.code(), ExitCode::Config);
     let failure = load("demo", &flags, variables(&[("PAYLOAD_WORKERS", "x")])).unwrap_err();
     assert_eq!(failure.code(), ExitCode::Config);
     assert!(

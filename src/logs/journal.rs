@@ -6,6 +6,8 @@
 //! (a connected SOCK_SEQPACKET socket takes no address, unix(7)), we take the record out of the other end,
 //! add who we are, and send it without waiting. What journald does not take is counted.
 
+mod message;
+
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -102,7 +104,7 @@ impl Wire {
         let went_through = match records::take(&self.tap) {
             Ok(Some(mut record)) => {
                 put_identity(&mut record, self.process.identity());
-                self.outlet.send(&record).is_ok()
+                self.outlet.send(&message::complete(&record)).is_ok()
             }
             Ok(None) | Err(_) => false,
         };
@@ -118,7 +120,7 @@ impl Wire {
         )
         .into_bytes();
         put_identity(&mut record, self.process.identity());
-        self.outlet.send(&record).is_ok()
+        self.outlet.send(&message::complete(&record)).is_ok()
     }
 }
 

@@ -175,7 +175,7 @@ fn is_ours(target: &str) -> bool {
 }
 
 /// Words stay as they are; what could be taken for something else is quoted.
-fn quote_into(line: &mut String, text: &str) {
+pub(super) fn quote_into(line: &mut String, text: &str) {
     let is_word = !text.is_empty()
         && text
             .chars()

@@ -33,6 +33,16 @@ pub(crate) enum Origin {
     Bound,
 }
 
+impl Origin {
+    /// The word for logs and status.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Origin::Passed => "passed",
+            Origin::Bound => "bound",
+        }
+    }
+}
+
 /// A listening stream socket: non-blocking, close-on-exec, checked.
 ///
 /// Its open file description may be shared with systemd: it is never shut down, re-listened or unlinked.

@@ -120,8 +120,7 @@ pub(crate) fn leave_at_once(code: i32) -> ! {
 
 /// The short name of this thread.
 pub(crate) fn short_name() -> String {
-    prctl::get_name().map_or_else(
-        |_| String::new(),
-        |name| name.to_string_lossy().into_owned(),
-    )
+    // Not nix's prctl::get_name (0.31.3): it lets the kernel write to what the compiler takes for a constant.
+    std::fs::read_to_string("/proc/thread-self/comm")
+        .map_or_else(|_| String::new(), |name| name.trim_end().to_owned())
 }

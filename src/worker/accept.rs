@@ -15,9 +15,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::either::Either;
 
-use super::connection;
 use super::server::Shared;
 use super::signal::{Order, Watch};
+use super::{balance, connection};
 use crate::exit::{ExitCode, Failure};
 use crate::peer::Peer;
 use crate::sockets::{Listener, ListenerAddress};
@@ -30,6 +30,8 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The pause after an accept that failed for want of something; it doubles up to the maximum.
 const BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
+/// How long a worker that is ahead of the others stands back.
+const PAUSE: Duration = Duration::from_millis(1);
 /// Such failures are logged this often at most.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,7 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         server: server.clone(),
         backoff: BACKOFF,
         complained: None,
+        taken: None,
     };
     server.tasks.spawn(acceptor.run());
     Ok(())
@@ -87,6 +90,8 @@ struct Acceptor {
     server: Arc<Shared>,
     backoff: Duration,
     complained: Option<Instant>,
+    /// When the last connection was taken.
+    taken: Option<Instant>,
 }
 
 enum Wake {
@@ -122,6 +127,7 @@ impl Acceptor {
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
                 Wake::Heartbeat => self.queue(Queued::requeue)?,
+                Wake::Connection if self.should_pause() => self.pause().await?,
                 Wake::Connection => {
                     let Ok(permit) = server.room.clone().try_acquire_owned() else {
                         self.wait_for_room().await?;
@@ -183,6 +189,7 @@ impl Acceptor {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
                     self.backoff = BACKOFF;
+                    self.taken = Some(Instant::now());
                     self.serve(stream, &address, permit);
                     return Ok(Accepted::Taken);
                 }
@@ -254,6 +261,20 @@ impl Acceptor {
             _ = self.server.room.acquire() => {}
             () = self.server.signal().reached(Order::Drain) => return Ok(()),
         }
+        self.queue(Queued::join)
+    }
+
+    /// In a burst, a worker that is ahead lets the others go first: once per connection, and not when
+    /// connections come slowly, where it could only delay them.
+    fn should_pause(&self) -> bool {
+        self.queued.is_exclusive()
+            && self.taken.is_some_and(|last| last.elapsed() < PAUSE)
+            && balance::is_ahead(&self.server.meter)
+    }
+
+    async fn pause(&mut self) -> Result<(), Failure> {
+        self.queue(Queued::leave)?;
+        tokio::time::sleep(PAUSE).await;
         self.queue(Queued::join)
     }
 

@@ -16,6 +16,8 @@ use crate::arbiter::core::{Level, Order};
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Received};
+use crate::lifecycle;
+use crate::logs::events::Event;
 use crate::sys;
 use crate::sys::readiness::Readiness;
 
@@ -119,7 +121,7 @@ impl Keeper {
                     Some(Order::Stop(level)) => self.wish(Wish::Stop(level), &mut deadline),
                     None => {
                         has_arbiter = false;
-                        tracing::warn!("the arbiter is gone: the worker drains and leaves");
+                        lifecycle!(Event::ArbiterLost, "the arbiter is gone: the worker drains and leaves");
                         self.wish(Wish::Stop(Level::Graceful), &mut deadline);
                     }
                 },

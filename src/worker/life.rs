@@ -242,12 +242,14 @@ impl Life {
         self.stages.enter(Phase::Cleaning);
         drop(server);
         let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
-        match (end, stopped.errors.first()) {
-            (End::Told, Some(first)) => End::Failed(match stopped.errors.len() {
+        match (end, stopped.errors.first(), stopped.failure) {
+            (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
                 1 => first.to_string(),
                 count => format!("{first} (and {} more)", count - 1),
             }),
-            (end, _) => end,
+            // It failed during the drain, before it was told to stop.
+            (End::Told, None, Some(failure)) => End::Failed(failure.to_string()),
+            (end, _, _) => end,
         }
     }
 
@@ -272,7 +274,7 @@ impl Life {
                 failure = server.fatal() => return End::Failed(chain(&failure)),
                 () = server.request_limit(), if !recycled => {
                     recycled = true;
-                    self.stages.report(&Report::Recycle { cause: Recycle::MaxRequests });
+                    self.stages.report(&Report::Recycle { cause: Recycle::Requests });
                 }
             }
         }

@@ -6,10 +6,12 @@
 //! fork are not shared between siblings.
 
 mod accept;
+mod balance;
 mod connection;
 mod keeper;
 mod life;
 mod observer;
+mod panics;
 pub(crate) mod phase;
 mod server;
 mod signal;
@@ -59,6 +61,7 @@ pub(crate) fn run<S: Send + Sync + 'static>(start: Start, settings: S, load: Loa
         ..
     } = start;
     let identity = logs::become_worker(worker, u32::from(slot), generation);
+    panics::log();
     sys::process::set_short_name(&format!("{} w{slot}", start.name));
     sys::title::set(&format!(
         "{}: worker {slot} (generation {generation})",

@@ -74,10 +74,6 @@ impl Phase {
         self < Phase::Serving
     }
 
-    pub(crate) fn is_over(self) -> bool {
-        self >= Phase::Exited
-    }
-
     /// The word for logs, status and JSON.
     pub(crate) const fn name(self) -> &'static str {
         match self {

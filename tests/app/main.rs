@@ -1,5 +1,11 @@
 //! An app's life, in process: what startup, teardown and payloads promise.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a helper fails its test by a panic"
+)]
+
 mod face;
 mod payloads;
 mod startup;

@@ -1,67 +1,315 @@
-//! A service for the black-box tests: it starts as slowly, and answers as badly, as its settings and its
-//! requests ask for.
+//! A service for the black-box tests: it starts, answers and stops as badly as its settings and its requests ask
+//! for, and says in its log what it does.
 //!
-//! `[app]`: `startup_delay` in seconds, `startup_failure` with a text. Requests: `/` the worker's pid,
-//! `/slow?SECONDS`, `/panic`, `/block?SECONDS` (holds the executor).
+//! # Settings, `[app]`
+//! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
+//!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
+//! - `startup_delay`: seconds, in step `three`; `startup_failure`: the text of an error of that step.
+//! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
+//!   `/payload`), `ignore-stop`, `block` (both when told to stop).
+//! - `policy`: of the payload: `critical`, `restart`, `once`.
+//! - `slot`: settings above hold in this slot only.
+//! - `steer`: a file. When it is there as `load` begins, its keys replace all of these.
+//!
+//! # Requests
+//! - `/`: the worker's pid
+//! - `/sleep?ms=N`: the same, later; `/block?ms=N`: the same, and holds the thread
+//! - `/panic`; `/crash`: SIGKILL to itself
+//! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
+//! - `/payload`: lets the payload do what it is set to
+//! - `/child`: `/proc/self/status` of a child of the worker; `/orphan`: the pid of a grandchild that outlives
+//!   its parent and ends after a second
 
-use std::process::ExitCode;
+use std::fs;
+use std::future::pending;
+use std::io;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::task::{self, Poll, ready};
 use std::thread;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::RawQuery;
-use axum::routing::get;
-use payload::{App, Context};
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, State};
+use axum::routing::{any, get};
+use http_body::Frame;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use payload::{App, Context, Payload, PayloadContext};
 use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::Notify;
 
 #[derive(Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "snake_case")]
 struct Settings {
+    load: Conduct,
+    startup: Conduct,
     startup_delay: f64,
     startup_failure: Option<String>,
+    teardown: Conduct,
+    payload: Task,
+    policy: Policy,
+    slot: Option<u32>,
+    steer: Option<PathBuf>,
 }
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Conduct {
+    #[default]
+    Ok,
+    Fail,
+    Panic,
+    Hang,
+    Block,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Task {
+    #[default]
+    None,
+    Run,
+    Return,
+    Fail,
+    Panic,
+    IgnoreStop,
+    Block,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Policy {
+    #[default]
+    Critical,
+    Restart,
+    Once,
+}
+
+/// An error with a cause.
+#[derive(Debug, thiserror::Error)]
+#[error("read the table")]
+struct Unreadable(#[source] io::Error);
 
 fn main() -> ExitCode {
     payload::main(load)
 }
 
 async fn load(context: Context<Settings>) -> payload::Result<App> {
-    let Settings {
-        startup_delay,
-        startup_failure,
-    } = context.settings().clone();
-    let routes = Router::new()
+    tracing::info!(probe = "load", "probe");
+    let settings = context.settings().steered()?.for_slot(context.slot());
+    behave(settings.load).await?;
+    let go = Arc::new(Notify::new());
+    let app = App::builder();
+    let app = step(app, "one", async { Ok(()) }, Conduct::Ok);
+    let app = step(app, "two", async { Ok(()) }, settings.teardown);
+    let app = step(app, "three", settings.clone().start(), Conduct::Ok);
+    let app = match settings.task(&go) {
+        Some(payload) => app.payload(payload),
+        None => app,
+    };
+    Ok(app.build(routes(go)))
+}
+
+impl Settings {
+    fn steered(&self) -> payload::Result<Self> {
+        let text = self.steer.as_ref().map(fs::read_to_string);
+        match text {
+            Some(Ok(text)) => Ok(toml::from_str(&text)?),
+            _ => Ok(self.clone()),
+        }
+    }
+
+    fn for_slot(self, slot: u32) -> Self {
+        match self.slot {
+            Some(other) if other != slot => Self::default(),
+            _ => self,
+        }
+    }
+
+    async fn start(self) -> payload::Result<()> {
+        tokio::time::sleep(Duration::from_secs_f64(self.startup_delay)).await;
+        if let Some(text) = self.startup_failure {
+            return Err(text.into());
+        }
+        behave(self.startup).await
+    }
+
+    fn task(&self, go: &Arc<Notify>) -> Option<Payload> {
+        let (task, go) = (self.payload, go.clone());
+        let run = move |context| work(task, context, go.clone());
+        match (task, self.policy) {
+            (Task::None, _) => None,
+            (_, Policy::Critical) => Some(Payload::new("task", run)),
+            (_, Policy::Once) => Some(Payload::once("task", run)),
+            (_, Policy::Restart) => Some(Payload::restarting("task", run)),
+        }
+        .map(|payload| payload.stop_timeout(Duration::from_secs(1)))
+    }
+}
+
+fn step(
+    app: payload::AppBuilder,
+    name: &'static str,
+    begin: impl Future<Output = payload::Result<()>> + Send + 'static,
+    end: Conduct,
+) -> payload::AppBuilder {
+    app.step(name, async move |_| {
+        begin.await?;
+        tracing::info!(probe = "startup", step = name, "probe");
+        Ok(async move || {
+            tracing::info!(probe = "teardown", step = name, "probe");
+            behave(end).await
+        })
+    })
+}
+
+#[expect(clippy::panic, reason = "what it is for")]
+async fn behave(conduct: Conduct) -> payload::Result<()> {
+    match conduct {
+        Conduct::Ok => Ok(()),
+        Conduct::Fail => Err(Unreadable(io::Error::other("no such table")).into()),
+        Conduct::Panic => panic!("asked to panic"),
+        Conduct::Hang => pending().await,
+        Conduct::Block => {
+            hold_the_thread(Duration::MAX);
+            Ok(())
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "what it is for")]
+async fn work(task: Task, context: PayloadContext, go: Arc<Notify>) -> payload::Result<()> {
+    let told = tokio::select! {
+        () = go.notified() => false,
+        () = context.stopped() => true,
+    };
+    match task {
+        Task::IgnoreStop => pending().await,
+        Task::Block => {
+            hold_the_thread(Duration::MAX);
+            Ok(())
+        }
+        Task::Fail if !told => Err(Unreadable(io::Error::other("no such queue")).into()),
+        Task::Panic if !told => panic!("asked to panic"),
+        _ => Ok(()),
+    }
+}
+
+/// A name to look for in a backtrace.
+#[inline(never)]
+fn hold_the_thread(time: Duration) {
+    thread::sleep(time);
+}
+
+#[derive(Deserialize)]
+#[serde(default)]
+struct Timing {
+    ms: u64,
+    chunks: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { ms: 100, chunks: 3 }
+    }
+}
+
+impl Timing {
+    fn pause(&self) -> Duration {
+        Duration::from_millis(self.ms)
+    }
+}
+
+fn routes(go: Arc<Notify>) -> Router {
+    Router::new()
         .route("/", get(pid))
-        .route("/slow", get(slow))
+        .route("/sleep", get(sleep))
+        .route("/block", get(block))
         .route("/panic", get(fall_over))
-        .route("/block", get(block));
-    let app = App::builder().startup("warm up", async move |_| {
-        tokio::time::sleep(Duration::from_secs_f64(startup_delay)).await;
-        startup_failure.map_or(Ok(()), |text| Err(text.into()))
-    });
-    Ok(app.build(routes))
+        .route("/crash", get(crash))
+        .route("/echo", any(async |body: Body| body))
+        .route("/slow-body", get(slow_body))
+        .route("/payload", get(let_go))
+        .route("/child", get(child))
+        .route("/orphan", get(orphan))
+        .with_state(go)
 }
 
 async fn pid() -> String {
     format!("{}\n", std::process::id())
 }
 
-async fn slow(query: RawQuery) -> String {
-    tokio::time::sleep(seconds(query)).await;
+async fn sleep(Query(timing): Query<Timing>) -> String {
+    tokio::time::sleep(timing.pause()).await;
+    pid().await
+}
+
+async fn block(Query(timing): Query<Timing>) -> String {
+    hold_the_thread(timing.pause());
     pid().await
 }
 
 #[expect(clippy::panic, reason = "what it is for")]
 async fn fall_over() {
-    panic!("asked to")
+    panic!("asked to panic")
 }
 
-async fn block(query: RawQuery) -> String {
-    thread::sleep(seconds(query));
-    pid().await
+async fn crash() -> String {
+    let done = kill(Pid::this(), Signal::SIGKILL);
+    format!("{done:?}")
 }
 
-fn seconds(RawQuery(query): RawQuery) -> Duration {
-    let number = query.and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    Duration::from_secs_f64(number)
+async fn slow_body(Query(timing): Query<Timing>) -> Body {
+    let (pause, mut left) = (timing.pause(), timing.chunks);
+    let (mut writer, reader) = tokio::io::duplex(64);
+    tokio::spawn(async move {
+        while left > 0 && writer.write_all(b"chunk\n").await.is_ok() {
+            left -= 1;
+            tokio::time::sleep(pause).await;
+        }
+    });
+    Body::new(Chunks(reader))
+}
+
+async fn let_go(State(go): State<Arc<Notify>>) {
+    go.notify_one();
+}
+
+async fn child() -> Result<Vec<u8>, String> {
+    run(Command::new("cat").arg("/proc/self/status"))
+}
+
+async fn orphan() -> Result<Vec<u8>, String> {
+    run(Command::new("sh").args(["-c", "sleep 1 >/dev/null 2>&1 & echo $!"]))
+}
+
+fn run(command: &mut Command) -> Result<Vec<u8>, String> {
+    let output = command.output();
+    output
+        .map(|output| output.stdout)
+        .map_err(|error| error.to_string())
+}
+
+/// What comes out of a pipe, chunk by chunk.
+struct Chunks(DuplexStream);
+
+impl http_body::Body for Chunks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let mut space = [0; 64];
+        let mut buffer = ReadBuf::new(&mut space);
+        ready!(Pin::new(&mut self.0).poll_read(cx, &mut buffer))?;
+        let chunk = Bytes::copy_from_slice(buffer.filled());
+        Poll::Ready((!chunk.is_empty()).then(|| Ok(Frame::data(chunk))))
+    }
 }

@@ -53,7 +53,7 @@ pub(crate) fn the_status_line_has_live_counts(machine: &Machine) {
     let worker = machine.status()["workers"][0]["pid"].clone();
     machine.ok(&format!("kill -KILL {worker}"));
     machine.wait_for(SERVICE, "StatusText", |line| {
-        line.starts_with("1/2 workers serving")
+        line.starts_with("degraded: 1/2 workers serving")
     });
     machine.wait_for(SERVICE, "StatusText", serving);
     assert_eq!(machine.property(SERVICE, "NRestarts"), "0");

@@ -7,7 +7,7 @@ use crate::support::eventually;
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
     machine.ok(GET);
-    let slow = machine.start(&format!("{GET}/slow?2"));
+    let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
         let workers = status["workers"].as_array().expect("a list");
@@ -24,7 +24,7 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     assert_eq!(machine.property(SERVICE, "ActiveState"), "inactive");
     assert_eq!(machine.property(SERVICE, "Result"), "success");
     assert_eq!(machine.property(SERVICE, "ExecMainStatus"), "0");
-    let left = machine.run("pgrep -x payload");
+    let left = machine.run("pgrep payload");
     assert_eq!(left.stdout, "");
     machine.ok("test ! -e /run/payload && test ! -e /run/private/payload");
     assert_ne!(machine.run(GET).code, Some(0), "somebody still listens");

@@ -113,18 +113,18 @@ impl Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Recycle {
-    MaxRequests,
-    MaxAge,
-    MaxMemory,
+    Requests,
+    Age,
+    Memory,
 }
 
 impl Recycle {
     /// The configuration key.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Recycle::MaxRequests => "max_requests",
-            Recycle::MaxAge => "max_age",
-            Recycle::MaxMemory => "max_memory",
+            Recycle::Requests => "max_requests",
+            Recycle::Age => "max_age",
+            Recycle::Memory => "max_memory",
         }
     }
 }

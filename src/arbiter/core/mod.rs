@@ -166,10 +166,6 @@ impl Core {
             .count()
     }
 
-    pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
-        self.workers.iter().map(|(id, worker)| (*id, worker))
-    }
-
     /// Everything that depends on the time alone or on several workers together.
     fn advance(&mut self, now: Moment) {
         self.supervise(now);

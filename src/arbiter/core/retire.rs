@@ -68,7 +68,7 @@ impl Core {
                 .and_then(|worker| worker.retire_at)
                 .is_some_and(|at| at <= now);
             if aged {
-                slot.recycle.get_or_insert(Recycle::MaxAge);
+                slot.recycle.get_or_insert(Recycle::Age);
             }
         }
         let under_way = self

@@ -135,7 +135,7 @@ impl World {
         }
         self.witness.check(&self.core, self.now, &before, &actions);
         let mut answers = Vec::new();
-        for action in actions {
+        for action in &actions {
             self.carry_out(action, &mut answers);
         }
         for answer in answers {
@@ -143,8 +143,8 @@ impl World {
         }
     }
 
-    fn carry_out(&mut self, action: Action, answers: &mut Vec<Event>) {
-        match action {
+    fn carry_out(&mut self, action: &Action, answers: &mut Vec<Event>) {
+        match *action {
             Action::Fork { worker, .. } => {
                 if self.chance(self.trouble / 4.0) {
                     answers.push(Event::ForkFailed {
@@ -265,7 +265,7 @@ impl World {
             n => match any {
                 Some(worker) if n < 25 => Event::Recycle {
                     worker,
-                    cause: Recycle::MaxRequests,
+                    cause: Recycle::Requests,
                 },
                 Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
                 _ => Event::Tick,

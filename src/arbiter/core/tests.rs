@@ -425,11 +425,11 @@ fn recycling_prepares_first_and_retires_then() {
     let mut bench = Bench::ready();
     bench.tell(Event::Recycle {
         worker: FIRST,
-        cause: Recycle::MaxRequests,
+        cause: Recycle::Requests,
     });
     assert_eq!(
         bench.wanted(),
-        [fork(THIRD, 0, 0, Cause::Recycle(Recycle::MaxRequests))]
+        [fork(THIRD, 0, 0, Cause::Recycle(Recycle::Requests))]
     );
     bench.boot(THIRD);
     assert_eq!(bench.wanted(), [serve(THIRD)]);
@@ -445,21 +445,21 @@ fn one_worker_is_recycled_at_a_time() {
     let mut bench = Bench::ready();
     bench.tell(Event::Recycle {
         worker: FIRST,
-        cause: Recycle::MaxMemory,
+        cause: Recycle::Memory,
     });
     bench.tell(Event::Recycle {
         worker: SECOND,
-        cause: Recycle::MaxMemory,
+        cause: Recycle::Memory,
     });
     assert_eq!(
         bench.wanted(),
-        [fork(THIRD, 0, 0, Cause::Recycle(Recycle::MaxMemory))]
+        [fork(THIRD, 0, 0, Cause::Recycle(Recycle::Memory))]
     );
     bench.boot(THIRD);
     bench.serve(THIRD);
     let wanted = bench.wanted();
     assert!(
-        wanted.contains(&fork(WorkerId(4), 1, 0, Cause::Recycle(Recycle::MaxMemory))),
+        wanted.contains(&fork(WorkerId(4), 1, 0, Cause::Recycle(Recycle::Memory))),
         "{wanted:?}"
     );
 }
@@ -469,7 +469,7 @@ fn a_replacement_that_cannot_start_leaves_the_old_worker_in_place() {
     let mut bench = Bench::ready();
     bench.tell(Event::Recycle {
         worker: FIRST,
-        cause: Recycle::MaxRequests,
+        cause: Recycle::Requests,
     });
     bench.exit(THIRD, Exit::Code(70));
     assert_eq!(bench.core.serving(), 2);
@@ -478,12 +478,7 @@ fn a_replacement_that_cannot_start_leaves_the_old_worker_in_place() {
     bench.pass(Duration::from_millis(100), &[FIRST, SECOND]);
     assert_eq!(
         bench.wanted(),
-        [fork(
-            WorkerId(4),
-            0,
-            1,
-            Cause::Recycle(Recycle::MaxRequests)
-        )]
+        [fork(WorkerId(4), 0, 1, Cause::Recycle(Recycle::Requests))]
     );
 }
 
@@ -498,7 +493,7 @@ fn an_old_worker_is_recycled_somewhat_before_its_age_limit() {
         matches!(
             &wanted[..],
             [Action::Fork {
-                cause: Cause::Recycle(Recycle::MaxAge),
+                cause: Cause::Recycle(Recycle::Age),
                 ..
             }]
         ),

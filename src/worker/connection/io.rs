@@ -85,13 +85,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         &self.replay
     }
 
-    /// Puts bytes that hyper gave back in front of what is replayed.
-    pub(super) fn put_back(&mut self, bytes: &[u8]) {
-        let rest = std::mem::take(&mut self.replay);
-        self.replay = BytesMut::from(bytes);
-        self.replay.unsplit(rest);
-    }
-
     /// Appends bytes of our own to what is to be written.
     pub(super) fn write_own(&mut self, bytes: &[u8]) {
         self.batch.extend_from_slice(bytes);

@@ -21,7 +21,7 @@ mod tests;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -38,35 +38,43 @@ use crate::peer::Peer;
 /// How long a closed connection is read and ignored, so that a reset does not overtake the last response.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one connection to its end. Dropping the future closes the socket and cancels its handlers.
-pub(super) async fn serve<S>(socket: S, peer: Peer, server: Arc<Shared>)
+/// Serves one connection to its end. It counts as open from the call on. Dropping the future closes the
+/// socket and cancels its handlers.
+pub(super) fn serve<S>(
+    socket: S,
+    peer: Peer,
+    server: Arc<Shared>,
+) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let _open = Open::new(&server);
-    let state = Arc::new(State::new(server.clone(), peer));
-    let sleep = pin!(tokio::time::sleep_until(server.started));
-    let mut clock = Clock::new(sleep);
-    let changed = pin!(server.signal().changed());
-    let mut watch = Watch::new(server.signal(), changed);
+    let open = Open::new(server);
+    async move {
+        let server = &open.0;
+        let state = Arc::new(State::new(server.clone(), peer));
+        let sleep = pin!(tokio::time::sleep_until(server.started));
+        let mut clock = Clock::new(sleep);
+        let changed = pin!(server.signal().changed());
+        let mut watch = Watch::new(server.signal(), changed);
 
-    let mut io = Io::new(socket, state.clone());
-    let io = match sniff::sniff(&mut io, &server.http, &mut clock, &mut watch).await {
-        Sniffed::Http1 => http1::serve(io, &state, &mut clock, &mut watch).await,
-        Sniffed::Http2 => {
-            Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
-            None
-        }
-        Sniffed::TimedOut => {
-            if !io.unread().is_empty() {
-                io.write_own(http1::REQUEST_TIMEOUT);
+        let mut io = Io::new(socket, state.clone());
+        let io = match sniff::sniff(&mut io, &server.http, &mut clock, &mut watch).await {
+            Sniffed::Http1 => http1::serve(io, &state, &mut clock, &mut watch).await,
+            Sniffed::Http2 => {
+                Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
+                None
             }
-            Some(io)
+            Sniffed::TimedOut => {
+                if !io.unread().is_empty() {
+                    io.write_own(http1::REQUEST_TIMEOUT);
+                }
+                Some(io)
+            }
+            Sniffed::Closed => None,
+        };
+        if let Some(io) = io {
+            finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
         }
-        Sniffed::Closed => None,
-    };
-    if let Some(io) = io {
-        finish(io, &state, &mut clock, &mut watch).await;
     }
 }
 
@@ -74,37 +82,30 @@ where
 /// can destroy a response (say, 431) before the client has read it: so what is there is read away first.
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io<S>,
-    state: &State,
+    patience: Duration,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
-    let begun = Instant::now();
-    let mut shut = None;
+    let mut since = Instant::now();
+    let mut shut = false;
     let mut lingers = false;
     poll_fn(|cx| {
-        if watch.poll_order(cx) == Order::Cancel {
-            return Poll::Ready(());
-        }
-        let deadline = match shut {
-            Some(shut) => shut + LINGER,
-            None => begun + state.server.http.keep_alive_timeout,
-        };
-        if clock.passed(deadline, cx) {
-            return Poll::Ready(());
-        }
-        if shut.is_none() {
-            if ready!(io.poll_finish(cx)).is_err() {
-                return Poll::Ready(());
+        if !shut {
+            match io.poll_finish(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => return poll_patience(since + patience, cx, clock, watch),
             }
-            shut = Some(Instant::now());
+            shut = true;
         }
         loop {
             match io.poll_discard(cx) {
-                Poll::Ready(Ok(true)) => lingers = true,
-                Poll::Pending if lingers => {
-                    let over = shut.is_some_and(|shut| clock.passed(shut + LINGER, cx));
-                    return if over { Poll::Ready(()) } else { Poll::Pending };
+                Poll::Ready(Ok(true)) if lingers => {}
+                Poll::Ready(Ok(true)) => {
+                    lingers = true;
+                    since = Instant::now();
                 }
+                Poll::Pending if lingers => return poll_patience(since + LINGER, cx, clock, watch),
                 _ => return Poll::Ready(()),
             }
         }
@@ -112,17 +113,30 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     .await;
 }
 
-/// Counts the connection for as long as its task lives.
-struct Open<'a>(&'a Shared);
+/// Ready when there is no more time to wait.
+fn poll_patience(
+    deadline: Instant,
+    cx: &mut Context<'_>,
+    clock: &mut Clock<'_>,
+    watch: &mut Watch<'_, '_>,
+) -> Poll<()> {
+    if watch.poll_order(cx) == Order::Cancel || clock.passed(deadline, cx) {
+        return Poll::Ready(());
+    }
+    Poll::Pending
+}
 
-impl<'a> Open<'a> {
-    fn new(server: &'a Shared) -> Self {
+/// Counts the connection for as long as its task lives.
+struct Open(Arc<Shared>);
+
+impl Open {
+    fn new(server: Arc<Shared>) -> Self {
         server.meter.connection_opened();
         Self(server)
     }
 }
 
-impl Drop for Open<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
         self.0.meter.connection_closed();
     }
