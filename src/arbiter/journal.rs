@@ -2,7 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use super::core::{Cause, Fatal, Level, Notice, WorkerId};
+use super::core::{Cause, Fatal, Notice, WorkerId};
+use crate::ipc::orders::Level;
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sockets::Listener;

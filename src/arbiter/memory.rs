@@ -3,8 +3,9 @@
 use std::fs;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::core::{Event, Recycle};
+use super::core::Event;
 use super::seats::Children;
+use crate::ipc::orders::Recycle;
 use crate::worker::phase::Phase;
 
 /// Writes every worker's proportional set size to the scoreboard.

@@ -4,6 +4,7 @@
 
 pub(crate) mod core;
 mod diagnose;
+mod intake;
 mod journal;
 mod memory;
 mod seats;

@@ -12,18 +12,20 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
 
-use super::core::{Action, Core, Event, Exit, Level, Order, Policy, Request, WorkerId};
+use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::intake::Source;
 use super::seats::{Child, Children};
 use super::{diagnose, journal, memory, view};
 use crate::config::Config;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
-use crate::ipc::channel::{Channel, Received, Report};
+use crate::ipc::channel::Channel;
+use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
-use crate::sys::process::{Forked, Reaped};
+use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say};
 use crate::worker;
@@ -55,24 +57,18 @@ pub(crate) struct Equipment {
 
 /// The arbiter.
 pub(crate) struct Shell {
-    core: Core,
-    children: Children,
-    equipment: Equipment,
-    epoll: Epoll,
-    events: VecDeque<Event>,
+    pub(super) core: Core,
+    pub(super) children: Children,
+    pub(super) equipment: Equipment,
+    pub(super) epoll: Epoll,
+    pub(super) events: VecDeque<Event>,
+    /// How the forks went that the last event led to.
+    answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
     summary: (ServiceState, usize, usize),
-}
-
-/// What a readable descriptor is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Signals,
-    Control(u32),
-    Worker(WorkerId),
 }
 
 impl Shell {
@@ -93,6 +89,7 @@ impl Shell {
             equipment,
             epoll,
             events: VecDeque::new(),
+            answers: VecDeque::new(),
             refresh_at: None,
             status: String::new(),
             summary: (ServiceState::Booting, 0, 0),
@@ -150,6 +147,10 @@ impl Shell {
             for action in self.core.handle(now(), event) {
                 self.carry_out(action)?;
             }
+            // Forks are answered before anything else is told: clause 5 of the core's contract.
+            while let Some(answer) = self.answers.pop_back() {
+                self.events.push_front(answer);
+            }
         }
         ControlFlow::Continue(())
     }
@@ -165,10 +166,10 @@ impl Shell {
             } => match self.fork(worker, slot, generation, restarts) {
                 Ok(ControlFlow::Continue(pid)) => {
                     journal::forked(worker, slot, generation, pid, cause);
-                    self.events.push_back(Event::Forked { worker, pid });
+                    self.answers.push_back(Event::Forked { worker, pid });
                 }
                 Ok(ControlFlow::Break(start)) => return ControlFlow::Break(Outcome::Worker(start)),
-                Err(error) => self.events.push_back(Event::ForkFailed {
+                Err(error) => self.answers.push_back(Event::ForkFailed {
                     worker,
                     error: error.to_string(),
                 }),
@@ -243,13 +244,18 @@ impl Shell {
                 name: self.equipment.name.clone(),
             }))),
             Ok(Forked::Parent { child: pid }) => {
-                self.watch(&ours, Source::Worker(worker))?;
+                let watched = self.watch(&ours, Source::Worker(worker));
+                if let Err(error) = &watched {
+                    // It exists: it has to be told to go, by the closed channel, and to be reaped as ours.
+                    tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
+                    self.events.push_back(Event::ChannelClosed { worker });
+                }
                 self.children.add(
                     worker,
                     Child {
                         pid,
                         seat,
-                        channel: Some(ours),
+                        channel: watched.is_ok().then_some(ours),
                         payloads: Vec::new(),
                     },
                 );
@@ -328,103 +334,7 @@ impl Shell {
         }
     }
 
-    fn take_signals(&mut self) -> io::Result<()> {
-        while let Some((signal, from)) = self.equipment.signals.next()? {
-            let request = match signal {
-                Signal::SIGCHLD => {
-                    self.reap();
-                    continue;
-                }
-                Signal::SIGTERM => Request::Stop(Level::Graceful),
-                Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
-                Signal::SIGTTIN => Request::OneMore,
-                Signal::SIGTTOU => Request::OneLess,
-                Signal::SIGHUP => {
-                    journal::no_reload(from);
-                    continue;
-                }
-                _ => {
-                    tracing::info!(signal = signal.as_str(), from, "signal ignored");
-                    continue;
-                }
-            };
-            journal::signal(signal, from);
-            self.events.push_back(Event::Asked(request));
-        }
-        Ok(())
-    }
-
-    /// One SIGCHLD can stand for many ends. Processes that are not ours (an adopted orphan, where this is
-    /// PID 1) are reaped and mean nothing.
-    fn reap(&mut self) {
-        while let Some(reaped) = sys::process::reap() {
-            let (pid, exit) = match reaped {
-                Reaped::Exited { pid, code } => (pid, Exit::Code(code)),
-                Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
-            };
-            let Some(worker) = self.children.by_pid(pid) else {
-                tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
-                continue;
-            };
-            // What it said last is still in its channel.
-            self.take_reports(worker);
-            self.children.remove(worker);
-            self.events.push_back(Event::Exited { worker, exit });
-        }
-    }
-
-    fn take_reports(&mut self, worker: WorkerId) {
-        let Some(child) = self.children.get_mut(worker) else {
-            return;
-        };
-        while let Some(channel) = &child.channel {
-            let event = match channel.receive() {
-                Ok(Received::Empty) => break,
-                Ok(Received::Message(Report::Entered { phase })) => {
-                    Event::Entered { worker, phase }
-                }
-                Ok(Received::Message(Report::Failed { reason })) => {
-                    Event::Failed { worker, reason }
-                }
-                Ok(Received::Message(Report::Recycle { cause })) => {
-                    Event::Recycle { worker, cause }
-                }
-                Ok(Received::Message(Report::Payloads { names })) => {
-                    child.payloads = names;
-                    continue;
-                }
-                Ok(Received::Closed) => {
-                    child.channel = None;
-                    Event::ChannelClosed { worker }
-                }
-                Err(error) => {
-                    tracing::warn!(payload_worker = worker.0, error = %error, "a worker's report could not be read");
-                    child.channel = None;
-                    Event::ChannelClosed { worker }
-                }
-            };
-            self.events.push_back(event);
-        }
-    }
-
-    fn serve_control(&mut self, client: u32) {
-        let Some(mut control) = self.equipment.control.take() else {
-            return;
-        };
-        let answer = |command: control::Command| match command {
-            control::Command::Status => control::Answer::Status(Box::new(self.view())),
-        };
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        for number in control.ready(client, now(), answer) {
-            let event = EpollEvent::new(flags, Source::Control(number).into());
-            if let Some(Err(error)) = control.client(number).map(|fd| self.epoll.add(fd, event)) {
-                tracing::warn!(error = %error, "a control client cannot be watched");
-            }
-        }
-        self.equipment.control = Some(control);
-    }
-
-    fn view(&self) -> crate::status::Status {
+    pub(super) fn view(&self) -> crate::status::Status {
         memory::measure(&self.children);
         view::status(
             &self.core,
@@ -481,28 +391,6 @@ impl Shell {
     }
 }
 
-impl From<Source> for u64 {
-    fn from(source: Source) -> u64 {
-        match source {
-            Source::Signals => 0,
-            Source::Control(client) => (1 << 32) | u64::from(client),
-            Source::Worker(worker) => (1 << 63) | worker.0,
-        }
-    }
-}
-
-impl From<u64> for Source {
-    fn from(data: u64) -> Source {
-        if data >> 63 == 1 {
-            Source::Worker(WorkerId(data & !(1 << 63)))
-        } else if data >> 32 == 1 {
-            Source::Control(u32::try_from(data & 0xFFFF_FFFF).unwrap_or(u32::MAX))
-        } else {
-            Source::Signals
-        }
-    }
-}
-
 pub(super) fn now() -> Moment {
     Moment::from_nanos(sys::clock::monotonic_nanos())
 }
@@ -510,23 +398,5 @@ pub(super) fn now() -> Moment {
 fn signal(pid: u32, signal: Signal) {
     if let Err(error) = sys::process::signal_child(pid, signal) {
         tracing::warn!(pid, signal = signal.as_str(), error = %error, "a worker could not be signalled");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_survives_the_way_through_epoll() {
-        for source in [
-            Source::Signals,
-            Source::Control(0),
-            Source::Control(u32::MAX),
-            Source::Worker(WorkerId(1)),
-            Source::Worker(WorkerId(u64::MAX >> 1)),
-        ] {
-            assert_eq!(Source::from(u64::from(source)), source);
-        }
     }
 }

@@ -1,14 +1,11 @@
 //! The service as others see it: STATUS= for the manager, and `payload status`.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::core::Core;
 use super::seats::Children;
 use super::shell::now;
-use crate::ipc::scoreboard::{Header, Seat};
-use crate::moment::Moment;
+use crate::ipc::reading;
 use crate::sockets::Listener;
-use crate::status::{Arbiter, Payload, PayloadState, ServiceState, Socket, Status, Worker};
+use crate::status::{ServiceState, Socket, Status, Worker};
 
 /// One line with live counts.
 pub(super) fn line(core: &Core, children: &Children) -> String {
@@ -41,10 +38,10 @@ pub(super) fn status(
     let at = now();
     let mut workers: Vec<Worker> = children
         .iter()
-        .map(|(_, child)| worker(children.seat(child), &child.payloads, at))
+        .map(|(_, child)| reading::worker(children.seat(child), &child.payloads, at))
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
-    let mut arbiter = arbiter(&children.board.header, at);
+    let mut arbiter = reading::arbiter(&children.board.header, at);
     arbiter.state = core.state();
     arbiter.generation = core.generation();
     arbiter.workers = u32::try_from(core.target()).unwrap_or(u32::MAX);
@@ -61,89 +58,5 @@ pub(super) fn status(
         arbiter,
         workers,
         sockets,
-    }
-}
-
-/// What the scoreboard knows of the arbiter.
-pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
-    let state = match header.state.load(Relaxed) {
-        2 => ServiceState::Ready,
-        3 => ServiceState::Degraded,
-        4 => ServiceState::Stopping,
-        _ => ServiceState::Booting,
-    };
-    Arbiter {
-        pid: header.arbiter_pid.load(Relaxed),
-        state,
-        generation: header.generation.load(Relaxed),
-        uptime: at
-            .since(Moment::from_nanos(header.started.load(Relaxed)))
-            .as_secs_f64(),
-        workers: header.workers.load(Relaxed),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        status: String::new(),
-        log_drops: header.log_drops.load(Relaxed),
-    }
-}
-
-/// What the scoreboard knows of one worker.
-pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
-    Worker {
-        slot: seat.slot.load(Relaxed),
-        pid: seat.pid.load(Relaxed),
-        generation: seat.generation.load(Relaxed),
-        phase: seat
-            .phase()
-            .map_or("forked", |phase| phase.name())
-            .to_owned(),
-        since: at
-            .since(Moment::from_nanos(seat.phase_since.load(Relaxed)))
-            .as_secs_f64(),
-        heartbeat: at.since(seat.last_beat()).as_secs_f64(),
-        connections: seat.connections.load(Relaxed),
-        in_flight: seat.in_flight.load(Relaxed),
-        requests: seat.requests.load(Relaxed),
-        accepted: seat.accepted.load(Relaxed),
-        bytes_in: seat.bytes_in.load(Relaxed),
-        bytes_out: seat.bytes_out.load(Relaxed),
-        panics: seat.panics.load(Relaxed),
-        loads: seat.loads.load(Relaxed),
-        starts: seat.starts.load(Relaxed),
-        stops: seat.stops.load(Relaxed),
-        restarts: seat.restarts.load(Relaxed),
-        memory: seat.memory.load(Relaxed),
-        latency: seat
-            .latency
-            .iter()
-            .map(|bucket| bucket.load(Relaxed))
-            .collect(),
-        log_drops: seat.log_drops.load(Relaxed),
-        payloads: payloads
-            .iter()
-            .enumerate()
-            .map(|(index, name)| Payload {
-                name: name.clone(),
-                state: seat
-                    .payload_states
-                    .get(index)
-                    .map_or(PayloadState::Waiting, |state| {
-                        payload_state(state.load(Relaxed))
-                    }),
-                restarts: seat
-                    .payload_restarts
-                    .get(index)
-                    .map_or(0, |count| count.load(Relaxed)),
-            })
-            .collect(),
-    }
-}
-
-fn payload_state(number: u8) -> PayloadState {
-    match number {
-        2 => PayloadState::Running,
-        3 => PayloadState::Restarting,
-        4 => PayloadState::Done,
-        5 => PayloadState::Failed,
-        _ => PayloadState::Waiting,
     }
 }

@@ -222,13 +222,16 @@ fn json(value: &DeValue<'_>) -> Value {
     }
 }
 
-/// One complaint for each line: the parser goes on after an error, and further errors on the same line
-/// mostly follow from the first.
+/// The leftmost complaint of each line: the parser goes on after an error, and further ones on the same line
+/// mostly follow from it.
 fn syntax(source: &Source, errors: &[toml::de::Error]) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut lines = Vec::new();
-    for error in errors {
-        let offset = error.span().map_or(source.text.len(), |span| span.start);
+    let offset =
+        |error: &toml::de::Error| error.span().map_or(source.text.len(), |span| span.start);
+    let mut errors: Vec<_> = errors.iter().map(|error| (offset(error), error)).collect();
+    errors.sort_by_key(|(offset, _)| *offset);
+    for (offset, error) in errors {
         let place = Place::new(&source.path, &source.text, offset);
         if lines.contains(&place.line) {
             continue;

@@ -355,6 +355,20 @@ fn syntax_errors_show_the_line() {
 }
 
 #[test]
+fn a_broken_line_is_told_once() {
+    assert_eq!(
+        from_file("a = { b = 1 c = 2 }\n").told(),
+        "f:1:11: string values must be quoted, expected literal string\n  \
+         1 | a = { b = 1 c = 2 }\n    |           ^"
+    );
+}
+
+#[test]
+fn pauses_that_do_not_grow_are_fine() {
+    from_file("restart = { backoff_initial = '1s', backoff_max = '1s' }").config();
+}
+
+#[test]
 fn combinations_that_mean_nothing_are_refused() {
     for (text, message) in [
         (

@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::arbiter::core::Recycle;
+use crate::ipc::orders::Recycle;
 use crate::worker::phase::Phase;
 
 /// The largest message. What can grow (a reason, names) is cut before it is sent.
@@ -125,7 +125,7 @@ pub(crate) fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arbiter::core::{Level, Order};
+    use crate::ipc::orders::{Level, Order};
 
     #[test]
     fn messages_arrive_whole_and_in_order() {

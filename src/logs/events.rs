@@ -207,7 +207,7 @@ mod tests {
     fn catalog() -> String {
         let mut catalog = String::from(
             "# The journal catalog of payload: journalctl -x shows these texts.\n\
-             # Made from src/logs/events.rs; `PAYLOAD_WRITE_CATALOG=1 cargo test catalog` makes it anew.\n",
+             # Made from src/logs/events.rs; `PAYLOAD_TEST_WRITE_CATALOG=1 cargo test catalog` makes it anew.\n",
         );
         for Entry {
             name,
@@ -229,12 +229,12 @@ mod tests {
     #[test]
     fn the_packaged_catalog_is_that_of_the_table() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/payload.catalog");
-        if std::env::var_os("PAYLOAD_WRITE_CATALOG").is_some() {
+        if std::env::var_os("PAYLOAD_TEST_WRITE_CATALOG").is_some() {
             std::fs::write(&path, catalog()).unwrap();
         }
         assert!(
             std::fs::read_to_string(&path).is_ok_and(|file| file == catalog()),
-            "{} differs from the table: run this test with PAYLOAD_WRITE_CATALOG=1",
+            "{} differs from the table: run this test with PAYLOAD_TEST_WRITE_CATALOG=1",
             path.display()
         );
     }

@@ -92,7 +92,10 @@ fn base64(bytes: &[u8]) -> String {
 fn sha256(bytes: &[u8]) -> [u8; 32] {
     // The first 32 bits of the fractions of the square and cube roots of the first primes.
     let primes: Vec<u32> = (2..312).filter(|n| (2..*n).all(|d| n % d != 0)).collect();
-    #[expect(clippy::cast_possible_truncation, reason = "a fraction of 2^32")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a fraction times 2^32 fits"
+    )]
     let fraction = |root: f64| (root.fract() * 4_294_967_296.0) as u32;
     let mut hash: Vec<u32> = primes
         .iter()

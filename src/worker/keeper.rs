@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
 use super::{Load, Start};
-use crate::arbiter::core::{Level, Order};
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Received};
+use crate::ipc::orders::{Level, Order};
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sys;

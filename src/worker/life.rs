@@ -18,11 +18,11 @@ use super::{Load, Start};
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{App, Context, ContextParts, Tokens};
-use crate::arbiter::core::{Level, Recycle};
-use crate::arbiter::view;
 use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
+use crate::ipc::orders::{Level, Recycle};
+use crate::ipc::reading;
 use crate::ipc::scoreboard::Meter;
 use crate::sockets::Listener;
 use crate::status::Status;
@@ -322,11 +322,11 @@ fn service(meter: &Meter, payloads: &[String]) -> Status {
         .seats
         .iter()
         .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| view::worker(seat, payloads, at))
+        .map(|seat| reading::worker(seat, payloads, at))
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
     Status {
-        arbiter: view::arbiter(&board.header, at),
+        arbiter: reading::arbiter(&board.header, at),
         workers,
         sockets: Vec::new(),
     }

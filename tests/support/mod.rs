@@ -1,6 +1,9 @@
-//! What black-box tests share: waiting for an event with a deadline.
+//! What black-box tests share: a service to start and to watch, a client, waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod http;
+pub(crate) mod service;
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

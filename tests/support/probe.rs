@@ -17,7 +17,7 @@
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/payload`: lets the payload do what it is set to
-//! - `/child`: `/proc/self/status` of a child of the worker; `/orphan`: the pid of a grandchild that outlives
+//! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the pid of a grandchild that outlives
 //!   its parent and ends after a second
 
 use std::fs;
@@ -236,6 +236,7 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/slow-body", get(slow_body))
         .route("/payload", get(let_go))
         .route("/child", get(child))
+        .route("/descriptors", get(descriptors))
         .route("/orphan", get(orphan))
         .with_state(go)
 }
@@ -282,6 +283,10 @@ async fn let_go(State(go): State<Arc<Notify>>) {
 
 async fn child() -> Result<Vec<u8>, String> {
     run(Command::new("cat").arg("/proc/self/status"))
+}
+
+async fn descriptors() -> Result<Vec<u8>, String> {
+    run(Command::new("ls").args(["-l", "/proc/self/fd"]))
 }
 
 async fn orphan() -> Result<Vec<u8>, String> {

@@ -184,8 +184,8 @@ impl Browser {
         answer["result"]["value"].take()
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "a caller writes it in place")]
-    fn order(&mut self, method: &str, params: Value) -> Value {
+    fn order(&mut self, method: &str, params: impl Into<Value>) -> Value {
+        let params: Value = params.into();
         self.number += 1;
         let mut order = json!({ "id": self.number, "method": method, "params": params });
         if !self.session.is_empty() {

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::events::Exit;
 use super::roster::WorkerId;
 use crate::exit::ExitCode;
+use crate::ipc::orders::{Level, Order, Recycle};
 use crate::worker::phase::Phase;
 
 /// One thing to do.
@@ -45,46 +44,6 @@ pub(crate) enum Action {
     Leave(ExitCode),
 }
 
-/// What the arbiter tells a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Order {
-    /// Accept connections.
-    Serve,
-    /// Leave.
-    Stop(Level),
-}
-
-/// How much time a stop takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Level {
-    /// Requests finish first.
-    Graceful,
-    /// Requests are cancelled; cleanup runs.
-    Quick,
-    /// SIGKILL: nothing runs.
-    Kill,
-}
-
-impl Level {
-    /// What a further signal makes of it.
-    pub(crate) fn next(self) -> Level {
-        match self {
-            Level::Graceful => Level::Quick,
-            Level::Quick | Level::Kill => Level::Kill,
-        }
-    }
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Level::Graceful => "graceful",
-            Level::Quick => "quick",
-            Level::Kill => "kill",
-        }
-    }
-}
-
 /// Why a worker is forked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Cause {
@@ -105,26 +64,6 @@ impl Cause {
             Cause::Scale => "scale",
             Cause::Failure => "failure",
             Cause::Recycle(recycle) => recycle.name(),
-        }
-    }
-}
-
-/// Why a healthy worker is replaced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Recycle {
-    Requests,
-    Age,
-    Memory,
-}
-
-impl Recycle {
-    /// The configuration key.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Recycle::Requests => "max_requests",
-            Recycle::Age => "max_age",
-            Recycle::Memory => "max_memory",
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::actions::{Level, Recycle};
 use super::roster::WorkerId;
+use crate::ipc::orders::{Level, Recycle};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 

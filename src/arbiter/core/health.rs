@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::actions::{Action, Level, Overdue};
+use super::actions::{Action, Overdue};
 use super::roster::{Ending, Worker, WorkerId};
 use super::{Core, Moment};
+use crate::ipc::orders::Level;
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::actions::{Action, Level, Order};
+use super::actions::Action;
 use super::roster::WorkerId;
 use super::{Core, MAX_SLOTS, Moment};
+use crate::ipc::orders::{Level, Order};
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 

@@ -39,7 +39,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(crate) use actions::{Action, Cause, Fatal, Level, Notice, Order, Overdue, Recycle};
+pub(crate) use actions::{Action, Cause, Fatal, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use policy::Policy;
 pub(crate) use roster::{Slot, Worker, WorkerId};

@@ -1,8 +1,9 @@
 //! Filling slots and replacing healthy workers: always prepare first, then retire.
 
-use super::actions::{Action, Cause, Level, Notice, Order, Recycle};
+use super::actions::{Action, Cause, Notice};
 use super::roster::{Slot, WorkerId};
 use super::{Core, MAX_SLOTS, Moment};
+use crate::ipc::orders::{Level, Order, Recycle};
 use crate::worker::phase::Phase;
 
 impl Core {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::actions::{Cause, Level, Recycle};
+use super::actions::Cause;
+use crate::ipc::orders::{Level, Recycle};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 

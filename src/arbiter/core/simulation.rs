@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::actions::{Action, Level, Order, Recycle};
+use super::actions::Action;
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::invariants::Witness;
 use super::roster::WorkerId;
 use super::{Core, MAX_SLOTS, Moment, Policy};
+use crate::ipc::orders::{Level, Order, Recycle};
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 

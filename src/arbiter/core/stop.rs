@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use super::actions::{Action, Fatal, Level, Notice, Order};
+use super::actions::{Action, Fatal, Notice};
 use super::roster::WorkerId;
 use super::{Core, Moment};
 use crate::exit::ExitCode;
+use crate::ipc::orders::{Level, Order};
 
 /// Signals this close together come from one hand: `timeout` and terminals send to a process and its group.
 const ONE_HAND: Duration = Duration::from_millis(100);

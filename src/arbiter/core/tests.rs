@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::actions::{Action, Cause, Fatal, Level, Notice, Order, Overdue, Recycle};
+use super::actions::{Action, Cause, Fatal, Notice, Overdue};
 use super::events::{Event, Exit, Request};
 use super::roster::WorkerId;
 use super::simulation::policy;
 use super::{Core, Moment, Policy};
 use crate::exit::ExitCode;
+use crate::ipc::orders::{Level, Order, Recycle};
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 

@@ -1,0 +1,161 @@
+//! What the kernel, the workers and the control clients say, as events for the core.
+
+use std::io;
+
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::signal::Signal;
+
+use super::core::{Event, Exit, Request, WorkerId};
+use super::journal;
+use super::shell::{Shell, now};
+use crate::control;
+use crate::ipc::channel::{Received, Report};
+use crate::ipc::orders::Level;
+use crate::sys;
+use crate::sys::process::Reaped;
+
+/// What a readable descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Signals,
+    Control(u32),
+    Worker(WorkerId),
+}
+
+impl Shell {
+    pub(super) fn take_signals(&mut self) -> io::Result<()> {
+        while let Some((signal, from)) = self.equipment.signals.next()? {
+            let request = match signal {
+                Signal::SIGCHLD => {
+                    self.reap();
+                    continue;
+                }
+                Signal::SIGTERM => Request::Stop(Level::Graceful),
+                Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
+                Signal::SIGTTIN => Request::OneMore,
+                Signal::SIGTTOU => Request::OneLess,
+                Signal::SIGHUP => {
+                    journal::no_reload(from);
+                    continue;
+                }
+                _ => {
+                    tracing::info!(signal = signal.as_str(), from, "signal ignored");
+                    continue;
+                }
+            };
+            journal::signal(signal, from);
+            self.events.push_back(Event::Asked(request));
+        }
+        Ok(())
+    }
+
+    /// One SIGCHLD can stand for many ends. Processes that are not ours (an adopted orphan, where this is
+    /// PID 1) are reaped and mean nothing.
+    fn reap(&mut self) {
+        while let Some(reaped) = sys::process::reap() {
+            let (pid, exit) = match reaped {
+                Reaped::Exited { pid, code } => (pid, Exit::Code(code)),
+                Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
+            };
+            let Some(worker) = self.children.by_pid(pid) else {
+                tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                continue;
+            };
+            // What it said last is still in its channel.
+            self.take_reports(worker);
+            self.children.remove(worker);
+            self.events.push_back(Event::Exited { worker, exit });
+        }
+    }
+
+    pub(super) fn take_reports(&mut self, worker: WorkerId) {
+        let Some(child) = self.children.get_mut(worker) else {
+            return;
+        };
+        while let Some(channel) = &child.channel {
+            let event = match channel.receive() {
+                Ok(Received::Empty) => break,
+                Ok(Received::Message(Report::Entered { phase })) => {
+                    Event::Entered { worker, phase }
+                }
+                Ok(Received::Message(Report::Failed { reason })) => {
+                    Event::Failed { worker, reason }
+                }
+                Ok(Received::Message(Report::Recycle { cause })) => {
+                    Event::Recycle { worker, cause }
+                }
+                Ok(Received::Message(Report::Payloads { names })) => {
+                    child.payloads = names;
+                    continue;
+                }
+                Ok(Received::Closed) => {
+                    child.channel = None;
+                    Event::ChannelClosed { worker }
+                }
+                Err(error) => {
+                    tracing::warn!(payload_worker = worker.0, error = %error, "a worker's report could not be read");
+                    child.channel = None;
+                    Event::ChannelClosed { worker }
+                }
+            };
+            self.events.push_back(event);
+        }
+    }
+
+    pub(super) fn serve_control(&mut self, client: u32) {
+        let Some(mut control) = self.equipment.control.take() else {
+            return;
+        };
+        let answer = |command: control::Command| match command {
+            control::Command::Status => control::Answer::Status(Box::new(self.view())),
+        };
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        for number in control.ready(client, now(), answer) {
+            let event = EpollEvent::new(flags, Source::Control(number).into());
+            if let Some(Err(error)) = control.client(number).map(|fd| self.epoll.add(fd, event)) {
+                tracing::warn!(error = %error, "a control client cannot be watched");
+            }
+        }
+        self.equipment.control = Some(control);
+    }
+}
+
+impl From<Source> for u64 {
+    fn from(source: Source) -> u64 {
+        match source {
+            Source::Signals => 0,
+            Source::Control(client) => (1 << 32) | u64::from(client),
+            Source::Worker(worker) => (1 << 63) | worker.0,
+        }
+    }
+}
+
+impl From<u64> for Source {
+    fn from(data: u64) -> Source {
+        if data >> 63 == 1 {
+            Source::Worker(WorkerId(data & !(1 << 63)))
+        } else if data >> 32 == 1 {
+            Source::Control(u32::try_from(data & 0xFFFF_FFFF).unwrap_or(u32::MAX))
+        } else {
+            Source::Signals
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_survives_the_way_through_epoll() {
+        for source in [
+            Source::Signals,
+            Source::Control(0),
+            Source::Control(u32::MAX),
+            Source::Worker(WorkerId(1)),
+            Source::Worker(WorkerId(u64::MAX >> 1)),
+        ] {
+            assert_eq!(Source::from(u64::from(source)), source);
+        }
+    }
+}

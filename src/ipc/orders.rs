@@ -1,0 +1,63 @@
+//! What the arbiter and its workers say to each other, beside phases: plain data.
+
+use serde::{Deserialize, Serialize};
+
+/// What the arbiter tells a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Order {
+    /// Accept connections.
+    Serve,
+    /// Leave.
+    Stop(Level),
+}
+
+/// How much time a stop takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    /// Requests finish first.
+    Graceful,
+    /// Requests are cancelled; cleanup runs.
+    Quick,
+    /// SIGKILL: nothing runs.
+    Kill,
+}
+
+impl Level {
+    /// What a further signal makes of it.
+    pub(crate) fn next(self) -> Level {
+        match self {
+            Level::Graceful => Level::Quick,
+            Level::Quick | Level::Kill => Level::Kill,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Level::Graceful => "graceful",
+            Level::Quick => "quick",
+            Level::Kill => "kill",
+        }
+    }
+}
+
+/// Why a healthy worker is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Recycle {
+    Requests,
+    Age,
+    Memory,
+}
+
+impl Recycle {
+    /// The configuration key.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Recycle::Requests => "max_requests",
+            Recycle::Age => "max_age",
+            Recycle::Memory => "max_memory",
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Processes that are killed.
+
+use std::io::ErrorKind;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::eventually;
+use crate::support::http::Client;
+use crate::support::service::{LIMIT, Setup, lives, number, signal_to, wait_for_end_of};
+use crate::{assert_torn_down, trace, worker_of};
+
+#[test]
+fn a_killed_worker_takes_only_its_own_requests_along() {
+    const REQUESTS: usize = 24;
+    let service = Setup::new("workers = 3").serve();
+    let mut clients: Vec<Client> = (0..REQUESTS).map(|_| service.client()).collect();
+    for client in &mut clients {
+        client.send("/sleep?ms=4000").unwrap();
+    }
+    let status = service.status_where("every request in flight", |status| {
+        let workers = status["workers"].as_array().unwrap().iter();
+        workers.map(|w| number(&w["in_flight"])).sum::<u32>() == 24
+    });
+    let victim = &status["workers"][1];
+    let (pid, its_own) = (number(&victim["pid"]), number(&victim["in_flight"]));
+    assert!(its_own > 0, "the connections are spread");
+    signal_to(pid, Signal::SIGKILL);
+
+    let answers: Vec<_> = clients.iter_mut().map(Client::answer).collect();
+    let lost = answers.iter().filter(|answer| answer.is_err()).count();
+    assert_eq!(u32::try_from(lost).unwrap(), its_own, "requests lost");
+    for answer in answers.iter().flatten() {
+        assert_ne!(answer.body.trim(), pid.to_string());
+    }
+
+    let failed = service.event("worker-failed");
+    assert_eq!(failed.worker(), Some(worker_of(&service, pid)));
+    assert!(failed.text("exit").contains('9'), "{}", failed.0);
+    let status = service.status_where("the slot is filled again", |status| {
+        status["arbiter"]["state"] == "ready" && status["workers"][1]["phase"] == "serving"
+    });
+    assert_eq!(status["workers"][1]["restarts"], 1);
+    for slot in [0, 2] {
+        let before = status["workers"][slot]["pid"].clone();
+        assert_eq!(before, status["workers"][slot]["pid"], "healthy ones stay");
+    }
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn no_connection_is_refused_while_workers_are_killed() {
+    const CLIENTS: usize = 4;
+    const KILLS: usize = 4;
+    let service = Setup::new("workers = 2\nrestart.crash_budget = 100").serve();
+    let address = service.address();
+    let over = AtomicBool::new(false);
+    let client = || {
+        let (mut served, mut lost) = (0, 0);
+        while !over.load(Relaxed) {
+            let mut client = Client::connect(address).expect("no connection is refused");
+            match client.get("/") {
+                Ok(answer) => {
+                    assert_eq!(answer.status, 200);
+                    served += 1;
+                }
+                Err(error) => {
+                    assert_ne!(
+                        error.kind(),
+                        ErrorKind::WouldBlock,
+                        "left without an answer"
+                    );
+                    lost += 1;
+                }
+            }
+        }
+        (served, lost)
+    };
+    let (served, lost) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        for kill in 1..=KILLS {
+            let victim = eventually("two workers", LIMIT, || {
+                let workers = service.workers();
+                (workers.len() == 2).then(|| workers[kill % 2])
+            });
+            signal_to(victim, Signal::SIGKILL);
+            service.count("the ends", kill, |record| record.is("worker-failed"));
+        }
+        service.status_where("all serve again", |status| {
+            status["arbiter"]["state"] == "ready"
+        });
+        over.store(true, Relaxed);
+        let counts = clients.into_iter().map(|client| client.join().unwrap());
+        counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    });
+    println!("{served} requests served, {lost} lost with {KILLS} killed workers");
+    assert!(served > 100);
+    // Each client has one request under way.
+    assert!(lost <= CLIENTS * KILLS, "{lost} requests were lost");
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn without_its_arbiter_a_worker_drains_and_leaves() {
+    let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
+    let workers = service.workers();
+    let (mut busy, mut idle) = (service.client(), service.client());
+    idle.get("/").unwrap();
+    busy.send("/sleep?ms=1500").unwrap();
+    service.status_where("a request in flight", |status| {
+        let workers = status["workers"].as_array().unwrap().iter();
+        workers.map(|w| number(&w["in_flight"])).sum::<u32>() == 1
+    });
+    service.signal(Signal::SIGKILL);
+    assert_eq!(busy.answer().expect("it is finished").status, 200);
+    assert!(idle.is_closed());
+    service.gone();
+    for pid in workers {
+        let worker = worker_of(&service, pid);
+        service.event_where("worker-phase", |event| {
+            event.worker() == Some(worker) && event.text("phase") == "exited"
+        });
+        assert_torn_down(&trace(&service.records(), worker));
+    }
+    service.count("both say why", 2, |record| record.is("arbiter-lost"));
+}
+
+#[test]
+fn without_its_arbiter_a_blocked_worker_is_ended_by_its_keeper() {
+    let service =
+        Setup::new("workers = 1\ntimeouts.graceful = '1s'\ntimeouts.cleanup = '1s'").serve();
+    let mut client = service.client();
+    client.send("/block?ms=600000").unwrap();
+    service.status_where("a request in flight", |status| {
+        status["workers"][0]["in_flight"] == 1
+    });
+    service.signal(Signal::SIGKILL);
+    assert!(client.answer().is_err());
+    service.gone();
+}
+
+#[test]
+fn without_its_arbiter_a_starting_worker_leaves() {
+    let service = Setup::new("workers = 1\n[app]\nstartup = 'hang'").start();
+    service.event_where("worker-phase", |event| event.text("phase") == "starting");
+    service.signal(Signal::SIGKILL);
+    service.gone();
+    assert_eq!(
+        trace(&service.records(), 1).last().map(String::as_str),
+        Some("exited")
+    );
+}
+
+#[test]
+fn a_worker_that_is_told_to_leave_drains_and_is_replaced() {
+    let service = Setup::new("workers = 2").serve();
+    let mut client = service.client();
+    client.send("/sleep?ms=1500").unwrap();
+    let status = service.status_where("a request in flight", |status| {
+        let mut workers = status["workers"].as_array().unwrap().iter();
+        workers.any(|w| w["in_flight"] == 1)
+    });
+    let workers = status["workers"].as_array().unwrap();
+    let old = workers.iter().find(|w| w["in_flight"] == 1).unwrap();
+    let (old, slot) = (number(&old["pid"]), number(&old["slot"]));
+    signal_to(old, Signal::SIGTERM);
+    let answer = client.answer().expect("it finishes what it has");
+    assert_eq!(answer.body.trim(), old.to_string());
+    wait_for_end_of(old);
+    service.status_where("it is replaced", |status| {
+        let workers = status["workers"].as_array().unwrap();
+        status["arbiter"]["state"] == "ready"
+            && workers.len() == 2
+            && workers.iter().all(|w| number(&w["pid"]) != old)
+    });
+    let replacement = service.event_where("worker-forked", |event| {
+        event.number("payload_slot") == slot && event.worker() > Some(2)
+    });
+    assert_eq!(replacement.text("cause"), "failure");
+    assert_torn_down(&trace(&service.records(), worker_of(&service, old)));
+    assert_eq!(service.stop(), 0);
+}
+
+/// A terminal sends it to the whole foreground group; the arbiter decides.
+#[test]
+fn a_worker_ignores_an_interrupt() {
+    let service = Setup::new("workers = 1").serve();
+    let worker = service.workers()[0];
+    for signal in [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP] {
+        signal_to(worker, signal);
+    }
+    let mut client = service.client();
+    let answer = client.get("/sleep?ms=300").unwrap();
+    assert_eq!(answer.body.trim(), worker.to_string());
+    assert!(lives(worker));
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(service.workers(), [worker]);
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_panic_in_a_handler_costs_one_answer() {
+    let service = Setup::new("workers = 1").serve();
+    let worker = service.workers()[0];
+    assert_eq!(service.client().get("/panic").unwrap().status, 500);
+    assert_eq!(service.get("/").trim(), worker.to_string());
+    assert_eq!(service.status()["workers"][0]["panics"], 1);
+    assert_eq!(service.stop(), 0);
+}

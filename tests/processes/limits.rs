@@ -1,0 +1,123 @@
+//! When the system refuses: no processes, no descriptors.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::is_root;
+use crate::support::http::Client;
+use crate::support::service::{LIMIT, Setup, lives, signal_to, stat};
+
+/// The limit counts all processes of a user: each test has one of its own.
+const NOBODY_ELSE: u32 = 1_640_000_000;
+
+fn prlimit(pid: u32, limit: &str) {
+    let done = Command::new("prlimit")
+        .args([&format!("--pid={pid}"), limit])
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+#[test]
+fn no_process_at_the_first_boot() {
+    if !is_root("RLIMIT_NPROC of another user") {
+        return;
+    }
+    let service = Setup::new("workers = 2")
+        .through(&["prlimit", "--nproc=1:1", "--"])
+        .as_user(NOBODY_ELSE)
+        .start();
+    assert_eq!(service.exit(), 71);
+    let failed = service.event("boot-failed");
+    assert!(
+        failed.text("message").contains("RLIMIT_NPROC"),
+        "{}",
+        failed.0
+    );
+    assert!(failed.text("reason").contains("EAGAIN"), "{}", failed.0);
+}
+
+#[test]
+fn no_process_for_a_replacement() {
+    if !is_root("RLIMIT_NPROC of another user") {
+        return;
+    }
+    let service = Setup::new("workers = 2\nrestart.backoff_max = '1s'")
+        .as_user(NOBODY_ELSE + 1)
+        .serve();
+    let workers = service.workers();
+    prlimit(service.pid(), "--nproc=1:1000");
+    signal_to(workers[0], Signal::SIGKILL);
+    let failures = service.count("it is tried again", 3, |record| record.is("fork-failed"));
+    assert!(failures[0].text("reason").contains("EAGAIN"));
+    let waits = service.count("with pauses", 3, |record| record.is("worker-backoff"));
+    assert!(waits[2].seconds("delay_seconds") > waits[0].seconds("delay_seconds"));
+    assert_eq!(service.status()["arbiter"]["state"], "degraded");
+    assert!(lives(workers[1]), "the healthy one stays");
+    assert_eq!(service.get("/").trim(), workers[1].to_string());
+    prlimit(service.pid(), "--nproc=1000:1000");
+    service.event("service-recovered");
+    assert_eq!(service.workers().len(), 2);
+    assert_eq!(service.stop(), 0);
+}
+
+/// A process without the threads that it needs is a worker that failed, and no more.
+#[test]
+fn no_thread_for_a_worker() {
+    if !is_root("RLIMIT_NPROC of another user") {
+        return;
+    }
+    // The arbiter and one process more.
+    let service = Setup::new("workers = 1")
+        .through(&["prlimit", "--nproc=2:2", "--"])
+        .as_user(NOBODY_ELSE + 2)
+        .start();
+    assert_eq!(service.exit(), 70);
+    service.record("the cause", |record| {
+        record
+            .text("message")
+            .contains("the worker cannot start its app's thread")
+    });
+}
+
+#[test]
+fn no_descriptors() {
+    const MANY: usize = 200;
+    let service = Setup::new("workers = 1")
+        .through(&["prlimit", "--nofile=64:64", "--"])
+        .serve();
+    let worker = service.workers()[0];
+    let mut clients: Vec<Client> = (0..MANY).map(|_| service.client()).collect();
+    for client in &mut clients {
+        client.send("/").unwrap();
+    }
+    let warned = service.record("it says so", |record| {
+        record.text("message").starts_with("cannot accept")
+    });
+    assert!(warned.text("error").contains("open files"), "{}", warned.0);
+
+    let before = stat(worker).unwrap().1.ticks;
+    thread::sleep(Duration::from_secs(2));
+    // Ticks are hundredths of a second: this is a tenth of the time.
+    let ticks = stat(worker).unwrap().1.ticks - before;
+    assert!(ticks < 20, "it spins: {ticks} ticks in two seconds");
+    assert_eq!(service.workers(), [worker], "it lives on");
+
+    // Each one that is answered and closed makes room for the next.
+    for client in clients {
+        let mut client = client;
+        assert_eq!(client.answer().expect("an answer").status, 200);
+    }
+    let answer = service.get("/");
+    assert_eq!(answer.trim(), worker.to_string());
+    let warnings = service.records();
+    let warnings = warnings
+        .iter()
+        .filter(|record| record.text("message").starts_with("cannot accept"));
+    assert!(warnings.count() < 5, "it does not fill the log");
+    assert_eq!(service.stop(), 0);
+    let _ = LIMIT;
+}

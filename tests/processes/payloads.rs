@@ -1,0 +1,144 @@
+//! Background tasks that end as they should not.
+
+use crate::support::service::{Record, Service, Setup, number, wait_for_end_of};
+use crate::{assert_torn_down, trace, worker_of};
+
+fn with(payload: &str, policy: &str) -> Service {
+    let app = format!("workers = 2\n[app]\nslot = 0\npayload = '{payload}'\npolicy = '{policy}'");
+    Setup::new(&app).serve()
+}
+
+/// Lets the payload of slot 0 do what it is set to; waits until that is known.
+#[track_caller]
+fn ends(service: &Service) -> Record {
+    let of_slot = service.workers()[0].to_string();
+    // Connections go to the workers in turn.
+    let mut client = (0..200)
+        .map(|_| service.client())
+        .find_map(|mut client| {
+            let answer = client.get("/").ok()?;
+            (answer.body.trim() == of_slot).then_some(client)
+        })
+        .expect("a connection to that worker");
+    client.get("/payload").unwrap();
+    service.record("the payload's end", |record| {
+        record.is("payload-failed") || record.is("payload-ended")
+    })
+}
+
+fn critical(payload: &str, cause: &str) {
+    let service = with(payload, "critical");
+    let workers = service.workers();
+    let failed = ends(&service);
+    assert!(failed.is("payload-failed"));
+    assert_eq!(failed.text("payload"), "task");
+    assert_eq!(failed.text("cause"), cause);
+    assert_eq!(failed.0["again"], false);
+    wait_for_end_of(workers[0]);
+    let worker = worker_of(&service, workers[0]);
+    let exited = service.event_where("worker-failed", |event| event.worker() == Some(worker));
+    assert!(exited.text("reason").contains("task"), "{}", exited.0);
+    assert!(exited.text("reason").contains(cause), "{}", exited.0);
+    let status = service.status_where("it is replaced", |status| {
+        let workers = status["workers"].as_array().unwrap();
+        status["arbiter"]["state"] == "ready" && workers.len() == 2
+    });
+    assert_ne!(number(&status["workers"][0]["pid"]), workers[0]);
+    assert_eq!(number(&status["workers"][1]["pid"]), workers[1]);
+    let trace = trace(&service.records(), worker);
+    assert_torn_down(&trace);
+    let reported = trace
+        .iter()
+        .filter(|word| *word == "payload-failed")
+        .count();
+    assert_eq!(reported, 1, "it is logged once");
+    let draining = trace.iter().position(|word| word == "draining");
+    assert!(draining.is_some(), "it drains: {trace:?}");
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_critical_one_that_returns_takes_its_worker_along() {
+    critical("return", "returned although nobody told it to stop");
+}
+
+#[test]
+fn a_critical_one_that_fails_takes_its_worker_along() {
+    critical("fail", "read the table: no such queue");
+}
+
+#[test]
+fn a_critical_one_that_panics_takes_its_worker_along() {
+    critical("panic", "asked to panic");
+}
+
+#[test]
+fn a_restarting_one_is_started_again() {
+    for payload in ["return", "fail", "panic"] {
+        let service = with(payload, "restart");
+        let workers = service.workers();
+        let failed = ends(&service);
+        assert!(failed.is("payload-failed"), "{}", failed.0);
+        assert_eq!(failed.0["again"], true);
+        service.event_where("payload-started", |event| event.number("restarts") == 1);
+        let status = service.status();
+        let payload = &status["workers"][0]["payloads"][0];
+        assert_eq!(payload["name"], "task");
+        assert_eq!(payload["state"], "running");
+        assert_eq!(payload["restarts"], 1);
+        assert_eq!(service.workers(), workers);
+        assert_eq!(service.stop(), 0);
+    }
+}
+
+#[test]
+fn one_that_runs_once_may_end() {
+    for (payload, end, state) in [
+        ("return", "payload-ended", "done"),
+        ("fail", "payload-failed", "failed"),
+        ("panic", "payload-failed", "failed"),
+    ] {
+        let service = with(payload, "once");
+        let workers = service.workers();
+        assert!(ends(&service).is(end));
+        let status = service.status();
+        assert_eq!(status["workers"][0]["payloads"][0]["state"], state);
+        assert_eq!(service.workers(), workers, "the worker lives on");
+        assert_eq!(service.stop(), 0);
+    }
+}
+
+#[test]
+fn one_that_does_not_stop_is_aborted() {
+    let service = with("ignore-stop", "critical");
+    let worker = worker_of(&service, service.workers()[0]);
+    assert_eq!(service.stop(), 70, "an abort is a failure of the teardown");
+    let failed = service.event("payload-failed");
+    assert!(failed.text("cause").contains("1s"), "{}", failed.0);
+    assert_torn_down(&trace(&service.records(), worker));
+}
+
+/// It cannot be aborted, and the teardown cannot run on the thread that it holds.
+#[test]
+fn one_that_blocks_its_thread_at_the_stop_is_ended_with_its_worker() {
+    let service = Setup::new(
+        "workers = 1\ntimeouts.cleanup = '1s'\ntimeouts.graceful = '1s'\n[app]\npayload = 'block'",
+    )
+    .serve();
+    let worker = service.workers()[0];
+    assert_eq!(service.stop(), 70);
+    wait_for_end_of(worker);
+    assert!(service.processes().is_empty());
+}
+
+/// With a thread to spare the teardown runs all the same.
+#[test]
+fn one_that_blocks_a_thread_of_several() {
+    let service =
+        Setup::new("workers = 1\nthreads = 2\ntimeouts.cleanup = '5s'\n[app]\npayload = 'block'")
+            .serve();
+    assert_eq!(service.stop(), 70);
+    let failed = service.event("payload-failed");
+    assert!(failed.text("cause").contains("block"), "{}", failed.0);
+    assert_torn_down(&trace(&service.records(), 1));
+}

@@ -1,0 +1,182 @@
+//! The way out.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::http::Client;
+use crate::support::service::{Service, Setup};
+use crate::{assert_torn_down, trace};
+
+/// With a request under way in its one worker.
+fn busy(settings: &str, path: &str) -> (Service, Client) {
+    let service = Setup::new("workers = 1").with(settings).serve();
+    let mut client = service.client();
+    client.send(path).unwrap();
+    service.status_where("a request in flight", |status| {
+        status["workers"][0]["in_flight"] == 1
+    });
+    (service, client)
+}
+
+/// From the first word about the stop to the last one, by the service's own clock.
+fn duration(service: &Service) -> f64 {
+    service.event("service-stopped").time() - service.event("service-stopping").time()
+}
+
+/// The best of a few, since other processes take their share of the machine.
+#[test]
+fn with_nothing_to_do_it_takes_no_time() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let best = (0..5)
+            .map(|_| {
+                let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
+                // An idle connection is nothing to do.
+                let mut idle = service.client();
+                idle.get("/").unwrap();
+                service.signal(signal);
+                assert_eq!(service.exit(), 0);
+                assert!(idle.is_closed());
+                duration(&service)
+            })
+            .fold(f64::INFINITY, f64::min);
+        assert!(best < 0.1, "{best} s");
+    }
+}
+
+#[test]
+fn a_term_waits_for_requests() {
+    let (service, mut client) = busy("", "/sleep?ms=1000");
+    service.signal(Signal::SIGTERM);
+    service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    let answer = client.answer().expect("it is finished");
+    assert_eq!(answer.status, 200);
+    assert!(answer.head.to_lowercase().contains("connection: close"));
+    assert_eq!(service.exit(), 0);
+    assert_torn_down(&trace(&service.records(), 1));
+}
+
+#[test]
+fn a_term_waits_for_a_response_that_is_under_way() {
+    let (service, mut client) = busy("", "/slow-body?chunks=10&ms=100");
+    service.signal(Signal::SIGTERM);
+    let answer = client.answer().expect("all of it");
+    assert_eq!(answer.body, "chunk\n".repeat(10));
+    assert_eq!(service.exit(), 0);
+}
+
+#[test]
+fn requests_that_do_not_end_are_cancelled_and_the_cleanup_runs() {
+    let (service, mut client) = busy("timeouts.graceful = '500ms'", "/sleep?ms=600000");
+    assert_eq!(service.stop(), 0);
+    assert_eq!(
+        client.answer().unwrap_err().kind(),
+        ErrorKind::UnexpectedEof
+    );
+    assert_torn_down(&trace(&service.records(), 1));
+    let took = duration(&service);
+    assert!((0.5..5.0).contains(&took), "{took} s");
+}
+
+#[test]
+fn a_timeout_of_zero_is_at_once() {
+    let (service, mut client) = busy("timeouts.graceful = '0s'", "/sleep?ms=600000");
+    assert_eq!(service.stop(), 0);
+    assert!(client.answer().is_err());
+    assert_torn_down(&trace(&service.records(), 1));
+}
+
+#[test]
+fn an_interrupt_is_quick_and_the_cleanup_runs() {
+    for signal in [Signal::SIGINT, Signal::SIGQUIT] {
+        let (service, mut client) = busy("", "/sleep?ms=600000");
+        service.signal(signal);
+        assert_eq!(service.exit(), 0);
+        assert!(client.answer().is_err());
+        assert_torn_down(&trace(&service.records(), 1));
+        assert_eq!(service.event("service-stopping").text("level_"), "quick");
+    }
+}
+
+#[test]
+fn the_second_signal_cancels_requests_and_the_third_kills() {
+    let (service, mut client) = busy("[app]\nteardown = 'hang'", "/sleep?ms=600000");
+    service.signal(Signal::SIGTERM);
+    service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    service.signal(Signal::SIGTERM);
+    service.event_where("stop-hurried", |event| event.text("level_") == "quick");
+    assert!(client.answer().is_err());
+    service.record("the teardown hangs", |record| {
+        record.text("probe") == "teardown" && record.text("step") == "two"
+    });
+    service.signal(Signal::SIGTERM);
+    let hurried = service.event_where("stop-hurried", |event| event.text("level_") == "kill");
+    assert!(
+        hurried.text("message").contains("cleanup is skipped"),
+        "it never skips cleanup silently"
+    );
+    assert_eq!(service.exit(), 70);
+    let failed = service.event("worker-failed");
+    assert!(failed.text("exit").contains('9'), "{}", failed.0);
+}
+
+#[test]
+fn an_interrupt_after_a_term_cancels_requests() {
+    let (service, mut client) = busy("", "/sleep?ms=600000");
+    service.signal(Signal::SIGTERM);
+    service.event("service-stopping");
+    service.signal(Signal::SIGINT);
+    service.event_where("stop-hurried", |event| event.text("level_") == "quick");
+    assert!(client.answer().is_err());
+    assert_eq!(service.exit(), 0);
+    assert_torn_down(&trace(&service.records(), 1));
+}
+
+#[test]
+fn a_teardown_that_goes_wrong_is_told_and_skips_nothing() {
+    for (teardown, error) in [
+        ("fail", "no such table"),
+        ("panic", "asked to panic"),
+        ("hang", "'two'"),
+    ] {
+        let service = Setup::new(&format!(
+            "workers = 1\ntimeouts.cleanup = '2s'\n[app]\nteardown = '{teardown}'"
+        ))
+        .serve();
+        assert_eq!(service.stop(), 70, "{teardown}");
+        assert_torn_down(&trace(&service.records(), 1));
+        let failed = service.event("step-failed");
+        assert_eq!(failed.text("step"), "two");
+        assert_eq!(failed.text("stage"), "teardown");
+        assert!(failed.text("error").contains(error), "{}", failed.0);
+        service.event_where("worker-failed", |event| {
+            event.text("reason").contains("'two'")
+        });
+    }
+}
+
+#[test]
+fn a_blocked_handler_does_not_hold_the_service() {
+    let (service, _client) = busy(
+        "timeouts.graceful = '500ms'\ntimeouts.cleanup = '500ms'",
+        "/block?ms=600000",
+    );
+    assert_eq!(service.stop(), 70);
+    assert!(duration(&service) < 20.0);
+}
+
+#[test]
+fn new_connections_wait_while_it_drains() {
+    let (service, mut client) = busy("", "/sleep?ms=1000");
+    let address = service.address();
+    service.signal(Signal::SIGTERM);
+    service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    // Not refused, as long as the service has its socket.
+    let mut late = Client::connect(address).expect("it waits in the backlog");
+    late.send("/").unwrap();
+    assert_eq!(client.answer().unwrap().status, 200);
+    assert_eq!(service.exit(), 0);
+    assert!(late.answer().is_err());
+    std::thread::sleep(Duration::ZERO);
+}

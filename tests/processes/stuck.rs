@@ -1,0 +1,123 @@
+//! Workers whose executor does not come around any more.
+
+use nix::sys::signal::Signal;
+
+use crate::support::service::{Record, Service, Setup, lives, number, signal_to, wait_for_end_of};
+use crate::worker_of;
+
+const SHORT: &str = "timeouts.heartbeat_boot = '1s'
+timeouts.heartbeat_serving = '1s'
+timeouts.heartbeat_stopping = '1s'
+timeouts.abort_grace = '1s'";
+
+#[test]
+fn a_stopped_worker_is_diagnosed_killed_and_replaced() {
+    let service = Setup::new("workers = 2").with(SHORT).serve();
+    let workers = service.workers();
+    signal_to(workers[0], Signal::SIGSTOP);
+    let stuck = service.event("worker-stuck");
+    assert_eq!(stuck.worker(), Some(worker_of(&service, workers[0])));
+    assert_eq!(stuck.text("phase"), "serving");
+    assert!(stuck.seconds("overdue_seconds") >= 1.0);
+    assert!(
+        stuck.text("threads").contains(" T "),
+        "that it is stopped: {}",
+        stuck.0
+    );
+    // A stopped process keeps SIGABRT waiting.
+    let failed = end_of(&service, workers[0]);
+    assert!(failed.text("exit").contains('9'), "{}", failed.0);
+    wait_for_end_of(workers[0]);
+    service.status_where("it is replaced", |status| {
+        status["arbiter"]["state"] == "ready" && number(&status["workers"][0]["pid"]) != workers[0]
+    });
+    assert!(lives(workers[1]), "the healthy one stays");
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_blocked_worker_says_where_and_is_replaced() {
+    let service = Setup::new("workers = 1").with(SHORT).serve();
+    let worker = service.workers()[0];
+    let mut client = service.client();
+    client.send("/block?ms=600000").unwrap();
+    let stuck = service.event("worker-stuck");
+    assert_eq!(stuck.text("phase"), "serving");
+    assert!(stuck.number("answered") >= 1, "{}", stuck.0);
+    names_the_blocking_function(&service);
+    let failed = end_of(&service, worker);
+    assert!(failed.text("exit").contains('6'), "{}", failed.0);
+    assert!(client.answer().is_err(), "its request is lost");
+    assert_ne!(service.get("/").trim(), worker.to_string());
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_worker_that_is_busy_for_less_than_its_limit_is_left_alone() {
+    let service = Setup::new("workers = 1\ntimeouts.heartbeat_serving = '10s'").serve();
+    let worker = service.workers()[0];
+    assert_eq!(service.get("/block?ms=1500").trim(), worker.to_string());
+    assert_eq!(service.workers(), [worker]);
+    assert_eq!(service.stop(), 0);
+    assert!(
+        !service
+            .records()
+            .iter()
+            .any(|record| record.is("worker-stuck"))
+    );
+}
+
+#[test]
+fn blocked_in_its_startup() {
+    let service = Setup::new("workers = 1\n[app]\nstartup = 'block'")
+        .with(SHORT)
+        .start();
+    assert_eq!(service.exit(), 70);
+    assert_eq!(service.event("worker-stuck").text("phase"), "starting");
+    names_the_blocking_function(&service);
+    service.event("boot-failed");
+}
+
+#[test]
+fn blocked_in_load() {
+    let service = Setup::new("workers = 1\n[app]\nload = 'block'")
+        .with(SHORT)
+        .start();
+    assert_eq!(service.exit(), 70);
+    assert_eq!(service.event("worker-stuck").text("phase"), "loading");
+    names_the_blocking_function(&service);
+}
+
+#[test]
+fn blocked_in_its_teardown() {
+    let service = Setup::new("workers = 1\n[app]\nteardown = 'block'")
+        .with(SHORT)
+        .serve();
+    assert_eq!(service.stop(), 70);
+    assert_eq!(service.event("worker-stuck").text("phase"), "cleaning");
+    names_the_blocking_function(&service);
+}
+
+/// The first beat comes from the runtime: stopped before it, the worker is found all the same.
+#[test]
+fn a_worker_that_is_stopped_at_its_birth_is_found() {
+    let service = Setup::new("workers = 1\n[app]\nstartup_delay = 600")
+        .with(SHORT)
+        .start();
+    let forked = service.event("worker-forked");
+    signal_to(forked.number("worker_pid"), Signal::SIGSTOP);
+    assert_eq!(service.exit(), 70);
+    service.event("worker-stuck");
+}
+
+fn end_of(service: &Service, pid: u32) -> Record {
+    let worker = worker_of(service, pid);
+    service.event_where("worker-failed", |event| event.worker() == Some(worker))
+}
+
+#[track_caller]
+fn names_the_blocking_function(service: &Service) {
+    service.event_where("worker-trace", |event| {
+        event.text("backtrace").contains("probe::hold_the_thread")
+    });
+}

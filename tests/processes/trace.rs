@@ -1,0 +1,123 @@
+//! The events of a run, in order.
+
+use std::time::{Duration, Instant};
+
+use crate::support::service::{Setup, number};
+use crate::{trace, worker_of};
+
+#[test]
+fn one_clean_run() {
+    let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
+    service.get("/");
+    let workers = service.workers();
+    assert_eq!(workers.len(), 2);
+    for worker in service.status()["workers"].as_array().unwrap() {
+        let count = |key| number(&worker[key]);
+        let counts = [count("loads"), count("starts"), count("stops")];
+        assert_eq!(counts, [1, 1, 0], "loads, starts, stops");
+    }
+    assert_eq!(service.stop(), 0);
+    for pid in workers {
+        let done = trace(&service.records(), worker_of(&service, pid));
+        let expected = [
+            "loading",
+            "load",
+            "starting",
+            "startup one",
+            "startup two",
+            "startup three",
+            "payload-started",
+            "prepared",
+            "serving",
+            "draining",
+            "cleaning",
+            "payload-ended",
+            "teardown three",
+            "teardown two",
+            "teardown one",
+            "exited",
+        ];
+        assert_eq!(done, expected);
+    }
+    let of_arbiter: Vec<String> = service
+        .records()
+        .iter()
+        .filter(|record| record.text("process") == "arbiter")
+        .map(|record| record.text("payload_event").to_owned())
+        .filter(|event| !event.is_empty())
+        .collect();
+    let expected = [
+        "worker-forked",
+        "worker-forked",
+        "service-ready",
+        "signal-received",
+        "service-stopping",
+        "worker-exited",
+        "worker-exited",
+        "service-stopped",
+    ];
+    assert_eq!(of_arbiter, expected);
+}
+
+#[test]
+fn what_each_event_says() {
+    let service = Setup::new("workers = 1").serve();
+    assert_eq!(service.stop(), 0);
+    for record in service.records() {
+        let event = record.text("payload_event");
+        if event.is_empty() {
+            continue;
+        }
+        assert_eq!(record.text("message_id").len(), 32, "{event}");
+        if event == "worker-phase" {
+            assert_eq!(record.number("payload_slot"), 0);
+            assert_eq!(record.number("payload_generation"), 1);
+            assert!(record.seconds("took_seconds") >= 0.0);
+            assert!(!record.text("previous").is_empty());
+        }
+        if event == "worker-forked" {
+            assert_eq!(record.text("cause"), "boot");
+        }
+    }
+}
+
+#[test]
+fn early_connections_wait_and_are_served() {
+    let begun = Instant::now();
+    let delay = Duration::from_secs(1);
+    let service = Setup::new("workers = 2\n[app]\nstartup_delay = 1").start();
+    let mut clients: Vec<_> = (0..50).map(|_| service.client()).collect();
+    for client in &mut clients {
+        client.send("/").unwrap();
+    }
+    let status = service.status_where("both workers start", |status| {
+        let workers = status["workers"].as_array().unwrap();
+        workers.len() == 2 && workers.iter().all(|worker| worker["phase"] == "starting")
+    });
+    assert_eq!(status["arbiter"]["state"], "booting");
+    for worker in status["workers"].as_array().unwrap() {
+        assert_eq!(worker["accepted"], 0, "accepted before the startup is over");
+    }
+    for mut client in clients {
+        assert_eq!(client.answer().expect("an answer").status, 200);
+        assert!(begun.elapsed() >= delay, "answered during the startup");
+    }
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn no_worker_serves_before_all_are_prepared() {
+    let setup = Setup::new("workers = 2\n[app]\nstartup_delay = 1\nslot = 1");
+    let service = setup.serve();
+    let records = service.records();
+    let at = |slot, phase| {
+        let found = records.iter().position(|record| {
+            record.is("worker-phase")
+                && record.number("payload_slot") == slot
+                && record.text("phase") == phase
+        });
+        found.expect("the phase")
+    };
+    assert!(at(0, "prepared") < at(1, "prepared"), "slot 1 is slow");
+    assert!(at(1, "prepared") < at(0, "serving"));
+}
