@@ -8,6 +8,12 @@
 //!
 //! `ROUNDS=3 LOAD=short cargo bench --bench http` for less. The load comes from a process of its own. Each figure is the median over the rounds.
 
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench prints what it measured"
+)]
+
 #[allow(unreachable_pub)]
 mod support;
 

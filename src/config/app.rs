@@ -154,8 +154,6 @@ fn missing_field(message: &str) -> Option<&str> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde::Deserialize;
-
     use super::*;
     use crate::app::NoSettings;
     use serde::Deserialize;
