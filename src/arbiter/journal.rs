@@ -100,9 +100,11 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             expected,
             reason,
         } => {
+            // Told to leave, and killed on its way: that is a failure too.
+            let well = *expected && reason.is_none() && exit.is_clean();
             let (worker, exit) = (worker.0, exit.to_string());
             let reason = reason.as_deref();
-            if *expected && reason.is_none() {
+            if well {
                 lifecycle!(
                     Event::WorkerExited,
                     payload_worker = worker,

@@ -41,7 +41,7 @@ impl Stages {
         *current = (next, now);
         self.meter.enter(next, now);
         self.meter.beat(now);
-        self.report(&Report::Entered { phase: next });
+        // Before the arbiter acts on it, so that the log has causes before their effects.
         lifecycle!(
             Event::WorkerPhase,
             phase = next.name(),
@@ -49,6 +49,7 @@ impl Stages {
             took_seconds = now.since(since).as_secs_f64(),
             "worker entered a phase"
         );
+        self.report(&Report::Entered { phase: next });
     }
 
     /// Says why the worker is going to end, before it does.

@@ -104,6 +104,24 @@ fn no_connection_is_refused_while_workers_are_killed() {
 }
 
 #[test]
+fn a_worker_that_is_killed_while_it_drains_is_a_failure() {
+    let service = Setup::new("workers = 1").serve();
+    let worker = service.workers()[0];
+    let mut client = service.client();
+    client.send("/sleep?ms=600000").unwrap();
+    service.status_where("a request in flight", |status| {
+        status["workers"][0]["in_flight"] == 1
+    });
+    service.signal(Signal::SIGTERM);
+    service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    signal_to(worker, Signal::SIGKILL);
+    assert_eq!(service.exit(), 70);
+    let failed = service.event("worker-failed");
+    assert_eq!(failed.text("exit"), "killed by SIGKILL");
+    assert_eq!(failed.text("phase"), "draining");
+}
+
+#[test]
 fn without_its_arbiter_a_worker_drains_and_leaves() {
     let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
     let workers = service.workers();

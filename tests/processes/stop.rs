@@ -123,6 +123,7 @@ fn the_second_signal_cancels_requests_and_the_third_kills() {
         "it never skips cleanup silently"
     );
     assert_eq!(service.exit(), 70);
+    service.event("worker-killed");
     let failed = service.event("worker-failed");
     assert_eq!(failed.text("exit"), "killed by SIGKILL");
 }

@@ -25,6 +25,7 @@ fn a_stopped_worker_is_diagnosed_killed_and_replaced() {
         stuck.0
     );
     // A stopped process keeps SIGABRT waiting.
+    service.event("worker-killed");
     let failed = end_of(&service, workers[0]);
     assert_eq!(failed.text("exit"), "killed by SIGKILL");
     wait_for_end_of(workers[0]);

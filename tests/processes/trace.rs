@@ -47,6 +47,8 @@ fn one_clean_run() {
         .filter(|event| !event.is_empty())
         .collect();
     let expected = [
+        "socket-acquired",
+        "service-starting",
         "worker-forked",
         "worker-forked",
         "service-ready",
