@@ -100,6 +100,10 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     match outcome {
         Ok(Outcome::Leave(code)) => Ok(code),
         Ok(Outcome::Worker(start)) => Ok(worker::run(*start, settings, load)),
+        Ok(Outcome::Helper(helper)) => {
+            helper.log();
+            Ok(ExitCode::Ok)
+        }
         Err(failure) => {
             // The logs are set up: the failure goes where everything else goes, once.
             tracing::error!(

@@ -211,3 +211,24 @@ fn help_and_version() {
     let version = run.say(&["--version"]).stdout;
     assert_eq!(version, format!("payload {}\n", env!("CARGO_PKG_VERSION")));
 }
+
+/// The affinity of the process is what it may use, whatever the machine has.
+#[test]
+fn auto_is_one_worker_per_cpu_that_may_be_used() {
+    let output = Command::new("taskset")
+        .args(["-c", "0", env!("CARGO_BIN_EXE_payload"), "config", "--json"])
+        .env_clear()
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let settings = report["settings"].as_array().unwrap();
+    let workers = settings
+        .iter()
+        .find(|setting| setting["key"] == "workers")
+        .unwrap();
+    assert_eq!(
+        workers["value"].to_string().trim_matches('"'),
+        "1",
+        "{workers}"
+    );
+}

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::core::{Overdue, WorkerId};
@@ -9,20 +10,22 @@ use super::seats::{Child, Children};
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sys::diagnosis::{self, Trace};
-use crate::sys::process::{Forked, fork_single_threaded, leave_at_once};
+use crate::sys::process::{Forked, fork_single_threaded};
 use crate::worker::phase::Phase;
+use crate::{logs, sys};
 
 /// How long the arbiter waits for the worker's threads to answer. A stopped process answers nothing.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Logs phase, limit and every thread's state at once, and every thread's backtrace as soon as it is resolved.
+/// Logs phase, limit and every thread's state at once. `Some` in a fork of this process, which has the
+/// backtraces to log and nothing else to do.
 pub(super) fn report(
     worker: WorkerId,
     child: &Child,
     children: &Children,
     phase: Phase,
     overdue: Overdue,
-) {
+) -> Option<Helper> {
     let area = &children.board.traces[child.seat];
     area.clear();
     let tids = tids(child.pid);
@@ -40,7 +43,7 @@ pub(super) fn report(
     lifecycle!(
         Event::WorkerStuck,
         payload_worker = worker.0,
-        payload_slot = seat.slot.load(std::sync::atomic::Ordering::Relaxed),
+        payload_slot = seat.slot.load(Relaxed),
         worker_pid = child.pid,
         phase = phase.name(),
         limit = overdue.limit_name(),
@@ -49,30 +52,54 @@ pub(super) fn report(
         answered = traces.len(),
         "worker is stuck: SIGABRT now, SIGKILL if that does not end it"
     );
-    if !traces.is_empty() {
-        log_in_helper(worker, child.pid, &traces);
+    if traces.is_empty() {
+        return None;
+    }
+    // Turning addresses into names reads the program's debug information, which can take seconds and much
+    // memory: a fork of the arbiter does it, has the same code at the same addresses, and ends.
+    match fork_single_threaded() {
+        Ok(Forked::Parent { .. }) => None,
+        Ok(Forked::Child) => Some(Helper {
+            worker: worker.0,
+            slot: seat.slot.load(Relaxed),
+            generation: seat.generation.load(Relaxed),
+            pid: child.pid,
+            traces,
+        }),
+        Err(error) => {
+            tracing::warn!(error = %error, "the backtraces cannot be resolved");
+            None
+        }
     }
 }
 
-/// Turning addresses into names reads the program's debug information, which can take seconds and much
-/// memory: a fork of the arbiter does it, has the same code at the same addresses, and ends.
-fn log_in_helper(worker: WorkerId, pid: u32, traces: &[Trace]) {
-    match fork_single_threaded() {
-        Ok(Forked::Parent { .. }) => {}
-        Ok(Forked::Child) => {
-            for trace in traces {
-                lifecycle!(
-                    Event::WorkerTrace,
-                    payload_worker = worker.0,
-                    worker_pid = pid,
-                    tid = trace.tid,
-                    backtrace = resolve(trace),
-                    "backtrace of a stuck worker's thread"
-                );
-            }
-            leave_at_once(0);
+/// What a fork of the arbiter has to log before it ends.
+pub(crate) struct Helper {
+    worker: u64,
+    slot: u32,
+    generation: u32,
+    pid: u32,
+    traces: Vec<Trace>,
+}
+
+impl Helper {
+    /// Logs every thread's backtrace in the stuck worker's name. Call it in the helper's process, when all that
+    /// belongs to the arbiter has been dropped there; then leave.
+    pub(crate) fn log(self) {
+        if logs::become_worker(self.worker, self.slot, self.generation).is_err() {
+            return;
         }
-        Err(error) => tracing::warn!(error = %error, "the backtraces cannot be resolved"),
+        // It may be ended like any process.
+        let _ = sys::signals::unblock_all();
+        for trace in &self.traces {
+            lifecycle!(
+                Event::WorkerTrace,
+                worker_pid = self.pid,
+                tid = trace.tid,
+                backtrace = resolve(trace),
+                "backtrace of a stuck worker's thread"
+            );
+        }
     }
 }
 

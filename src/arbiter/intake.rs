@@ -2,14 +2,14 @@
 
 use std::io;
 
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
 use super::core::{Event, Exit, Request, WorkerId};
 use super::journal;
 use super::shell::{Shell, now};
 use crate::control;
-use crate::ipc::channel::{Received, Report};
+use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::Level;
 use crate::sys;
 use crate::sys::process::Reaped;
@@ -63,7 +63,8 @@ impl Shell {
             };
             // What it said last is still in its channel.
             self.take_reports(worker);
-            self.children.remove(worker);
+            let child = self.children.remove(worker);
+            unwatch(&self.epoll, child.and_then(|child| child.channel));
             self.events.push_back(Event::Exited { worker, exit });
         }
     }
@@ -89,12 +90,12 @@ impl Shell {
                     continue;
                 }
                 Ok(Received::Closed) => {
-                    child.channel = None;
+                    unwatch(&self.epoll, child.channel.take());
                     Event::ChannelClosed { worker }
                 }
                 Err(error) => {
                     tracing::warn!(payload_worker = worker.0, error = %error, "a worker's report could not be read");
-                    child.channel = None;
+                    unwatch(&self.epoll, child.channel.take());
                     Event::ChannelClosed { worker }
                 }
             };
@@ -109,14 +110,34 @@ impl Shell {
         let answer = |command: control::Command| match command {
             control::Command::Status {} => control::Answer::Status(Box::new(self.view())),
         };
+        let new = control.ready(client, now(), answer);
+        self.equipment.control = Some(control);
+        self.watch_clients(&new);
+    }
+
+    /// Edge-triggered, for both directions: a client's number stands for its stream until it is dropped.
+    pub(super) fn watch_clients(&self, new: &[u32]) {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        for number in control.ready(client, now(), answer) {
-            let event = EpollEvent::new(flags, Source::Control(number).into());
-            if let Some(Err(error)) = control.client(number).map(|fd| self.epoll.add(fd, event)) {
+        for number in new {
+            let event = EpollEvent::new(flags, Source::Control(*number).into());
+            let client = self
+                .equipment
+                .control
+                .as_ref()
+                .and_then(|control| control.client(*number));
+            if let Some(Err(error)) = client.map(|fd| self.epoll.add(fd, event)) {
                 tracing::warn!(error = %error, "a control client cannot be watched");
             }
         }
-        self.equipment.control = Some(control);
+    }
+}
+
+/// Takes a channel out of epoll before it is closed. A process that was forked in between may hold a copy of it
+/// for a moment: then closing alone would leave it registered, and its end would be reported for ever.
+fn unwatch(epoll: &Epoll, channel: Option<Channel>) {
+    if let Some(channel) = channel {
+        // It is not there when it could not be watched in the first place.
+        let _ = epoll.delete(&channel);
     }
 }
 

@@ -2,11 +2,17 @@
 
 use std::fs;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use super::core::Event;
 use super::seats::Children;
 use crate::ipc::orders::Recycle;
+use crate::moment::Moment;
 use crate::worker::phase::Phase;
+
+/// A worker is not recycled for its memory before it has served this long: with a limit below what the app needs
+/// at least, workers would be replaced without end.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Writes every worker's proportional set size to the scoreboard.
 pub(super) fn measure(children: &Children) {
@@ -18,12 +24,15 @@ pub(super) fn measure(children: &Children) {
 }
 
 /// The serving workers that use more than `limit` bytes.
-pub(super) fn over(children: &Children, limit: u64) -> Vec<Event> {
+pub(super) fn over(children: &Children, limit: u64, now: Moment) -> Vec<Event> {
     children
         .iter()
         .filter(|(_, child)| {
             let seat = children.seat(child);
-            seat.phase() == Some(Phase::Serving) && seat.memory.load(Relaxed) > limit
+            let since = Moment::from_nanos(seat.phase_since.load(Relaxed));
+            seat.phase() == Some(Phase::Serving)
+                && now.since(since) >= SETTLED
+                && seat.memory.load(Relaxed) > limit
         })
         .map(|(worker, _)| Event::Recycle {
             worker,

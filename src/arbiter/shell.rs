@@ -34,13 +34,15 @@ use crate::{logs, sys};
 /// How often live counts go into STATUS and memory limits are looked at.
 const REFRESH: Duration = Duration::from_secs(2);
 /// How soon a notification that the manager did not take is tried again.
-const RETRY_NOTIFY: Duration = Duration::from_millis(200);
+const RETRY_NOTIFY: Duration = Duration::from_secs(1);
 
 /// How the arbiter's loop ends: once in the arbiter, and once in every worker that it forks.
 pub(crate) enum Outcome {
     Leave(ExitCode),
     /// This process is a new worker.
     Worker(Box<worker::Start>),
+    /// This process is a helper that logs and leaves.
+    Helper(diagnose::Helper),
 }
 
 /// What the arbiter works with, made before it starts.
@@ -99,7 +101,7 @@ impl Shell {
             .map_err(os("watch the signals"))?;
         if let Some(control) = &shell.equipment.control {
             shell
-                .watch(control, Source::Control(control::Server::LISTENER))
+                .watch_edges(control, Source::Control(control::Server::LISTENER))
                 .map_err(os("watch the control socket"))?;
         }
         Ok(shell)
@@ -127,6 +129,7 @@ impl Shell {
             self.tell_manager();
             if let Err(error) = self.wait() {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
+                self.clean_up();
                 return Outcome::Leave(ExitCode::Os);
             }
         }
@@ -181,7 +184,10 @@ impl Shell {
                 overdue,
             } => {
                 if let Some(child) = self.children.get(worker) {
-                    diagnose::report(worker, child, &self.children, phase, overdue);
+                    let helper = diagnose::report(worker, child, &self.children, phase, overdue);
+                    if let Some(helper) = helper {
+                        return ControlFlow::Break(Outcome::Helper(helper));
+                    }
                     signal(child.pid, Signal::SIGABRT);
                 }
             }
@@ -302,7 +308,8 @@ impl Shell {
             self.events.push_back(Event::Tick);
         }
         if let Some(control) = &mut self.equipment.control {
-            control.drop_overdue(now);
+            let new = control.tick(now);
+            self.watch_clients(&new);
         }
         Ok(())
     }
@@ -349,7 +356,7 @@ impl Shell {
         self.refresh_at = Some(now + REFRESH);
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
-            let over = memory::over(&self.children, limit);
+            let over = memory::over(&self.children, limit, now);
             self.events.extend(over);
         }
         let status = self.status_line();
@@ -382,6 +389,11 @@ impl Shell {
 
     fn status_line(&self) -> String {
         view::line(&self.core, &self.children)
+    }
+
+    fn watch_edges(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        Ok(self.epoll.add(fd, EpollEvent::new(flags, source.into()))?)
     }
 
     fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {

@@ -19,6 +19,8 @@ use crate::sockets::{self, Address, OwnPaths};
 
 /// Clients at the same time; further ones are turned away.
 const MAX_CLIENTS: usize = 16;
+/// After an accept that failed.
+const RETRY: Duration = Duration::from_secs(1);
 /// From the connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,6 +30,8 @@ pub(crate) struct Server {
     own_paths: OwnPaths,
     clients: BTreeMap<u32, Client>,
     next: u32,
+    /// Accepting failed; it is tried again then.
+    retry_at: Option<Moment>,
 }
 
 struct Client {
@@ -60,6 +64,7 @@ impl Server {
             own_paths,
             clients: BTreeMap::new(),
             next: Self::LISTENER,
+            retry_at: None,
         })
     }
 
@@ -101,16 +106,25 @@ impl Server {
         Vec::new()
     }
 
-    pub(crate) fn drop_overdue(&mut self, now: Moment) {
+    /// Drops clients that take too long, and accepts again where that failed. Gives back new clients to watch.
+    pub(crate) fn tick(&mut self, now: Moment) -> Vec<u32> {
         self.clients.retain(|_, client| {
             // A slow reader's answer goes out piece by piece.
             client.deadline > now && !(client.answer.is_some() && client.flush())
         });
+        match self.retry_at {
+            Some(at) if at <= now => self.accept(now),
+            _ => Vec::new(),
+        }
     }
 
-    /// When [`Server::drop_overdue`] has something to do.
+    /// When [`Server::tick`] has something to do.
     pub(crate) fn poll_timeout(&self) -> Option<Moment> {
-        self.clients.values().map(|client| client.deadline).min()
+        self.clients
+            .values()
+            .map(|client| client.deadline)
+            .chain(self.retry_at)
+            .min()
     }
 
     /// Removes the socket file, if it is still this server's.
@@ -127,13 +141,16 @@ impl Server {
 
     fn accept(&mut self, now: Moment) -> Vec<u32> {
         let mut new = Vec::new();
+        self.retry_at = None;
         loop {
             let stream = match self.listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => {
+                    // Out of descriptors, mostly. The listener is watched edge-triggered and says nothing again.
                     tracing::warn!(error = %error, "a control client could not be accepted");
+                    self.retry_at = Some(now + RETRY);
                     break;
                 }
             };

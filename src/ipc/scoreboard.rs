@@ -79,7 +79,6 @@ pub(crate) struct Seat {
     pub(crate) bytes_out: AtomicU64,
     pub(crate) log_drops: AtomicU64,
     pub(crate) latency: [AtomicU64; BUCKETS],
-    pub(crate) payloads: AtomicU32,
     /// [`crate::status::PayloadState`] as numbers, in the order of registration.
     pub(crate) payload_states: [AtomicU8; PAYLOADS],
     pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
@@ -127,7 +126,6 @@ impl Seat {
             &self.loads,
             &self.starts,
             &self.stops,
-            &self.payloads,
         ] {
             field.store(0, Relaxed);
         }

@@ -3,11 +3,11 @@
 use std::ffi::CString;
 use std::io;
 
+use super::environment::thread_count;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use super::environment::thread_count;
 use nix::unistd::{ForkResult, Pid, fork, getppid};
 
 /// Which side of a fork this is.
@@ -107,13 +107,6 @@ pub(crate) fn set_short_name(name: &str) {
         // Only a name: nothing depends on it.
         let _ = prctl::set_name(&name);
     }
-}
-
-/// Ends this process at once, without destructors and exit handlers: for a forked helper that must not run
-/// what its parent has registered.
-pub(crate) fn leave_at_once(code: i32) -> ! {
-    // SAFETY: _exit(2) only ends the process.
-    unsafe { libc::_exit(code) }
 }
 
 /// The short name of this thread.

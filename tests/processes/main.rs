@@ -22,6 +22,7 @@ mod orphans;
 mod payloads;
 mod pid_one;
 mod replacement;
+mod signals;
 mod stop;
 mod stuck;
 mod trace;

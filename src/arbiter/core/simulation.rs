@@ -135,7 +135,8 @@ impl World {
         if let Some(last) = self.trace.back_mut() {
             last.2.clone_from(&actions);
         }
-        self.witness.check(&self.core, self.now, ticked, &before, &actions);
+        self.witness
+            .check(&self.core, self.now, ticked, &before, &actions);
         let mut answers = Vec::new();
         for action in &actions {
             self.carry_out(action, &mut answers);

@@ -239,7 +239,11 @@ fn a_crash_after_a_stable_time_is_replaced_at_once() {
     bench.taken();
     bench.exit(FIRST, Exit::Signal(11));
     assert_eq!(bench.wanted(), [fork(THIRD, 0, 1, Cause::Failure)]);
-    assert_eq!(bench.core.state(), ServiceState::Degraded, "until it is replaced");
+    assert_eq!(
+        bench.core.state(),
+        ServiceState::Degraded,
+        "until it is replaced"
+    );
     bench.boot(THIRD);
     assert_eq!(bench.wanted(), [serve(THIRD)]);
     bench.serve(THIRD);
@@ -415,9 +419,17 @@ fn nobody_is_judged_by_beats_that_are_older_than_the_question() {
     bench.now = bench.now + Duration::from_secs(6);
     // Both are due, and something else is heard first.
     bench.tell(Event::Asked(Request::Scale(2)));
-    bench.tell(Event::Recycle { worker: FIRST, cause: Recycle::Requests });
+    bench.tell(Event::Recycle {
+        worker: FIRST,
+        cause: Recycle::Requests,
+    });
     let wanted = bench.wanted();
-    assert!(!wanted.iter().any(|action| matches!(action, Action::Abort { .. })), "{wanted:?}");
+    assert!(
+        !wanted
+            .iter()
+            .any(|action| matches!(action, Action::Abort { .. })),
+        "{wanted:?}"
+    );
     bench.beat_and_tick(&[FIRST, SECOND, THIRD]);
     assert_eq!(bench.wanted(), []);
 }
@@ -724,7 +736,12 @@ fn the_manager_is_not_asked_for_time_when_nothing_moves() {
     bench.taken();
     bench.pass(Duration::from_secs(60), &[]);
     let asked = bench.taken();
-    assert!(!asked.iter().any(|action| matches!(action, Action::ExtendTimeout(_))), "{asked:?}");
+    assert!(
+        !asked
+            .iter()
+            .any(|action| matches!(action, Action::ExtendTimeout(_))),
+        "{asked:?}"
+    );
 }
 
 #[test]
