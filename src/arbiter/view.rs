@@ -24,7 +24,10 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
         }
         ServiceState::Stopping => {
             let (left, in_flight) = (children.iter().count(), children.in_flight());
-            format!("stopping: {left} workers left, {in_flight} requests in flight")
+            format!(
+                "stopping: {}, {in_flight} requests in flight",
+                left_over(left)
+            )
         }
     }
 }
@@ -58,5 +61,12 @@ pub(super) fn status(
         arbiter,
         workers,
         sockets,
+    }
+}
+
+fn left_over(workers: usize) -> String {
+    match workers {
+        1 => "1 worker left".to_owned(),
+        count => format!("{count} workers left"),
     }
 }

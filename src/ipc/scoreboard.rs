@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::moment::Moment;
 use crate::sys::diagnosis::Area;
-use crate::sys::memory::{Shareable, Shared};
+use crate::sys::memory::{Shared, shareable};
 use crate::worker::phase::Phase;
 
 /// How many workers can live at the same time: serving, being prepared and draining together.
@@ -22,71 +22,72 @@ pub(crate) const PAYLOADS: usize = 32;
 /// 2^(b-1)); the last takes the rest.
 pub(crate) const BUCKETS: usize = 28;
 
-/// The whole mapping.
-#[repr(C)]
-pub(crate) struct Board {
-    pub(crate) header: Header,
-    pub(crate) seats: [Seat; SEATS],
-    /// Where a stuck worker's threads leave their traces.
-    pub(crate) traces: [Area; SEATS],
+shareable! {
+    /// The whole mapping.
+    pub(crate) struct Board {
+        pub(crate) header: Header,
+        pub(crate) seats: [Seat; SEATS],
+        /// Where a stuck worker's threads leave their traces.
+        pub(crate) traces: [Area; SEATS],
+    }
 }
 
-/// Written by the arbiter only.
-#[repr(C, align(128))]
-pub(crate) struct Header {
-    pub(crate) arbiter_pid: AtomicU32,
-    /// [`crate::status::ServiceState`] as a number.
-    pub(crate) state: AtomicU8,
-    pub(crate) generation: AtomicU32,
-    /// How many slots there should be.
-    pub(crate) workers: AtomicU32,
-    /// Nanoseconds of CLOCK_MONOTONIC.
-    pub(crate) started: AtomicU64,
-    pub(crate) log_drops: AtomicU64,
+shareable! {
+    /// Written by the arbiter only.
+    #[repr(align(128))]
+    pub(crate) struct Header {
+        pub(crate) arbiter_pid: AtomicU32,
+        /// [`crate::status::ServiceState`] as a number.
+        pub(crate) state: AtomicU8,
+        pub(crate) generation: AtomicU32,
+        /// How many slots there should be.
+        pub(crate) workers: AtomicU32,
+        /// Nanoseconds of CLOCK_MONOTONIC.
+        pub(crate) started: AtomicU64,
+        pub(crate) log_drops: AtomicU64,
+    }
 }
 
-/// One worker's record, padded so that no two workers write the same pair of cache lines.
-#[repr(C, align(128))]
-pub(crate) struct Seat {
-    // The arbiter writes these.
-    /// The worker's number, unique in the service's life; 0: the seat is free.
-    pub(crate) worker: AtomicU64,
-    pub(crate) pid: AtomicU32,
-    pub(crate) slot: AtomicU32,
-    pub(crate) generation: AtomicU32,
-    /// How often this slot's worker was replaced after a failure.
-    pub(crate) restarts: AtomicU32,
-    /// Bytes of proportional set size, as last measured.
-    pub(crate) memory: AtomicU64,
+shareable! {
+    /// One worker's record, padded so that no two workers write the same pair of cache lines.
+    #[repr(align(128))]
+    pub(crate) struct Seat {
+        // The arbiter writes these.
+        /// The worker's number, unique in the service's life; 0: the seat is free.
+        pub(crate) worker: AtomicU64,
+        pub(crate) pid: AtomicU32,
+        pub(crate) slot: AtomicU32,
+        pub(crate) generation: AtomicU32,
+        /// How often this slot's worker was replaced after a failure.
+        pub(crate) restarts: AtomicU32,
+        /// Bytes of proportional set size, as last measured.
+        pub(crate) memory: AtomicU64,
 
-    // The worker writes the rest.
-    pub(crate) phase: AtomicU8,
-    /// Nanoseconds of CLOCK_MONOTONIC.
-    pub(crate) phase_since: AtomicU64,
-    /// The last heartbeat, nanoseconds of CLOCK_MONOTONIC.
-    pub(crate) beat: AtomicU64,
-    /// Calls of `load`, of startup and of teardown: 0 or 1 each, and the proof of it.
-    pub(crate) loads: AtomicU32,
-    pub(crate) starts: AtomicU32,
-    pub(crate) stops: AtomicU32,
-    pub(crate) connections: AtomicU64,
-    pub(crate) accepted: AtomicU64,
-    pub(crate) in_flight: AtomicU64,
-    pub(crate) requests: AtomicU64,
-    /// Handlers that panicked.
-    pub(crate) panics: AtomicU64,
-    pub(crate) bytes_in: AtomicU64,
-    pub(crate) bytes_out: AtomicU64,
-    pub(crate) log_drops: AtomicU64,
-    pub(crate) latency: [AtomicU64; BUCKETS],
-    /// [`crate::status::PayloadState`] as numbers, in the order of registration.
-    pub(crate) payload_states: [AtomicU8; PAYLOADS],
-    pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
+        // The worker writes the rest.
+        pub(crate) phase: AtomicU8,
+        /// Nanoseconds of CLOCK_MONOTONIC.
+        pub(crate) phase_since: AtomicU64,
+        /// The last heartbeat, nanoseconds of CLOCK_MONOTONIC.
+        pub(crate) beat: AtomicU64,
+        /// Calls of `load`, of startup and of teardown: 0 or 1 each, and the proof of it.
+        pub(crate) loads: AtomicU32,
+        pub(crate) starts: AtomicU32,
+        pub(crate) stops: AtomicU32,
+        pub(crate) connections: AtomicU64,
+        pub(crate) accepted: AtomicU64,
+        pub(crate) in_flight: AtomicU64,
+        pub(crate) requests: AtomicU64,
+        /// Handlers that panicked.
+        pub(crate) panics: AtomicU64,
+        pub(crate) bytes_in: AtomicU64,
+        pub(crate) bytes_out: AtomicU64,
+        pub(crate) log_drops: AtomicU64,
+        pub(crate) latency: [AtomicU64; BUCKETS],
+        /// [`crate::status::PayloadState`] as numbers, in the order of registration.
+        pub(crate) payload_states: [AtomicU8; PAYLOADS],
+        pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
+    }
 }
-
-// SAFETY: only atomics of integers, for which every bit pattern is valid; no pointers, no destructor.
-#[allow(unsafe_code)]
-unsafe impl Shareable for Board {}
 
 /// The mapping, shared by every thread of a process.
 pub(crate) type Scoreboard = Arc<Shared<Board>>;

@@ -56,7 +56,7 @@ impl Event {
 /// Fields about a worker are named `payload_worker`, `payload_slot` and `payload_generation`, which is what
 /// the journal calls them, in upper case. A worker leaves them out: every record of it has them.
 ///
-/// ```ignore
+/// ```text
 /// lifecycle!(Event::WorkerForked, payload_worker = 7, payload_slot = 1, pid, "worker forked");
 /// ```
 #[macro_export]

@@ -9,23 +9,27 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 use nix::libc;
 
+use super::memory::shareable;
+
 /// Threads of one worker that can answer.
-pub(crate) const THREADS: usize = 8;
+pub(crate) const THREADS: usize = 16;
 /// Frames of one thread.
 pub(crate) const FRAMES: usize = 48;
 
-/// Where a worker's threads write. All zeros: nobody has answered.
-#[repr(C)]
-pub(crate) struct Area {
-    answers: AtomicU32,
-    threads: [Thread; THREADS],
+shareable! {
+    /// Where a worker's threads write. All zeros: nobody has answered.
+    pub(crate) struct Area {
+        answers: AtomicU32,
+        threads: [Thread; THREADS],
+    }
 }
 
-#[repr(C)]
-struct Thread {
-    /// Set last: the frames are complete.
-    tid: AtomicU32,
-    frames: [AtomicU64; FRAMES],
+shareable! {
+    struct Thread {
+        /// Set last: the frames are complete.
+        tid: AtomicU32,
+        frames: [AtomicU64; FRAMES],
+    }
 }
 
 /// One thread's answer.

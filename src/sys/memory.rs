@@ -4,16 +4,53 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-/// Types that may live in memory which other processes write at the same time.
+/// Types that may live in memory which other processes write at the same time. Implemented for atomics and
+/// arrays of them, and for structs by [`shareable!`](crate::sys::memory::shareable), which checks every field.
 ///
 /// # Safety
 /// Every bit pattern, all zeros included, is a valid value; every field is an atomic (or an array or
 /// struct of such), so that a shared reference never races; there are no pointers and no destructor.
 pub(crate) unsafe trait Shareable: Sync + Sized {}
+
+// SAFETY: an atomic integer has no invalid bit pattern, no pointer and no destructor.
+unsafe impl Shareable for AtomicU8 {}
+// SAFETY: as above.
+unsafe impl Shareable for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Shareable for AtomicU64 {}
+// SAFETY: an array is its elements, one after the other.
+unsafe impl<T: Shareable, const N: usize> Shareable for [T; N] {}
+
+/// Declares a struct that may live in shared memory: `repr(C)`, every field [`Shareable`], or it does not compile.
+macro_rules! shareable {
+    (
+        $(#[$attribute:meta])*
+        $visible:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visible:vis $field:ident: $type:ty,)*
+        }
+    ) => {
+        #[repr(C)]
+        $(#[$attribute])*
+        $visible struct $name {
+            $($(#[$field_attribute])* $field_visible $field: $type,)*
+        }
+
+        const _: () = {
+            const fn is_shareable<T: $crate::sys::memory::Shareable>() {}
+            $(is_shareable::<$type>();)*
+        };
+
+        // SAFETY: every field is shareable (checked above), and padding is never read.
+        #[allow(unsafe_code, reason = "the proof is this macro's, in src/sys")]
+        unsafe impl $crate::sys::memory::Shareable for $name {}
+    };
+}
+pub(crate) use shareable;
 
 /// One `T` in a memfd mapping, all zeros at first.
 pub(crate) struct Shared<T> {

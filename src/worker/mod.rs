@@ -64,10 +64,7 @@ pub(crate) fn run<S: Send + Sync + 'static>(start: Start, settings: S, load: Loa
     let identity = logs::become_worker(worker, u32::from(slot), generation);
     panics::log();
     sys::process::set_short_name(&format!("{} w{slot}", start.name));
-    sys::title::set(&format!(
-        "{}: worker {slot} (generation {generation})",
-        start.name
-    ));
+    sys::title::set(&format!("{}: worker {slot} g{generation}", start.name));
     let prepared = identity
         .and_then(|()| sys::process::follow_parent(start.arbiter))
         .and_then(|()| install_diagnosis(&start.meter));

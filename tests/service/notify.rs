@@ -38,7 +38,7 @@ fn boot_and_stop_are_told_in_order(manager: &Manager) {
     assert_eq!(service.exit_code(), 0);
     let mut stop = texts(&manager.rest());
     // So does that of the last one alone.
-    stop.retain(|text| text != "STATUS=stopping: 1 workers left, 0 requests in flight");
+    stop.retain(|text| text != "STATUS=stopping: 1 worker left, 0 requests in flight");
     assert_eq!(
         stop,
         [
@@ -106,7 +106,7 @@ fn a_long_drain_asks_for_time_again_and_again() {
         stopping.lines,
         [
             "STOPPING=1",
-            "STATUS=stopping: 1 workers left, 1 requests in flight"
+            "STATUS=stopping: 1 worker left, 1 requests in flight"
         ]
     );
     let first = manager

@@ -15,7 +15,7 @@ fn ps_tells_them_apart_and_the_environment_stays() {
     assert_eq!(line(service.pid()), "probe: arbiter");
     let workers = service.pids();
     for (slot, pid) in workers.iter().enumerate() {
-        assert_eq!(line(*pid), format!("probe: worker {slot} (generation 1)"));
+        assert_eq!(line(*pid), format!("probe: worker {slot} g1"));
         assert_eq!(shown(*pid, "comm").trim_end(), format!("probe w{slot}"));
     }
     assert_eq!(shown(service.pid(), "comm").trim_end(), "probe");
