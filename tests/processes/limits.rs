@@ -45,7 +45,7 @@ fn no_process_at_the_first_boot() {
     }
     let service = Setup::new("workers = 2")
         .through(&["prlimit", "--nproc=1:1", "--"])
-        .as_user(NOBODY_ELSE)
+        .by_user(NOBODY_ELSE)
         .start();
     assert_eq!(service.exit(), 71);
     let failed = service.event("boot-failed");
@@ -68,7 +68,7 @@ fn no_process_for_a_replacement() {
     }
     let service = Setup::new("workers = 2\nrestart.backoff_max = '1s'")
         .through(&["prlimit", "--nproc=30:30", "--"])
-        .as_user(NOBODY_ELSE + 1)
+        .by_user(NOBODY_ELSE + 1)
         .serve();
     let workers = service.workers();
     let crowd = Crowd::of(NOBODY_ELSE + 1, 30);
@@ -95,7 +95,7 @@ fn no_thread_for_a_worker() {
     // The arbiter and one process more.
     let service = Setup::new("workers = 1")
         .through(&["prlimit", "--nproc=2:2", "--"])
-        .as_user(NOBODY_ELSE + 2)
+        .by_user(NOBODY_ELSE + 2)
         .start();
     assert_eq!(service.exit(), 70);
     service.record("the cause", |record| {
@@ -123,9 +123,10 @@ fn no_descriptors() {
 
     let before = stat(worker).unwrap().1.ticks;
     thread::sleep(Duration::from_secs(2));
-    // Ticks are hundredths of a second: this is a tenth of the time.
+    // Ticks are hundredths of a second: this is a twentieth of the time.
     let ticks = stat(worker).unwrap().1.ticks - before;
-    assert!(ticks < 20, "it spins: {ticks} ticks in two seconds");
+    println!("{ticks} ticks in two seconds without a descriptor");
+    assert!(ticks < 10, "it spins: {ticks} ticks in two seconds");
     assert_eq!(service.workers(), [worker], "it lives on");
 
     // Each one that is answered and closed makes room for the next.

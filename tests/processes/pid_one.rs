@@ -64,7 +64,7 @@ fn its_signals_work() {
         let Some((service, first)) = contained("workers = 2") else {
             return;
         };
-        assert_eq!(service.get("/").trim().parse::<u32>().unwrap() > 1, true);
+        assert!(service.get("/").trim().parse::<u32>().unwrap() > 1);
         signal_to(first, signal);
         assert_eq!(service.exit(), 0);
     }
