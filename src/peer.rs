@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// The connection a request came on, as an extension of the request:
-/// `request.extensions().get::<payload::Peer>()`. Cloning is one reference count.
+/// Who sent a request, and on which socket it came. Cloning is one reference count.
+///
+/// An app that asks for it with [`AppBuilder::with_peer`](crate::AppBuilder::with_peer) finds it among the
+/// request's extensions: `request.extensions().get::<payload::Peer>()`, or axum's `Extension<Peer>`.
 #[derive(Clone, Debug)]
 pub struct Peer(Arc<Inner>);
 

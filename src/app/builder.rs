@@ -90,6 +90,7 @@ pub struct AppBuilder {
     values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     entries: Vec<Entry>,
     faults: Vec<String>,
+    wants_peer: bool,
 }
 
 impl AppBuilder {
@@ -167,11 +168,19 @@ impl AppBuilder {
         self
     }
 
+    /// Has every request carry a [`Peer`](crate::Peer) as an extension: who sent it, and on which socket it came.
+    /// Not so by default, since extensions cost a request that has none three allocations.
+    pub fn with_peer(mut self) -> Self {
+        self.wants_peer = true;
+        self
+    }
+
     /// Takes over everything that another builder registered, at this place: an app within this one. What it
     /// starts is torn down before everything that was registered here earlier. Its routes are the author's to mount.
     pub fn nest(mut self, inner: AppBuilder) -> Self {
         self.entries.extend(inner.entries);
         self.faults.extend(inner.faults);
+        self.wants_peer |= inner.wants_peer;
         for (of, value) in inner.values {
             if self.values.insert(of, value).is_some() {
                 self.state_twice("that a nested app registered as well");
@@ -199,7 +208,7 @@ impl AppBuilder {
     {
         let state = State::new(self.values);
         App {
-            service: Service::with_state(service, &state),
+            service: Service::with_state(service, &state).with_peer(self.wants_peer),
             state,
             entries: self.entries,
             faults: self.faults,

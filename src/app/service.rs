@@ -1,10 +1,10 @@
 //! The author's HTTP service behind one type.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -24,7 +24,10 @@ trait Erased: Send + Sync {
 /// Any `tower::Service` over `http` types, as the worker calls it. Cloning is one reference count; a call is one
 /// boxed future.
 #[derive(Clone)]
-pub(crate) struct Service(Arc<dyn Erased>);
+pub(crate) struct Service {
+    erased: Arc<dyn Erased>,
+    wants_peer: bool,
+}
 
 impl Service {
     #[cfg(test)]
@@ -57,7 +60,10 @@ impl Service {
         B::Error: Into<BoxError>,
     {
         let state = (!state.is_empty()).then(|| state.clone());
-        Self(Arc::new(Tower { service, state }))
+        Self {
+            erased: Arc::new(Tower { service, state }),
+            wants_peer: false,
+        }
     }
 
     /// Answers one request. Dropping the future cancels the handler.
@@ -65,7 +71,18 @@ impl Service {
     /// # Errors
     /// What the service returned instead of a response; the caller answers 500.
     pub(crate) fn call(&self, request: Request<Body>) -> Answer {
-        self.0.call(request)
+        self.erased.call(request)
+    }
+
+    /// The same service, whose requests are to carry the [`Peer`](crate::Peer) as an extension, or not.
+    pub(crate) fn with_peer(mut self, wanted: bool) -> Self {
+        self.wants_peer = wanted;
+        self
+    }
+
+    /// Whether to insert the [`Peer`](crate::Peer) before a call.
+    pub(crate) fn wants_peer(&self) -> bool {
+        self.wants_peer
     }
 }
 
@@ -91,13 +108,23 @@ where
             request.extensions_mut().insert(state.clone());
         }
         let mut service = self.service.clone();
-        Box::pin(async move {
-            poll_fn(|cx| service.poll_ready(cx))
-                .await
-                .map_err(Into::into)?;
-            let response = service.call(request).await.map_err(Into::into)?;
-            Ok(response.map(Body::new))
-        })
+        // Most services are always ready. Called here, they take what they want of the request, and nothing else
+        // of it is kept and moved.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => {
+                let response = service.call(request);
+                Box::pin(async move { Ok(response.await.map_err(Into::into)?.map(Body::new)) })
+            }
+            Poll::Ready(Err(error)) => Box::pin(ready(Err(error.into()))),
+            // Asked again by the task that waits for it.
+            Poll::Pending => Box::pin(async move {
+                poll_fn(|cx| service.poll_ready(cx))
+                    .await
+                    .map_err(Into::into)?;
+                let response = service.call(request).await.map_err(Into::into)?;
+                Ok(response.map(Body::new))
+            }),
+        }
     }
 }
 

@@ -3,19 +3,12 @@
 use std::ffi::CString;
 use std::io;
 
+use super::environment::thread_count;
 use nix::errno::Errno;
+use nix::libc;
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getppid};
-
-/// How many threads this process has.
-///
-/// # Errors
-/// /proc is not mounted.
-pub(crate) fn threads() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
-}
 
 /// Which side of a fork this is.
 pub(crate) enum Forked {
@@ -29,7 +22,7 @@ pub(crate) enum Forked {
 /// # Errors
 /// More than one thread, or what fork(2) says.
 pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
-    let threads = threads()?;
+    let threads = thread_count()?;
     if threads != 1 {
         return Err(io::Error::other(format!(
             "the arbiter has {threads} threads and may have only one when it forks; something started a thread before the fork"
@@ -70,23 +63,28 @@ pub(crate) enum Reaped {
 
 /// Reaps one child, whoever it belonged to, without waiting. One SIGCHLD can stand for many ends: call this
 /// until it gives `None`.
+///
+/// The status is decoded here: nix's waitpid(2) reaps a child that a real-time signal ended, and then fails
+/// because it has no name for the signal, so that the end would be lost.
 pub(crate) fn reap() -> Option<Reaped> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => {
-                return Some(Reaped::Exited {
-                    pid: pid.as_raw().unsigned_abs(),
-                    code,
-                });
+        let mut status = 0;
+        // SAFETY: the pointer is valid for the call.
+        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+        match u32::try_from(pid) {
+            Ok(0) => return None,
+            Ok(pid) if libc::WIFEXITED(status) => {
+                let code = libc::WEXITSTATUS(status);
+                return Some(Reaped::Exited { pid, code });
             }
-            Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                return Some(Reaped::Signaled {
-                    pid: pid.as_raw().unsigned_abs(),
-                    signal: signal as i32,
-                });
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                let signal = libc::WTERMSIG(status);
+                return Some(Reaped::Signaled { pid, signal });
             }
-            Err(Errno::EINTR) => {}
-            Ok(_) | Err(_) => return None,
+            // Stopped or continued, which was not asked for.
+            Ok(_) => {}
+            Err(_) if Errno::last() == Errno::EINTR => {}
+            Err(_) => return None,
         }
     }
 }
@@ -115,7 +113,7 @@ pub(crate) fn set_short_name(name: &str) {
 /// what its parent has registered.
 pub(crate) fn leave_at_once(code: i32) -> ! {
     // SAFETY: _exit(2) only ends the process.
-    unsafe { nix::libc::_exit(code) }
+    unsafe { libc::_exit(code) }
 }
 
 /// The short name of this thread.

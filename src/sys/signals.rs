@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal as set_disposition};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What the arbiter takes from its signalfd.
@@ -29,11 +29,18 @@ pub(crate) struct Signals(SignalFd);
 impl Signals {
     /// Blocks the arbiter's signals in this thread and opens the descriptor.
     ///
+    /// A parent may have left some of them ignored, which survives an exec: an ignored SIGCHLD would have the
+    /// kernel reap the workers without a word. So all get their default disposition first.
+    ///
     /// # Errors
     /// What pthread_sigmask(3) and signalfd(2) say.
     pub(crate) fn take() -> io::Result<Self> {
         let set: SigSet = ARBITER.into_iter().collect();
         set.thread_block()?;
+        for signal in ARBITER {
+            // SAFETY: the default disposition runs no code of this process.
+            unsafe { set_disposition(signal, SigHandler::SigDfl) }?;
+        }
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self(fd))
     }

@@ -7,7 +7,7 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
     script-src 'sha256-6nz9g8GdxGtkFPJmMrBrlL6zNZ2kCO8pzWoYK5x4pPM='; \
-    style-src 'sha256-qEnpZy8JMaahoIG8De+RD9eSC9Ek51Dmpv++7C9PEK0='; \
+    style-src 'sha256-jTMq28PYUHxCoBNoG6qnOruFJo7p8rxfmnnI7ROSP0o='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

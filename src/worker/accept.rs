@@ -246,11 +246,8 @@ impl Acceptor {
         permit: OwnedSemaphorePermit,
     ) {
         let peer = Peer::new(address.as_socket(), self.name.clone());
-        let connection = connection::serve(stream, peer, self.server.clone());
-        self.server.tasks.spawn(async move {
-            connection.await;
-            drop(permit);
-        });
+        let connection = connection::serve(stream, peer, self.server.clone(), Some(permit));
+        self.server.tasks.spawn(connection);
     }
 
     /// Until a connection has ended, or the drain has begun.

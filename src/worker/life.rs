@@ -14,6 +14,7 @@ use super::observer::Observed;
 use super::phase::Phase;
 use super::server::Server;
 use super::stages::{Stages, now};
+use super::wake::Wake;
 use super::{Load, Start};
 use crate::app::running::Running;
 use crate::app::start::Launch;
@@ -86,8 +87,9 @@ impl Life {
     pub(super) fn live<S: Send + Sync + 'static>(self, settings: S, load: Load<S>) -> ExitCode {
         let stages = self.stages.clone();
         let end = match runtime(self.config.threads) {
-            Ok(runtime) => {
+            Ok((runtime, wake)) => {
                 let end = runtime.block_on(self.run(settings, load));
+                drop(wake);
                 runtime.shutdown_timeout(RUNTIME_END);
                 end
             }
@@ -332,17 +334,18 @@ fn service(meter: &Meter, payloads: &[String]) -> Status {
     }
 }
 
-fn runtime(threads: u16) -> io::Result<Runtime> {
-    let mut builder = if threads <= 1 {
-        tokio::runtime::Builder::new_current_thread()
-    } else {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        builder
-            .worker_threads(usize::from(threads))
-            .thread_name("worker");
-        builder
-    };
-    builder.enable_all().build()
+fn runtime(threads: u16) -> io::Result<(Runtime, Option<Wake>)> {
+    if threads <= 1 {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        return Ok((builder.enable_all().build()?, None));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(usize::from(threads))
+        .thread_name("worker")
+        .enable_all()
+        .build()?;
+    let wake = Wake::start(runtime.handle().clone())?;
+    Ok((runtime, Some(wake)))
 }
 
 async fn heartbeat(stages: Arc<Stages>, every: Duration) {

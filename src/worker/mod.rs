@@ -19,6 +19,7 @@ mod stages;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod wake;
 
 use std::sync::Arc;
 

@@ -179,12 +179,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX)
-    }
-
-    pub(super) fn since_start(&self) -> u64 {
-        self.nanos(Instant::now())
+    /// Nanoseconds since the server was made.
+    pub(super) fn now(&self) -> u64 {
+        let since = self.started.elapsed();
+        // Wraps after 584 years.
+        since.as_secs().wrapping_mul(1_000_000_000) + u64::from(since.subsec_nanos())
     }
 
     /// Accepting is over for good; the first reason is kept.

@@ -87,12 +87,12 @@ impl Fixture {
         let peer = Peer::new(None, "test".into());
         self.server
             .tasks
-            .spawn(connection::serve(socket, peer, self.server.clone()));
+            .spawn(connection::serve(socket, peer, self.server.clone(), None));
     }
 }
 
 pub(super) fn service(script: Arc<Script>) -> Service {
-    Service::new(Handler(script))
+    Service::new(Handler(script)).with_peer(true)
 }
 
 #[derive(Clone)]

@@ -45,7 +45,7 @@ fn no_process_at_the_first_boot() {
     }
     let service = Setup::new("workers = 2")
         .through(&["prlimit", "--nproc=1:1", "--"])
-        .by_user(NOBODY_ELSE)
+        .under_user(NOBODY_ELSE)
         .start();
     assert_eq!(service.exit(), 71);
     let failed = service.event("boot-failed");
@@ -68,7 +68,7 @@ fn no_process_for_a_replacement() {
     }
     let service = Setup::new("workers = 2\nrestart.backoff_max = '1s'")
         .through(&["prlimit", "--nproc=30:30", "--"])
-        .by_user(NOBODY_ELSE + 1)
+        .under_user(NOBODY_ELSE + 1)
         .serve();
     let workers = service.workers();
     let crowd = Crowd::of(NOBODY_ELSE + 1, 30);
@@ -95,7 +95,7 @@ fn no_thread_for_a_worker() {
     // The arbiter and one process more.
     let service = Setup::new("workers = 1")
         .through(&["prlimit", "--nproc=2:2", "--"])
-        .by_user(NOBODY_ELSE + 2)
+        .under_user(NOBODY_ELSE + 2)
         .start();
     assert_eq!(service.exit(), 70);
     service.record("the cause", |record| {

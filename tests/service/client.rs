@@ -113,10 +113,6 @@ impl Client {
         ended
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
-        self.stream.get_ref()
-    }
-
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {

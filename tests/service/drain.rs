@@ -59,14 +59,17 @@ fn http2_gets_goaway_and_its_streams_finish() {
     let address = service.address();
     let outcome = http2::run(async {
         let mut client = http2::Client::connect(address).await;
-        let slow = client.get("/sleep?ms=1500");
+        let slow = client.get("/sleep?ms=3000");
         let slow = tokio::spawn(slow);
         while service.sum("in_flight") != 1 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         service.signal(Signal::SIGTERM);
         client.wait_for_goaway().await;
-        slow.await.unwrap()
+        assert!(!slow.is_finished(), "the stream goes on behind it");
+        let answer = slow.await.unwrap();
+        client.expect_end().await;
+        answer
     });
     assert_eq!(outcome.status, 200);
     assert_eq!(service.exit_code(), 0);

@@ -69,6 +69,15 @@ impl Client {
         }
     }
 
+    /// Waits for the end of the connection, which must be a good one.
+    pub(crate) async fn expect_end(self) {
+        drop(self.sender);
+        self.connection
+            .await
+            .expect("the connection's task")
+            .expect("an end without an error");
+    }
+
     /// The server said GOAWAY: no new stream can begin.
     pub(crate) async fn wait_for_goaway(&mut self) {
         loop {

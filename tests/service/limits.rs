@@ -226,12 +226,14 @@ fn pipelined_requests_are_answered_in_order() {
 #[test]
 fn http2_with_prior_knowledge() {
     let service = Launch::probe().workers(1).serve();
-    let address = service.address();
+    let (address, pid) = (service.address(), service.pids()[0]);
     http2::run(async {
         let mut client = http2::Client::connect(address).await;
         let answers: Vec<_> = (0..50).map(|_| tokio::spawn(client.get("/"))).collect();
         for answer in answers {
-            assert_eq!(answer.await.unwrap().status, 200);
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status, 200);
+            assert_eq!(answer.body, format!("{pid}\n"));
         }
         assert_eq!(client.get("/panic").await.status, 500);
         assert_eq!(

@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stderr,
     reason = "a test fails by panicking"
 )]
 

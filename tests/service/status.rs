@@ -132,22 +132,23 @@ fn for_people_it_is_a_table() {
 fn without_a_service_it_is_exit_69() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
-    let nobody = |configure: &dyn Fn(&mut Command)| {
+    let place = path.to_str().unwrap();
+    let nobody = |more: &[&str]| {
         let mut command = payload(&["status"]);
-        configure(&mut command);
+        command.args(more);
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(69), "{output:?}");
         assert!(output.stdout.is_empty());
         String::from_utf8(output.stderr).unwrap()
     };
-    let said = nobody(&|command| drop(command.arg("--control").arg(&path)));
-    assert!(said.contains(path.to_str().unwrap()), "{said}");
+    let said = nobody(&["--control", place]);
+    assert!(said.contains(place), "{said}");
     assert!(said.contains("is the service running"), "{said}");
-    let said = nobody(&|_| {});
+    let said = nobody(&[]);
     assert!(said.contains("--control"), "{said}");
     // A socket file that a crash left behind.
     drop(UnixListener::bind(&path).unwrap());
-    let said = nobody(&|command| drop(command.arg("--control").arg(&path)));
+    let said = nobody(&["--control", place]);
     assert!(said.contains("is the service running"), "{said}");
 }
 

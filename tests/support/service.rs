@@ -118,9 +118,9 @@ impl Setup {
     }
 
     /// Runs it as another user, who owns its folder. Only root can do that.
-    pub(crate) fn by_user(mut self, user: u32) -> Self {
-        let as_user = format!("setpriv --reuid={user} --regid={user} --clear-groups --");
-        let words = as_user.split(' ').map(str::to_owned);
+    pub(crate) fn under_user(mut self, user: u32) -> Self {
+        let under_user = format!("setpriv --reuid={user} --regid={user} --clear-groups --");
+        let words = under_user.split(' ').map(str::to_owned);
         self.through.splice(0..0, words);
         self.user = Some(user);
         self

@@ -7,7 +7,7 @@ use crate::support::eventually;
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
     machine.get();
-    let slow = machine.start(&format!("{GET}/slow?2"));
+    let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
         let workers = status["workers"].as_array().expect("a list");

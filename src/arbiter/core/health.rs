@@ -70,7 +70,7 @@ impl Core {
         }
         if self.next_extension.is_some_and(|due| due <= now) {
             let waiting = matches!(self.state(), ServiceState::Booting | ServiceState::Stopping);
-            if waiting {
+            if waiting && self.makes_progress(now) {
                 self.act(Action::ExtendTimeout(self.policy.extension));
             }
             self.next_extension = waiting.then(|| now + self.policy.extension_interval);

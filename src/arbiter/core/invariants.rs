@@ -26,11 +26,12 @@ impl Witness {
         self.ended.remove(&id);
     }
 
-    /// Call after each `handle`, with what it returned and what had been serving before.
+    /// Call after each `handle`, with what it returned, what had been serving before, and whether it was a tick.
     pub(super) fn check(
         &mut self,
         core: &Core,
         now: Moment,
+        ticked: bool,
         before: &BTreeSet<WorkerId>,
         actions: &[Action],
     ) {
@@ -81,7 +82,8 @@ impl Witness {
             }
         }
         self.check_roster(core);
-        if self.leaves == 0
+        if ticked
+            && self.leaves == 0
             && let Some(due) = core.poll_timeout()
         {
             assert!(

@@ -5,7 +5,9 @@
 //!    goes back.
 //! 2. After each [`Core::handle`] the shell carries out the returned actions in order. What an action brings
 //!    about (a fork's pid or failure, an exit) comes back as an event, never as a return value.
-//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers [`Event::Tick`].
+//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers fresh [`Event::Beats`] and, right
+//!    after them, [`Event::Tick`]. Limits are looked at on a tick only: a worker is never judged by beats that
+//!    are older than the question.
 //! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
@@ -112,7 +114,7 @@ impl Core {
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
-            Event::Tick => {}
+            Event::Tick => self.supervise(now),
         }
         self.advance(now);
         std::mem::take(&mut self.actions)
@@ -166,9 +168,8 @@ impl Core {
             .count()
     }
 
-    /// Everything that depends on the time alone or on several workers together.
+    /// Everything that depends on several workers together, or on the time and not on heartbeats.
     fn advance(&mut self, now: Moment) {
-        self.supervise(now);
         if self.stop.is_some() {
             self.finish_stop();
         } else {

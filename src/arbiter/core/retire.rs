@@ -146,7 +146,7 @@ impl Core {
             || self
                 .slots
                 .iter()
-                .any(|slot| slot.serving.is_none() && slot.failures > 0);
+                .any(|slot| slot.serving.is_none() && slot.cause == Cause::Failure);
         if degraded != self.degraded {
             self.degraded = degraded;
             let crashes = self.crashes.count();

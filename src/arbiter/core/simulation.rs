@@ -130,11 +130,13 @@ impl World {
             self.trace.pop_front();
         }
         self.trace.push_back((self.now, event.clone(), Vec::new()));
+        let ticked = event == Event::Tick;
         let actions = self.core.handle(self.now, event);
         if let Some(last) = self.trace.back_mut() {
             last.2.clone_from(&actions);
         }
-        self.witness.check(&self.core, self.now, &before, &actions);
+        self.witness
+            .check(&self.core, self.now, ticked, &before, &actions);
         let mut answers = Vec::new();
         for action in &actions {
             self.carry_out(action, &mut answers);

@@ -239,9 +239,15 @@ fn a_crash_after_a_stable_time_is_replaced_at_once() {
     bench.taken();
     bench.exit(FIRST, Exit::Signal(11));
     assert_eq!(bench.wanted(), [fork(THIRD, 0, 1, Cause::Failure)]);
-    assert_eq!(bench.core.state(), ServiceState::Ready);
+    assert_eq!(
+        bench.core.state(),
+        ServiceState::Degraded,
+        "until it is replaced"
+    );
     bench.boot(THIRD);
     assert_eq!(bench.wanted(), [serve(THIRD)]);
+    bench.serve(THIRD);
+    assert_eq!(bench.core.state(), ServiceState::Ready);
 }
 
 #[test]
@@ -405,6 +411,27 @@ fn nobody_is_killed_for_a_time_in_which_the_arbiter_did_not_run() {
         matches!(&wanted[..], [Action::Abort { worker: FIRST, .. }]),
         "{wanted:?}"
     );
+}
+
+#[test]
+fn nobody_is_judged_by_beats_that_are_older_than_the_question() {
+    let mut bench = Bench::ready();
+    bench.now = bench.now + Duration::from_secs(6);
+    // Both are due, and something else is heard first.
+    bench.tell(Event::Asked(Request::Scale(2)));
+    bench.tell(Event::Recycle {
+        worker: FIRST,
+        cause: Recycle::Requests,
+    });
+    let wanted = bench.wanted();
+    assert!(
+        !wanted
+            .iter()
+            .any(|action| matches!(action, Action::Abort { .. })),
+        "{wanted:?}"
+    );
+    bench.beat_and_tick(&[FIRST, SECOND, THIRD]);
+    assert_eq!(bench.wanted(), []);
 }
 
 #[test]
@@ -699,6 +726,22 @@ fn long_boots_and_drains_ask_the_manager_for_time() {
     assert!(!bench.taken().contains(&more), "not while it serves");
     bench.tell(Event::Asked(Request::Stop(Level::Graceful)));
     assert!(bench.taken().contains(&more));
+}
+
+#[test]
+fn the_manager_is_not_asked_for_time_when_nothing_moves() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Asked(Request::Stop(Level::Kill)));
+    bench.pass(Duration::from_secs(10), &[]);
+    bench.taken();
+    bench.pass(Duration::from_secs(60), &[]);
+    let asked = bench.taken();
+    assert!(
+        !asked
+            .iter()
+            .any(|action| matches!(action, Action::ExtendTimeout(_))),
+        "{asked:?}"
+    );
 }
 
 #[test]

@@ -15,7 +15,6 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
 
 use super::incoming;
 use super::state::{RequestId, State};
@@ -47,9 +46,10 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         {
             self.0.upgrade.store(true, Relaxed);
         }
-        let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(self.0.peer.clone());
-        let request = Request::from_parts(parts, incoming::wrap(body, &self.0));
+        let mut request = request.map(|body| incoming::wrap(body, &self.0));
+        if self.0.server.service.wants_peer() {
+            request.extensions_mut().insert(self.0.peer.clone());
+        }
         let answer = match catch_unwind(AssertUnwindSafe(|| self.0.server.service.call(request))) {
             Ok(answer) => Ok(answer),
             Err(panic) => Err(exchange.panicked(&*panic)),
@@ -150,7 +150,8 @@ impl HttpBody for Outgoing {
 struct Exchange {
     state: Arc<State>,
     number: u64,
-    begun: Instant,
+    /// The server's time.
+    begun: u64,
     method: Method,
     path: Option<PathAndQuery>,
     http1: bool,
@@ -160,8 +161,8 @@ impl Exchange {
     fn begin(state: Arc<State>, request: &Request<Incoming>) -> Self {
         Self {
             number: state.request_begun(),
+            begun: state.server.now(),
             state,
-            begun: Instant::now(),
             method: request.method().clone(),
             path: request.uri().path_and_query().cloned(),
             http1: request.version() != Version::HTTP_2,

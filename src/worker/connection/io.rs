@@ -16,6 +16,8 @@ use super::state::State;
 const DIRECT: usize = 8 * 1024;
 /// What the batch may hold before it goes to the socket.
 const BATCH: usize = 32 * 1024;
+/// How much is read and forgotten at a time.
+const DISCARD: usize = 16 * 1024;
 /// A buffer up to this size is kept for the next batch; an idle connection costs no more.
 const KEEP: usize = 4 * 1024;
 
@@ -102,12 +104,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
 
     /// Reads and forgets. `Ready(Ok(true))`: there was something; `Ready(Ok(false))`: the peer is done.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut scratch = [0; 4096];
-        let mut buffer = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
-        let count = buffer.filled().len();
-        self.note_read(count);
-        Poll::Ready(Ok(count > 0))
+        self.replay.clear();
+        self.poll_fill(cx, DISCARD).map_ok(|count| count > 0)
     }
 
     /// Writes the batch to the socket.

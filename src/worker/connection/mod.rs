@@ -25,6 +25,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::clock::Clock;
@@ -38,19 +39,20 @@ use crate::peer::Peer;
 /// How long a closed connection is read and ignored, so that a reset does not overtake the last response.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one connection to its end. It counts as open from the call on. Dropping the future closes the
+/// Serves one connection to its end, and gives its `room` back then. It counts as open from the call on. Dropping the future closes the
 /// socket and cancels its handlers.
 pub(super) fn serve<S>(
     socket: S,
     peer: Peer,
     server: Arc<Shared>,
+    room: Option<OwnedSemaphorePermit>,
 ) -> impl Future<Output = ()> + Send + use<S>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let open = Open::new(server);
+    let open = Open::new(server, room);
     async move {
-        let server = &open.0;
+        let server = &open.server;
         let state = Arc::new(State::new(server.clone(), peer));
         let sleep = pin!(tokio::time::sleep_until(server.started));
         let mut clock = Clock::new(sleep);
@@ -98,6 +100,10 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
             }
             shut = true;
         }
+        // First, or a client that never stops sending would never be looked at again.
+        if lingers && poll_patience(since + LINGER, cx, clock, watch).is_ready() {
+            return Poll::Ready(());
+        }
         loop {
             match io.poll_discard(cx) {
                 Poll::Ready(Ok(true)) if lingers => {}
@@ -126,18 +132,24 @@ fn poll_patience(
     Poll::Pending
 }
 
-/// Counts the connection for as long as its task lives.
-struct Open(Arc<Shared>);
+/// Counts the connection, and keeps its room, for as long as its task lives.
+struct Open {
+    server: Arc<Shared>,
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 impl Open {
-    fn new(server: Arc<Shared>) -> Self {
+    fn new(server: Arc<Shared>, room: Option<OwnedSemaphorePermit>) -> Self {
         server.meter.connection_opened();
-        Self(server)
+        Self {
+            server,
+            _room: room,
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.meter.connection_closed();
+        self.server.meter.connection_closed();
     }
 }

@@ -49,7 +49,7 @@ impl State {
     pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer) -> Self {
         Self {
             number: server.next_connection(),
-            idle_since: AtomicU64::new(server.since_start()),
+            idle_since: AtomicU64::new(server.now()),
             server,
             peer,
             requests: AtomicU64::new(0),
@@ -77,13 +77,13 @@ impl State {
     }
 
     /// hyper has the whole response, or nobody wants it any more.
-    pub(super) fn request_ended(&self, begun: Instant) {
-        let now = Instant::now();
-        self.server
-            .meter
-            .request_ended(now.saturating_duration_since(begun));
+    /// hyper has the whole response, or nobody wants it any more. `begun` is the server's time then.
+    pub(super) fn request_ended(&self, begun: u64) {
+        let now = self.server.now();
+        let took = Duration::from_nanos(now.saturating_sub(begun));
+        self.server.meter.request_ended(took);
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
-            self.idle_since.store(self.server.nanos(now), Relaxed);
+            self.idle_since.store(now, Relaxed);
         }
     }
 
