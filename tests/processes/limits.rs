@@ -123,9 +123,10 @@ fn no_descriptors() {
 
     let before = stat(worker).unwrap().1.ticks;
     thread::sleep(Duration::from_secs(2));
-    // Ticks are hundredths of a second: this is a tenth of the time.
+    // Ticks are hundredths of a second: this is a twentieth of the time.
     let ticks = stat(worker).unwrap().1.ticks - before;
-    assert!(ticks < 20, "it spins: {ticks} ticks in two seconds");
+    println!("{ticks} ticks in two seconds without a descriptor");
+    assert!(ticks < 10, "it spins: {ticks} ticks in two seconds");
     assert_eq!(service.workers(), [worker], "it lives on");
 
     // Each one that is answered and closed makes room for the next.

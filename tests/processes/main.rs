@@ -7,8 +7,9 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a test fails by panicking"
+    reason = "a test fails by panicking, and says what it measured"
 )]
 
 #[path = "../support/mod.rs"]

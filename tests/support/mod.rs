@@ -1,6 +1,7 @@
 //! What black-box tests share: a service to start and to watch, a client, waiting with a deadline.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::print_stderr, reason = "a test that fails shows the log")]
 
 pub(crate) mod http;
 pub(crate) mod service;
