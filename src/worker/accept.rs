@@ -70,7 +70,7 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         server: server.clone(),
         backoff: BACKOFF,
         complained: None,
-        taken: None,
+        woken: None,
     };
     server.tasks.spawn(acceptor.run());
     Ok(())
@@ -90,8 +90,8 @@ struct Acceptor {
     server: Arc<Shared>,
     backoff: Duration,
     complained: Option<Instant>,
-    /// When the last connection was taken.
-    taken: Option<Instant>,
+    /// When the last connection came, or was left to the others.
+    woken: Option<Instant>,
 }
 
 enum Wake {
@@ -189,7 +189,6 @@ impl Acceptor {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
                     self.backoff = BACKOFF;
-                    self.taken = Some(Instant::now());
                     self.serve(stream, &address, permit);
                     return Ok(Accepted::Taken);
                 }
@@ -247,7 +246,8 @@ impl Acceptor {
     ) {
         let peer = Peer::new(address.as_socket(), self.name.clone());
         let connection = connection::serve(stream, peer, self.server.clone(), Some(permit));
-        self.server.tasks.spawn(connection);
+        // Boxed, since a task that is spawned is moved a dozen times.
+        self.server.tasks.spawn(Box::pin(connection));
     }
 
     /// Until a connection has ended, or the drain has begun.
@@ -263,9 +263,12 @@ impl Acceptor {
 
     /// In a burst, a worker that is ahead lets the others go first: once per connection, and not when
     /// connections come slowly, where it could only delay them.
-    fn should_pause(&self) -> bool {
+    fn should_pause(&mut self) -> bool {
+        let last = self.woken.replace(Instant::now());
         self.queued.is_exclusive()
-            && self.taken.is_some_and(|last| last.elapsed() < PAUSE)
+            && last
+                .zip(self.woken)
+                .is_some_and(|(last, now)| now - last < PAUSE)
             && balance::is_ahead(&self.server.meter)
     }
 

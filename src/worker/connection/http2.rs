@@ -27,6 +27,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     watch: &mut Watch<'_, '_>,
 ) {
     let server = &state.server;
+    state.idle_begins();
     let io = TokioIo::new(io.without_batching());
     let mut connection = pin!(server.http2.serve_connection(io, Calls::new(state.clone())));
     let mut goaway: Option<Instant> = None;

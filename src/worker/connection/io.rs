@@ -16,8 +16,6 @@ use super::state::State;
 const DIRECT: usize = 8 * 1024;
 /// What the batch may hold before it goes to the socket.
 const BATCH: usize = 32 * 1024;
-/// How much is read and forgotten at a time.
-const DISCARD: usize = 16 * 1024;
 /// A buffer up to this size is kept for the next batch; an idle connection costs no more.
 const KEEP: usize = 4 * 1024;
 
@@ -104,8 +102,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
 
     /// Reads and forgets. `Ready(Ok(true))`: there was something; `Ready(Ok(false))`: the peer is done.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        self.replay.clear();
-        self.poll_fill(cx, DISCARD).map_ok(|count| count > 0)
+        // Small, since it is mostly for finding out that there is nothing.
+        let mut scratch = [0; 512];
+        let mut buffer = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
+        let count = buffer.filled().len();
+        self.note_read(count);
+        Poll::Ready(Ok(count > 0))
     }
 
     /// Writes the batch to the socket.
@@ -230,6 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
         let me = &mut *self;
         let size = slices.iter().map(|slice| slice.len()).sum();
         if ready!(me.poll_room(cx, size))? {
+            me.batch.reserve(size);
             for slice in slices {
                 me.write_own(slice);
             }

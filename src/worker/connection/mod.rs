@@ -88,7 +88,7 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
-    let mut since = Instant::now();
+    let mut since = None;
     let mut shut = false;
     let mut lingers = false;
     poll_fn(|cx| {
@@ -96,12 +96,12 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
             match io.poll_finish(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return poll_patience(since + patience, cx, clock, watch),
+                Poll::Pending => return poll_patience(&mut since, patience, cx, clock, watch),
             }
             shut = true;
         }
         // First, or a client that never stops sending would never be looked at again.
-        if lingers && poll_patience(since + LINGER, cx, clock, watch).is_ready() {
+        if lingers && poll_patience(&mut since, LINGER, cx, clock, watch).is_ready() {
             return Poll::Ready(());
         }
         loop {
@@ -109,9 +109,11 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
                 Poll::Ready(Ok(true)) if lingers => {}
                 Poll::Ready(Ok(true)) => {
                     lingers = true;
-                    since = Instant::now();
+                    since = None;
                 }
-                Poll::Pending if lingers => return poll_patience(since + LINGER, cx, clock, watch),
+                Poll::Pending if lingers => {
+                    return poll_patience(&mut since, LINGER, cx, clock, watch);
+                }
                 _ => return Poll::Ready(()),
             }
         }
@@ -119,13 +121,15 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     .await;
 }
 
-/// Ready when there is no more time to wait.
+/// Ready when there is no more time to wait: `patience` after the first call for one `since`.
 fn poll_patience(
-    deadline: Instant,
+    since: &mut Option<Instant>,
+    patience: Duration,
     cx: &mut Context<'_>,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) -> Poll<()> {
+    let deadline = *since.get_or_insert_with(Instant::now) + patience;
     if watch.poll_order(cx) == Order::Cancel || clock.passed(deadline, cx) {
         return Poll::Ready(());
     }

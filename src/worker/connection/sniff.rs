@@ -37,8 +37,7 @@ pub(super) async fn sniff<S: AsyncRead + AsyncWrite + Unpin>(
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) -> Sniffed {
-    let opened = Instant::now();
-    let mut head_since = None;
+    let (mut opened, mut head_since) = (None, None);
     poll_fn(|cx: &mut Context<'_>| {
         loop {
             match judge(io.unread()) {
@@ -59,11 +58,12 @@ pub(super) async fn sniff<S: AsyncRead + AsyncWrite + Unpin>(
         if order == Order::Cancel {
             return Poll::Ready(Sniffed::Closed);
         }
-        let deadline = match (silent, order) {
-            (true, Order::Serve) => opened + limits.keep_alive_timeout,
-            (true, _) => opened + GRACE,
-            (false, _) => *head_since.get_or_insert_with(Instant::now) + limits.header_read_timeout,
+        let (since, limit) = match (silent, order) {
+            (true, Order::Serve) => (&mut opened, limits.keep_alive_timeout),
+            (true, _) => (&mut opened, GRACE),
+            (false, _) => (&mut head_since, limits.header_read_timeout),
         };
+        let deadline = *since.get_or_insert_with(Instant::now) + limit;
         match clock.passed(deadline, cx) {
             true => Poll::Ready(Sniffed::TimedOut),
             false => Poll::Pending,

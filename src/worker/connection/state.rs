@@ -49,7 +49,7 @@ impl State {
     pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer) -> Self {
         Self {
             number: server.next_connection(),
-            idle_since: AtomicU64::new(server.now()),
+            idle_since: AtomicU64::new(0),
             server,
             peer,
             requests: AtomicU64::new(0),
@@ -85,6 +85,11 @@ impl State {
         if self.in_flight.fetch_sub(1, Relaxed) == 1 {
             self.idle_since.store(now, Relaxed);
         }
+    }
+
+    /// Nothing is in flight as yet, and from now on that counts as idle.
+    pub(super) fn idle_begins(&self) {
+        self.idle_since.store(self.server.now(), Relaxed);
     }
 
     pub(super) fn requests(&self) -> u64 {
