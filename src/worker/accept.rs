@@ -1,5 +1,9 @@
 //! Accepting on one shared listening socket.
 
+mod errors;
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,13 +12,13 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::either::Either;
 
+use self::errors::{Remedy, Shortage};
 use super::server::Shared;
 use super::signal::{Order, Watch};
 use super::{balance, connection};
@@ -27,19 +31,20 @@ use crate::sys::epoll::Queued;
 /// How often a worker takes a new place in the listener's queue although it got no connection: the kernel
 /// may have dealt one to a worker that died, or that was blocked in that moment.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// The pause after an accept that failed for want of something; it doubles up to the maximum.
-const BACKOFF: Duration = Duration::from_millis(10);
-const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// How long a worker that is ahead of the others stands back.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Such failures are logged this often at most.
-const COMPLAINT: Duration = Duration::from_secs(10);
 
 /// Starts to accept from `listener`, in a task of its own.
 ///
 /// # Errors
 /// Its fd could not be duplicated, or the runtime could not watch it.
 pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
+    let acceptor = acceptor(listener, server)?;
+    server.tasks.spawn(acceptor.run());
+    Ok(())
+}
+
+fn acceptor(listener: &Listener, server: &Arc<Shared>) -> Result<Acceptor, Failure> {
     let place = format!(
         "the listening socket '{}' ({})",
         listener.name, listener.address
@@ -60,7 +65,7 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         );
     }
     let tcp = matches!(listener.address, ListenerAddress::Tcp(_));
-    let acceptor = Acceptor {
+    Ok(Acceptor {
         // An accepted socket inherits it from the listener, see tcp(7).
         sets_nodelay: tcp && !SockRef::from(&listener.fd).tcp_nodelay().unwrap_or(false),
         tcp,
@@ -68,12 +73,9 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         name: Arc::from(listener.name.as_str()),
         place,
         server: server.clone(),
-        backoff: BACKOFF,
-        complained: None,
+        shortage: Shortage::new(),
         woken: None,
-    };
-    server.tasks.spawn(acceptor.run());
-    Ok(())
+    })
 }
 
 /// One listener in one worker.
@@ -88,8 +90,7 @@ struct Acceptor {
     tcp: bool,
     sets_nodelay: bool,
     server: Arc<Shared>,
-    backoff: Duration,
-    complained: Option<Instant>,
+    shortage: Shortage,
     /// When the last connection came, or was left to the others.
     woken: Option<Instant>,
 }
@@ -126,7 +127,7 @@ impl Acceptor {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
-                Wake::Heartbeat => self.queue(Queued::requeue)?,
+                Wake::Heartbeat => self.requeue().await?,
                 Wake::Connection if self.should_pause() => self.pause().await?,
                 Wake::Connection => {
                     let Ok(permit) = server.room.clone().try_acquire_owned() else {
@@ -137,14 +138,14 @@ impl Acceptor {
                         Accepted::Nothing => {}
                         Accepted::Exhausted => self.back_off().await?,
                         // The queue's end deals what is next to somebody else, and tells of what is there.
-                        Accepted::Taken | Accepted::Lost => self.queue(Queued::requeue)?,
+                        Accepted::Taken | Accepted::Lost => self.requeue().await?,
                     }
                     if server.room.available_permits() == 0 {
                         self.wait_for_room().await?;
                     }
                 }
                 Wake::Drain => {
-                    self.queue(Queued::leave)?;
+                    self.leave()?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
                     if self.queued.is_exclusive()
                         && let Ok(permit) = server.room.clone().try_acquire_owned()
@@ -188,40 +189,33 @@ impl Acceptor {
         let error = match sys::accept::accept(self.queued.watcher().as_fd()) {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
-                    self.backoff = BACKOFF;
+                    if self.shortage.end() {
+                        tracing::info!(listener = &*self.name, "accepting again");
+                    }
                     self.serve(stream, &address, permit);
                     return Ok(Accepted::Taken);
                 }
-                Err(error) => error,
+                // The runtime could not watch it.
+                Err(error) => {
+                    self.complain(&error);
+                    return Ok(Accepted::Exhausted);
+                }
             },
             Err(error) => error,
         };
-        Ok(match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::EAGAIN => {
+        Ok(match errors::remedy(&error) {
+            Remedy::Wait => {
                 if !self.queued.is_exclusive() {
                     self.forget_readiness();
                 }
                 Accepted::Nothing
             }
-            // accept(2): errors that the network had for the new connection, and its rules.
-            Errno::ECONNABORTED
-            | Errno::EINTR
-            | Errno::EPERM
-            | Errno::EPROTO
-            | Errno::ENOPROTOOPT
-            | Errno::ENETDOWN
-            | Errno::ENETUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::EHOSTUNREACH
-            | Errno::ENONET
-            | Errno::ETIMEDOUT => Accepted::Lost,
-            Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP | Errno::EFAULT => {
-                return Err(self.failure("accept on", error));
-            }
-            _ => {
+            Remedy::Retry => Accepted::Lost,
+            Remedy::Pause => {
                 self.complain(&error);
                 Accepted::Exhausted
             }
+            Remedy::End => return Err(self.failure("accept on", error)),
         })
     }
 
@@ -252,13 +246,13 @@ impl Acceptor {
 
     /// Until a connection has ended, or the drain has begun.
     async fn wait_for_room(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
+        self.leave()?;
         tokio::select! {
             // Given back at once: the accept takes its own.
             _ = self.server.room.acquire() => {}
             () = self.server.signal().reached(Order::Drain) => return Ok(()),
         }
-        self.queue(Queued::join)
+        self.join().await
     }
 
     /// In a burst, a worker that is ahead lets the others go first: once per connection, and not when
@@ -273,24 +267,51 @@ impl Acceptor {
     }
 
     async fn pause(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
+        self.leave()?;
         tokio::time::sleep(PAUSE).await;
-        self.queue(Queued::join)
+        self.join().await
     }
 
     async fn back_off(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
-        let pause = self.backoff;
-        self.backoff = (pause * 2).min(MAX_BACKOFF);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+        self.leave()?;
+        if self.rest().await {
+            self.join().await?;
         }
-        self.queue(Queued::join)
+        Ok(())
     }
 
-    fn queue(&mut self, change: fn(&mut Queued) -> io::Result<()>) -> Result<(), Failure> {
-        change(&mut self.queued).map_err(|error| self.failure("take turns on", error))
+    /// Waits for better times; `false`: the drain has begun.
+    async fn rest(&mut self) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(self.shortage.next_pause()) => true,
+            () = self.server.signal().reached(Order::Drain) => false,
+        }
+    }
+
+    /// Goes to the end of the queue.
+    async fn requeue(&mut self) -> Result<(), Failure> {
+        self.leave()?;
+        self.join().await
+    }
+
+    fn leave(&mut self) -> Result<(), Failure> {
+        let left = self.queued.leave();
+        left.map_err(|error| self.failure("leave the queue of", error))
+    }
+
+    /// Until there is memory for the registration, or the drain has begun. Meanwhile no connection is dealt
+    /// to this worker, and those that it has are served.
+    async fn join(&mut self) -> Result<(), Failure> {
+        while let Err(error) = self.queued.join() {
+            if errors::remedy_of_queue(&error) == Remedy::End {
+                return Err(self.failure("queue for", error));
+            }
+            self.complain(&error);
+            if !self.rest().await {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn forget_readiness(&self) {
@@ -301,17 +322,15 @@ impl Acceptor {
     }
 
     fn complain(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.complained.is_some_and(|last| now < last + COMPLAINT) {
-            return;
+        if self.shortage.is_news(Instant::now()) {
+            tracing::warn!(
+                listener = &*self.name,
+                error = %error,
+                connections = self.server.http.max_connections - self.server.room.available_permits(),
+                cure = errors::cure(error),
+                "cannot accept: trying again soon"
+            );
         }
-        self.complained = Some(now);
-        tracing::warn!(
-            listener = &*self.name,
-            error = %error,
-            connections = self.server.http.max_connections - self.server.room.available_permits(),
-            "cannot accept: trying again soon; a higher LimitNOFILE= or a lower max_connections helps"
-        );
     }
 
     fn failure(&self, act: &str, error: io::Error) -> Failure {

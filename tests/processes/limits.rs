@@ -120,6 +120,7 @@ fn no_descriptors() {
         record.text("message").starts_with("cannot accept")
     });
     assert!(warned.text("error").contains("open files"), "{}", warned.0);
+    assert!(warned.text("cure").contains("LimitNOFILE="), "{}", warned.0);
 
     let before = stat(worker).unwrap().1.ticks;
     thread::sleep(Duration::from_secs(2));
