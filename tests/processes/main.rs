@@ -19,6 +19,7 @@ mod boot;
 mod crash;
 mod idle;
 mod limits;
+mod manager;
 mod orphans;
 mod payloads;
 mod pid_one;
@@ -27,6 +28,7 @@ mod signals;
 mod stop;
 mod stuck;
 mod trace;
+mod watchdog;
 
 use support::service::{Record, Service};
 
