@@ -20,6 +20,7 @@ mod crash;
 mod idle;
 mod limits;
 mod manager;
+mod manager_lost;
 mod orphans;
 mod payloads;
 mod pid_one;
