@@ -103,6 +103,11 @@ impl Settings {
         }
         Ok(settings)
     }
+
+    /// The manager wants to hear WATCHDOG=1 from the process with this pid.
+    pub(crate) fn is_watched(&self, pid: u32) -> bool {
+        matches!(watchdog(self, pid), Ok(Some(_)))
+    }
 }
 
 impl Notifier {
