@@ -28,8 +28,9 @@ use crate::sockets::{Listener, ListenerAddress};
 use crate::sys;
 use crate::sys::epoll::Queued;
 
-/// How often a worker takes a new place in the listener's queue although it got no connection: the kernel
-/// may have dealt one to a worker that died, or that was blocked in that moment.
+/// How often a worker looks for a connection although it was told of none: the kernel may have dealt one to a
+/// worker that died. Looking does not change the worker's place in the queue: a new place every time would put
+/// the workers into the order of their heartbeats, and connections that come more slowly would all go to one.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 /// How long a worker that is ahead of the others stands back.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -127,9 +128,8 @@ impl Acceptor {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
-                Wake::Heartbeat => self.requeue().await?,
                 Wake::Connection if self.should_pause() => self.pause().await?,
-                Wake::Connection => {
+                Wake::Connection | Wake::Heartbeat => {
                     let Ok(permit) = server.room.clone().try_acquire_owned() else {
                         self.wait_for_room().await?;
                         continue;

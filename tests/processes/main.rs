@@ -26,6 +26,7 @@ mod payloads;
 mod pid_one;
 mod replacement;
 mod signals;
+mod slow_connections;
 mod stop;
 mod stuck;
 mod trace;

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -9,8 +10,7 @@ use super::*;
 use crate::sockets::Origin;
 use crate::worker::testing::{Fixture, get, response};
 
-/// An acceptor that does not run yet, and where to connect.
-fn acceptor_of(fixture: &Fixture) -> (Acceptor, std::net::SocketAddr) {
+fn listener() -> (Listener, std::net::SocketAddr) {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
@@ -20,6 +20,12 @@ fn acceptor_of(fixture: &Fixture) -> (Acceptor, std::net::SocketAddr) {
         address: ListenerAddress::Tcp(address),
         origin: Origin::Bound,
     };
+    (listener, address)
+}
+
+/// An acceptor that does not run yet, and where to connect.
+fn acceptor_of(fixture: &Fixture) -> (Acceptor, std::net::SocketAddr) {
+    let (listener, address) = listener();
     (acceptor(&listener, &fixture.server).unwrap(), address)
 }
 
@@ -68,4 +74,26 @@ async fn a_place_in_the_queue_that_cannot_be_had_ends_the_worker() {
     let failure = timeout(Duration::from_secs(10), accepting);
     let failure = failure.await.expect("an end").unwrap().unwrap_err();
     assert!(failure.to_string().contains("'web'"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_connection_that_was_dealt_to_a_worker_that_does_not_take_it_is_found() {
+    let fixture = Fixture::new();
+    let (listener, address) = listener();
+    // The other worker: first in the queue, told of the connection, and gone.
+    let other = Epoll::new(EpollCreateFlags::empty()).unwrap();
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET | EpollFlags::EPOLLEXCLUSIVE;
+    other.add(&listener.fd, EpollEvent::new(flags, 0)).unwrap();
+    start(&listener, &fixture.server).unwrap();
+    let (send, tid) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        send.send(nix::unistd::gettid()).unwrap();
+        other.wait(&mut [EpollEvent::empty()], EpollTimeout::NONE)
+    });
+    let stat = format!("/proc/self/task/{}/stat", tid.recv().unwrap());
+    while !std::fs::read_to_string(&stat).unwrap().contains(") S ") {
+        std::thread::yield_now();
+    }
+    drop(ask(address).await);
+    assert_eq!(other.join().unwrap(), Ok(1), "the other one was told");
 }
