@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::DEADLINE;
+use super::DEADLINE;
 
 pub(crate) struct Manager {
     socket: UnixDatagram,
