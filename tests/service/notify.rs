@@ -27,9 +27,7 @@ fn boot_and_stop_are_told_in_order_on_an_abstract_name() {
 
 #[track_caller]
 fn boot_and_stop_are_told_in_order(manager: &Manager) {
-    let service = Setup::new("workers = 2")
-        .env("NOTIFY_SOCKET", manager.address())
-        .serve();
+    let service = Setup::new("workers = 2").notify(manager).serve();
     let mut boot = texts(&manager.hear_until("READY=1"));
     // Whether the first of the two is seen alone depends on the moment.
     boot.retain(|text| text != HALF);
@@ -54,9 +52,7 @@ fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
     let folder = tempfile::tempdir().unwrap();
     let gate = folder.path().join("open");
     let settings = format!("workers = 2\n[app]\ngate = {gate:?}\nslot = 1");
-    let service = Setup::new(&settings)
-        .env("NOTIFY_SOCKET", manager.address())
-        .start();
+    let service = Setup::new(&settings).notify(&manager).start();
     service.status_where("slot 0 is prepared", |status| {
         status["workers"][0]["phase"] == "prepared"
     });
@@ -77,7 +73,7 @@ fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
     );
 
     fs::write(gate, "").unwrap();
-    let ready = manager.hear_until("READY=1").pop().unwrap();
+    let ready = manager.hear_line("READY=1");
     assert!(
         ready.has(SERVING)
             || ready
@@ -94,15 +90,13 @@ fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
 #[test]
 fn a_long_drain_asks_for_time_again_and_again() {
     let manager = Manager::on_path();
-    let service = Setup::new("workers = 1")
-        .env("NOTIFY_SOCKET", manager.address())
-        .serve();
+    let service = Setup::new("workers = 1").notify(&manager).serve();
     manager.hear_until("READY=1");
     let mut client = service.client();
     client.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
-    let stopping = manager.hear_until("STOPPING=1").pop().unwrap();
+    let stopping = manager.hear_line("STOPPING=1");
     assert_eq!(
         stopping.lines,
         [
@@ -110,14 +104,8 @@ fn a_long_drain_asks_for_time_again_and_again() {
             "STATUS=stopping: 1 worker left, 1 requests in flight"
         ]
     );
-    let first = manager
-        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
-        .pop()
-        .unwrap();
-    let second = manager
-        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
-        .pop()
-        .unwrap();
+    let first = manager.hear_line("EXTEND_TIMEOUT_USEC=30000000");
+    let second = manager.hear_line("EXTEND_TIMEOUT_USEC=30000000");
     let gap = second.at - first.at;
     assert!(
         gap < Duration::from_secs(30),
@@ -132,7 +120,7 @@ fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
     let manager = Manager::on_path();
     let full = manager.stop_reading();
     let service = Setup::new("workers = 2")
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "200000")
         .serve();
     assert_eq!(get(service.address(), "/").status, 200);
@@ -143,7 +131,7 @@ fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
     service.event("worker-failed");
     service.wait_until_replaced(victim);
 
-    let stuck: Vec<Datagram> = manager.rest();
+    let stuck = manager.rest();
     assert_eq!(
         stuck
             .iter()
@@ -171,13 +159,13 @@ fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
 fn the_watchdog_is_fed_at_half_of_its_time() {
     let manager = Manager::on_path();
     let _service = Setup::new("workers = 2")
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "1000000")
         .serve();
     manager.hear_until("READY=1");
-    let mut pings = vec![manager.hear_until("WATCHDOG=1").pop().unwrap()];
+    let mut pings = vec![manager.hear_line("WATCHDOG=1")];
     for _ in 0..6 {
-        pings.push(manager.hear_until("WATCHDOG=1").pop().unwrap());
+        pings.push(manager.hear_line("WATCHDOG=1"));
     }
     let whole = pings[6].at - pings[0].at;
     // Six intervals of half a second. Late is a busy machine; early would be another interval.
@@ -189,7 +177,7 @@ fn the_watchdog_is_fed_at_half_of_its_time() {
 fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
     let manager = Manager::on_path();
     let service = Setup::new("workers = 1")
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "100000")
         .env("WATCHDOG_PID", "1")
         .serve();
@@ -216,7 +204,7 @@ fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
             "--backoff-initial=3s",
             "--backoff-max=3s",
         ])
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "400000")
         .serve();
     manager.hear_until("READY=1");
@@ -228,7 +216,7 @@ fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
     let degraded = service.event("service-degraded");
     assert_eq!(degraded["serving"], 0, "{degraded}");
     // All of it has been written by now: the pause lasts at least half of `backoff_max`.
-    let pings: Vec<_> = manager.rest().into_iter().collect();
+    let pings = manager.rest();
     assert!(pings.iter().any(|datagram| datagram.has("WATCHDOG=1")));
 }
 
@@ -236,7 +224,7 @@ fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
 fn workers_never_see_what_the_manager_gave_the_arbiter() {
     let manager = Manager::on_path();
     let service = Setup::new("workers = 1")
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "60000000")
         .env("LISTEN_PID", "1")
         .env("LISTEN_FDS", "1")
