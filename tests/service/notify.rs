@@ -1,7 +1,7 @@
 //! What the service manager hears, datagram by datagram.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -198,26 +198,34 @@ fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
 #[test]
 fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
     let manager = Manager::on_path();
-    let service = Setup::new("workers = 1")
+    let service = Setup::new("workers = 1\n[app]")
+        .steered()
         .args(&[
             "--crash-budget=1",
-            "--backoff-initial=3s",
-            "--backoff-max=3s",
+            "--backoff-initial=100ms",
+            "--backoff-max=1s",
         ])
         .notify(&manager)
         .env("WATCHDOG_USEC", "400000")
         .serve();
     manager.hear_until("READY=1");
-    for _ in 0..2 {
-        // Its client sees the end of the connection.
-        let _ = try_get(service.address(), "/crash");
-        service.wait_until_serving(1);
-    }
+    manager.hear_line("WATCHDOG=1");
+    service.steer("startup = 'fail'");
+    // Its client sees the end of the connection.
+    let _ = try_get(service.address(), "/crash");
     let degraded = service.event("service-degraded");
     assert_eq!(degraded["serving"], 0, "{degraded}");
-    // All of it has been written by now: the pause lasts at least half of `backoff_max`.
-    let pings = manager.rest();
-    assert!(pings.iter().any(|datagram| datagram.has("WATCHDOG=1")));
+    service.count("more than the budget", 3, |record| {
+        record.is("worker-failed")
+    });
+    // What was sent before is no matter; from now on, five intervals of half of its time.
+    manager.rest();
+    let end = Instant::now() + Duration::from_secs(1);
+    while let Some(datagram) = manager.hear(end.saturating_duration_since(Instant::now())) {
+        assert!(!datagram.has("WATCHDOG=1"), "{datagram:?}");
+    }
+    service.steer("");
+    manager.hear_line("WATCHDOG=1");
 }
 
 #[test]
