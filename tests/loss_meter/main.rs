@@ -46,7 +46,6 @@ fn one_until(kind: Kind, address: SocketAddr, fits: impl Fn(&Counts) -> bool) ->
         report.nothing_lost().is_err(),
         bad > report.total.counts.retryable
     );
-    println!("{report}");
     report.total.counts
 }
 
@@ -80,7 +79,7 @@ fn assert_lost(counts: &Counts, lost: &[(Loss, u64)], ends: Ends) {
     assert_eq!(rest, (0, 0, 0, 0), "wrong, unasked, refused, retryable");
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Ends {
     announced: u64,
     unannounced: u64,

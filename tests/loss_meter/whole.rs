@@ -17,7 +17,6 @@ fn a_good_server_loses_nothing() {
     assert!(load.wait(DEADLINE, |counts| counts.answered >= 500));
     drop(window);
     let report = load.stop();
-    println!("{report}");
     report.assert_nothing_closed(&[]);
     assert_eq!((report.seed, report.windows), (17, 1));
     let counts = &report.total.counts;
