@@ -1,6 +1,7 @@
 //! The command line: starts a server, puts clients on it, disturbs it, and prints what the clients have lost.
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -87,6 +88,10 @@ fn definition() -> Command {
                 .value_name("N")
                 .value_parser(value_parser!(usize))
                 .help("payload: before every so manyth disturbance, a new file takes the program's place"),
+            Arg::new("program")
+                .long("program")
+                .value_name("PATH")
+                .help("Another nginx, or another Gunicorn, than the one in PATH"),
             Arg::new("pid")
                 .long("pid")
                 .value_parser(value_parser!(u32))
@@ -125,10 +130,11 @@ fn measure(flags: &ArgMatches) -> Result<bool, Error> {
         server::install(packages)?;
     }
     let workers = *flags.get_one("workers").unwrap_or(&2);
+    let program = text(flags, "program").map(Path::new);
     let server = match against {
         "payload" => Server::payload(workers)?,
-        "nginx" => Server::nginx(workers)?,
-        "gunicorn" => Server::gunicorn(workers)?,
+        "nginx" => Server::nginx(workers, program)?,
+        "gunicorn" => Server::gunicorn(workers, program)?,
         address => Server::at(address.parse::<Address>()?, flags.get_one("pid").copied()),
     };
     let report = disturbed(flags, &server)?;

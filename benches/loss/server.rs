@@ -6,7 +6,7 @@
 //! - Gunicorn: with aiohttp workers and `service.py`.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
@@ -26,6 +26,9 @@ use crate::meter::{Kind, app};
 /// What anything here fails with.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// What another server writes to its standard error, in its folder. It is shown if the server does not start.
+const LOG: &str = "log";
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Server {
@@ -38,9 +41,9 @@ pub(crate) struct Server {
     pub(crate) pid: Option<u32>,
     /// The service's own program and control socket, if it is payload.
     pub(crate) payload: Option<Paths>,
-    // In the order in which they end.
+    // In the order in which they end; the folder goes last.
     processes: Vec<Process>,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 pub(crate) struct Paths {
@@ -80,7 +83,7 @@ impl Server {
             pid,
             payload: None,
             processes: Vec::new(),
-            _folder: None,
+            folder: None,
         }
     }
 
@@ -110,7 +113,8 @@ impl Server {
         Ok(server)
     }
 
-    pub(crate) fn nginx(workers: u32) -> Result<Self, Error> {
+    /// `program`: nginx itself, if it is not the one in PATH.
+    pub(crate) fn nginx(workers: u32, program: Option<&Path>) -> Result<Self, Error> {
         let folder = tempfile::tempdir()?;
         let (address, http2) = (free_address()?, free_address()?);
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -123,7 +127,8 @@ impl Server {
         let text = nginx_conf(folder.path(), workers, address, http2, behind)?;
         let file = folder.path().join("nginx.conf");
         fs::write(&file, text)?;
-        let mut command = Command::new(found("nginx", "nginx-light")?);
+        let mut command = Command::new(found("nginx", program, "nginx-light")?);
+        command.stderr(File::create(folder.path().join(LOG))?);
         command.arg("-p").arg(folder.path()).arg("-c").arg(&file);
         let mut server = Self::started(command, address, folder)?;
         server.processes.push(upstream);
@@ -132,12 +137,15 @@ impl Server {
         Ok(server)
     }
 
-    pub(crate) fn gunicorn(workers: u32) -> Result<Self, Error> {
+    /// `program`: Gunicorn's command, such as that of a virtual environment, if it is not the one in PATH.
+    pub(crate) fn gunicorn(workers: u32, program: Option<&Path>) -> Result<Self, Error> {
         let folder = tempfile::tempdir()?;
         let address = free_address()?;
         fs::write(folder.path().join("service.py"), include_str!("service.py"))?;
-        let mut command = Command::new(found("gunicorn", "gunicorn and python3-aiohttp")?);
+        let packages = "gunicorn and python3-aiohttp";
+        let mut command = Command::new(found("gunicorn", program, packages)?);
         command
+            .stderr(File::create(folder.path().join(LOG))?)
             .args(["--worker-class", "aiohttp.GunicornWebWorker"])
             .args(["--workers", &workers.to_string()])
             .args(["--bind", &address.to_string()])
@@ -161,7 +169,7 @@ impl Server {
             .map_err(|error| format!("start {name}: {error}"))?;
         let mut server = Self::at(Address::Tcp(address), Some(child.id()));
         server.processes.push(Process(child));
-        server._folder = Some(folder);
+        server.folder = Some(folder);
         Ok(server)
     }
 
@@ -180,7 +188,12 @@ impl Server {
         let end = Instant::now() + DEADLINE;
         while TcpStream::connect(address).is_err() {
             if Instant::now() > end {
-                return Err(format!("{address} refuses connections for {DEADLINE:?}").into());
+                let log = self.folder.as_ref().map(|folder| folder.path().join(LOG));
+                let log = log.and_then(|log| fs::read_to_string(log).ok());
+                let log = log.unwrap_or_default();
+                return Err(
+                    format!("{address} refuses connections for {DEADLINE:?}\n{log}").into(),
+                );
             }
             sleep(Duration::from_millis(20));
         }
@@ -220,7 +233,10 @@ pub(crate) fn install(packages: &[&str]) -> Result<(), Error> {
     Ok(())
 }
 
-fn found(program: &str, package: &str) -> Result<PathBuf, Error> {
+fn found(program: &str, told: Option<&Path>, package: &str) -> Result<PathBuf, Error> {
+    if let Some(told) = told {
+        return Ok(std::path::absolute(told)?);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into()])

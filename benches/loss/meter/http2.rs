@@ -12,7 +12,7 @@ use h2::Reason;
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout;
 
 use super::client::{Client, End};
 use super::request::Request;
@@ -137,10 +137,7 @@ impl Lane {
             // It is queued as a whole and flows as the window allows. What is wrong shows in the response.
             let _ = body.send_data(Bytes::from(request.body.clone()), true);
         }
-        let begun = Cell::new(false);
-        let answer = collect(response, &begun);
-        let until = tokio::time::Instant::now() + self.client.patience;
-        let outcome = match timeout_at(until, answer).await {
+        let outcome = match timeout(self.client.patience, collect(response)).await {
             Ok(Ok((status, id, body))) => {
                 self.client.sent();
                 match request.judge(status, id.as_deref(), &body) {
@@ -166,7 +163,7 @@ impl Lane {
                     self.client.retryable();
                     return true;
                 }
-                let loss = match (error.is_reset(), begun.get()) {
+                let loss = match (error.is_reset(), seen.begun.contains(&stream)) {
                     (true, _) => Loss::StreamReset,
                     (false, true) => Loss::Cut,
                     (false, false) => Loss::Closed,
@@ -194,10 +191,8 @@ impl Lane {
 
 type Collected = (u16, Option<String>, Vec<u8>);
 
-/// `begun` is set when a part of the answer is there.
-async fn collect(response: ResponseFuture, begun: &Cell<bool>) -> Result<Collected, h2::Error> {
+async fn collect(response: ResponseFuture) -> Result<Collected, h2::Error> {
     let response = response.await?;
-    begun.set(true);
     let (head, mut stream) = response.into_parts();
     let id = head.headers.get("x-id");
     let id = id.and_then(|id| Some(id.to_str().ok()?.to_owned()));

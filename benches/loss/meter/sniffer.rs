@@ -1,6 +1,7 @@
 //! What an HTTP/2 connection's frames say of its end, read as they pass: which streams were really sent, and which
 //! ones the server's GOAWAY leaves out (RFC 9113, 4.1 and 6.8).
 
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -19,6 +20,8 @@ const GOAWAY: u8 = 7;
 pub(super) struct Seen {
     /// The highest stream of which a byte was written.
     pub(super) sent: u32,
+    /// Streams of whose answers a part has come.
+    pub(super) begun: HashSet<u32>,
     pub(super) goaway: Option<GoAway>,
     /// The end of what the server sends: its error, or an end of file.
     pub(super) end: Option<String>,
@@ -87,6 +90,12 @@ impl AsyncRead for Sniffer {
         incoming.pass(new, |frame| {
             if let Some(goaway) = frame.goaway() {
                 seen.send_modify(|seen| seen.goaway = Some(goaway));
+            } else if frame.kind == HEADERS {
+                // Nobody waits for that, nor for the streams that are sent.
+                seen.send_if_modified(|seen| {
+                    seen.begun.insert(frame.stream);
+                    false
+                });
             }
         });
         Poll::Ready(Ok(()))
@@ -110,7 +119,10 @@ impl AsyncWrite for Sniffer {
         let Self { outgoing, seen, .. } = this;
         outgoing.pass(&bytes[..written], |frame| {
             if frame.kind == HEADERS {
-                seen.send_modify(|seen| seen.sent = seen.sent.max(frame.stream));
+                seen.send_if_modified(|seen| {
+                    seen.sent = seen.sent.max(frame.stream);
+                    false
+                });
             }
         });
         Poll::Ready(Ok(written))
