@@ -119,7 +119,7 @@ fn definition() -> Command {
         ])
 }
 
-/// False: it is not as `--expect` says.
+/// False: a disturbance has failed, or it is not as `--expect` says.
 fn measure(flags: &ArgMatches) -> Result<bool, Error> {
     raise_open_files()?;
     let against: &str = text(flags, "against").unwrap_or_default();
@@ -137,7 +137,7 @@ fn measure(flags: &ArgMatches) -> Result<bool, Error> {
         "gunicorn" => Server::gunicorn(workers, program)?,
         address => Server::at(address.parse::<Address>()?, flags.get_one("pid").copied()),
     };
-    let report = disturbed(flags, &server)?;
+    let (report, failed) = disturbed(flags, &server)?;
     println!("{report}");
     if let Some(file) = text(flags, "json") {
         fs::write(file, serde_json::to_vec_pretty(&report)?)?;
@@ -148,18 +148,24 @@ fn measure(flags: &ArgMatches) -> Result<bool, Error> {
         Some(_) => report.nothing_closed(&["http2", "websocket", "sse"]),
         None => report.consistent(),
     };
+    let holds = match failed {
+        0 => holds,
+        _ => holds.and(Err(format!("{failed} disturbances failed"))),
+    };
     if let Err(why) = &holds {
         eprintln!("loss: not as expected: {why}");
     }
     Ok(holds.is_ok())
 }
 
-fn disturbed(flags: &ArgMatches, server: &Server) -> Result<Report, Error> {
+/// The report, and how many disturbances have failed.
+fn disturbed(flags: &ArgMatches, server: &Server) -> Result<(Report, usize), Error> {
     let disturbance: &Disturbance = flags.get_one("by").ok_or("no --by")?;
     let times: usize = *flags.get_one("times").unwrap_or(&0);
     let pause = |name| *flags.get_one(name).unwrap_or(&Duration::ZERO);
     let load = clients(flags, server)?.start();
     let mut took = Vec::new();
+    let mut failed = 0;
     for turn in 0..times {
         sleep(pause("every"));
         if let (Some(every), Some(paths)) = (flags.get_one::<usize>("upgrade"), &server.payload)
@@ -171,6 +177,7 @@ fn disturbed(flags: &ArgMatches, server: &Server) -> Result<Report, Error> {
         let begun = Instant::now();
         if let Err(error) = disturbance.act(server, turn) {
             eprintln!("loss: disturbance {}: {error}", turn + 1);
+            failed += 1;
         }
         took.push(begun.elapsed());
         sleep(pause("settle"));
@@ -183,7 +190,7 @@ fn disturbed(flags: &ArgMatches, server: &Server) -> Result<Report, Error> {
             "{times} times {disturbance:?}: {median:.1?} in the median, {longest:.1?} at most"
         );
     }
-    Ok(load.stop())
+    Ok((load.stop(), failed))
 }
 
 fn clients(flags: &ArgMatches, server: &Server) -> Result<Load, Error> {
