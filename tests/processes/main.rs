@@ -19,7 +19,6 @@ mod boot;
 mod crash;
 mod idle;
 mod limits;
-mod manager;
 mod manager_lost;
 mod orphans;
 mod payloads;

@@ -2,7 +2,7 @@
 
 use nix::sys::signal::Signal;
 
-use crate::manager::Manager;
+use crate::support::notify::Manager;
 use crate::support::service::{Service, Setup, signal_to};
 
 const LOST: &str = "the service manager does not take notifications";
@@ -10,7 +10,7 @@ const BACK: &str = "the service manager takes notifications again";
 
 #[test]
 fn its_socket_disappears() {
-    is_lost(Manager::vanish, "No such file");
+    is_lost(|manager| manager.vanish(), "No such file");
 }
 
 #[test]
@@ -20,13 +20,16 @@ fn its_socket_refuses() {
 
 #[test]
 fn it_does_not_read() {
-    is_lost(|manager| manager.fill(), "temporarily unavailable");
+    let fill = |manager: &mut Manager| {
+        manager.stop_reading();
+    };
+    is_lost(fill, "temporarily unavailable");
 }
 
 #[track_caller]
 fn is_lost(lose: fn(&mut Manager), error: &str) {
-    let mut manager = Manager::new();
-    let service = manager.serve(Setup::new("workers = 2\nrestart.crash_budget = 100"));
+    let mut manager = Manager::on_path();
+    let service = serve("workers = 2\nrestart.crash_budget = 100", &manager);
     lose(&mut manager);
     let lost = service.record(LOST, |record| record.text("message").starts_with(LOST));
     assert_eq!(lost.text("level"), "warn");
@@ -41,20 +44,29 @@ fn is_lost(lose: fn(&mut Manager), error: &str) {
 
 #[test]
 fn its_socket_comes_back() {
-    let mut manager = Manager::new();
-    let service = manager.serve(Setup::new("workers = 2"));
+    let mut manager = Manager::on_path();
+    let service = serve("workers = 2", &manager);
     manager.vanish();
     service.record(LOST, |record| record.text("message").starts_with(LOST));
     replaces_a_worker(&service, 1);
     manager.come_back();
     // Of what it missed it hears the newest status, and nothing of the past.
-    let status = manager.hear(|text| text.starts_with("STATUS="));
-    assert!(status.starts_with("STATUS=2/2 workers serving"), "{status}");
-    manager.hear(|text| text == "WATCHDOG=1");
+    let heard = manager.hear_until("WATCHDOG=1");
+    let status = heard[0].value("STATUS").expect("before anything else");
+    assert!(status.starts_with("2/2 workers serving"), "{status}");
     service.record(BACK, |record| record.text("message") == BACK);
     assert_eq!(service.stop(), 0);
-    manager.hear(|text| text.starts_with("STOPPING=1\n"));
+    manager.hear_line("STOPPING=1");
     assert_eq!((told(&service, LOST), told(&service, BACK)), (1, 1));
+}
+
+/// With a message to the manager every tenth of a second.
+#[track_caller]
+fn serve(configuration: &str, manager: &Manager) -> Service {
+    let setup = Setup::new(configuration).notify(manager);
+    let service = setup.env("WATCHDOG_USEC", "200000").serve();
+    manager.hear_until("READY=1");
+    service
 }
 
 /// The arbiter supervises, and each of this is a message to the manager.
