@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     watch: &mut Watch<'_, '_>,
 ) {
     let server = &state.server;
+    state.http2.store(true, Relaxed);
     state.idle_begins();
     let io = TokioIo::new(io.without_batching());
     let mut connection = pin!(server.http2.serve_connection(io, Calls::new(state.clone())));

@@ -43,6 +43,8 @@ pub(in crate::worker) struct State {
     pub(super) release: AtomicBool,
     /// The peer has closed its side.
     pub(super) eof: AtomicBool,
+    /// It speaks HTTP/2.
+    pub(super) http2: AtomicBool,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             held: AtomicBool::new(false),
             release: AtomicBool::new(false),
             eof: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
         }
     }
 
