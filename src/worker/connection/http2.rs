@@ -3,7 +3,6 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -28,9 +27,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     watch: &mut Watch<'_, '_>,
 ) {
     let server = &state.server;
-    state.http2.store(true, Relaxed);
     state.idle_begins();
-    let io = TokioIo::new(io.without_batching());
+    let io = TokioIo::new(io.into_http2());
     let mut connection = pin!(server.http2.serve_connection(io, Calls::new(state.clone())));
     let mut goaway: Option<Instant> = None;
     poll_fn(|cx| {
