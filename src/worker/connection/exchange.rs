@@ -51,10 +51,16 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         if self.0.server.service.wants_peer() {
             request.extensions_mut().insert(self.0.peer.clone());
         }
-        let called = catch_unwind(AssertUnwindSafe(|| self.0.server.service.call(request)));
-        let answer = called
-            .map_err(|panic| exchange.panicked(&*panic, &about))
-            .ok();
+        // Lent to the closure, since what a closure owns is copied into the catch and out again.
+        let mut request = Some(request);
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            let request = request.take()?;
+            Some(self.0.server.service.call(request))
+        }));
+        let answer = called.unwrap_or_else(|panic| {
+            exchange.panicked(&*panic, &about);
+            None
+        });
         Call {
             exchange: Some(exchange),
             about,
@@ -84,7 +90,7 @@ impl Future for Call {
         let polled = me
             .answer
             .as_mut()
-            .map(|answer| catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))));
+            .map(|answer| catch_unwind(AssertUnwindSafe(|| Pin::new(answer).poll(cx))));
         let mut response = match polled {
             Some(Ok(poll)) => match ready!(poll) {
                 Ok(response) => response,

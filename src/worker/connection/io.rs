@@ -1,6 +1,7 @@
 //! The socket as hyper sees it: keeps HTTP/2's preface from HTTP/1.1, and batches small writes.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -104,8 +105,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             return Poll::Ready(Ok(false));
         }
         // Small, since it is mostly for finding out that there is nothing.
-        let mut scratch = [0; 512];
-        let mut buffer = ReadBuf::new(&mut scratch);
+        let mut scratch = [MaybeUninit::uninit(); 512];
+        let mut buffer = ReadBuf::uninit(&mut scratch);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();
         self.note_read(count);
