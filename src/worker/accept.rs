@@ -32,8 +32,10 @@ use crate::sys::epoll::Queued;
 /// worker that died. Looking does not change the worker's place in the queue: a new place every time would put
 /// the workers into the order of their heartbeats, and connections that come more slowly would all go to one.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// How long a worker that is ahead of the others stands back.
+/// How long a worker that is ahead of the others stands back. Connections that come faster are a burst.
 const PAUSE: Duration = Duration::from_millis(1);
+/// In a burst, what one wake takes at most before the others have their turn.
+const BURST: usize = 16;
 
 /// Starts to accept from `listener`, in a task of its own.
 ///
@@ -67,8 +69,8 @@ fn acceptor(listener: &Listener, server: &Arc<Shared>) -> Result<Acceptor, Failu
     }
     let tcp = matches!(listener.address, ListenerAddress::Tcp(_));
     Ok(Acceptor {
-        // An accepted socket inherits it from the listener, see tcp(7).
-        sets_nodelay: tcp && !SockRef::from(&listener.fd).tcp_nodelay().unwrap_or(false),
+        // An accepted socket inherits it from the listener: one call now instead of one per connection.
+        sets_nodelay: tcp && SockRef::from(&listener.fd).set_tcp_nodelay(true).is_err(),
         tcp,
         queued,
         name: Arc::from(listener.name.as_str()),
@@ -81,8 +83,8 @@ fn acceptor(listener: &Listener, server: &Arc<Shared>) -> Result<Acceptor, Failu
 
 /// One listener in one worker.
 ///
-/// It takes one connection each time it is woken and goes to the end of the queue of workers then. While
-/// it cannot take any it is not in the queue, so that none is dealt to it.
+/// It takes one connection each time it is woken, in a burst a few, and goes to the end of the queue of
+/// workers then. While it cannot take any it is not in the queue, so that none is dealt to it.
 struct Acceptor {
     queued: Queued,
     name: Arc<str>,
@@ -92,7 +94,7 @@ struct Acceptor {
     sets_nodelay: bool,
     server: Arc<Shared>,
     shortage: Shortage,
-    /// When the last connection came, or was left to the others.
+    /// When it was woken last.
     woken: Option<Instant>,
 }
 
@@ -128,22 +130,7 @@ impl Acceptor {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
-                Wake::Connection if self.should_pause() => self.pause().await?,
-                Wake::Connection | Wake::Heartbeat => {
-                    let Ok(permit) = server.room.clone().try_acquire_owned() else {
-                        self.wait_for_room().await?;
-                        continue;
-                    };
-                    match self.accept(permit)? {
-                        Accepted::Nothing => {}
-                        Accepted::Exhausted => self.back_off().await?,
-                        // The queue's end deals what is next to somebody else, and tells of what is there.
-                        Accepted::Taken | Accepted::Lost => self.requeue().await?,
-                    }
-                    if server.room.available_permits() == 0 {
-                        self.wait_for_room().await?;
-                    }
-                }
+                Wake::Connection | Wake::Heartbeat => self.take().await?,
                 Wake::Drain => {
                     self.leave()?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
@@ -183,6 +170,40 @@ impl Acceptor {
             })
         })
         .await
+    }
+
+    /// Takes the connection it was woken for. In a burst more are likely there, and taking them at once
+    /// spares each a wake and a change of the queue.
+    async fn take(&mut self) -> Result<(), Failure> {
+        let burst = self.is_burst();
+        let most = if burst { BURST } else { 1 };
+        let mut taken = 0;
+        while taken < most {
+            // When connections come slowly, a pause could only delay them.
+            if burst && balance::is_ahead(&self.server.meter) {
+                if taken == 0 {
+                    return self.pause().await;
+                }
+                // What it has just taken may be served soon, and then it is not ahead any more.
+                break;
+            }
+            let Ok(permit) = self.server.room.clone().try_acquire_owned() else {
+                return self.wait_for_room().await;
+            };
+            match self.accept(permit)? {
+                Accepted::Taken | Accepted::Lost => taken += 1,
+                Accepted::Nothing => break,
+                Accepted::Exhausted => return self.back_off().await,
+            }
+        }
+        if self.server.room.available_permits() == 0 {
+            return self.wait_for_room().await;
+        }
+        if taken > 0 {
+            // The queue's end deals what is next to somebody else, and tells of what is there.
+            self.requeue().await?;
+        }
+        Ok(())
     }
 
     fn accept(&mut self, permit: OwnedSemaphorePermit) -> Result<Accepted, Failure> {
@@ -255,17 +276,14 @@ impl Acceptor {
         self.join().await
     }
 
-    /// In a burst, a worker that is ahead lets the others go first: once per connection, and not when
-    /// connections come slowly, where it could only delay them.
-    fn should_pause(&mut self) -> bool {
-        let last = self.woken.replace(Instant::now());
-        self.queued.is_exclusive()
-            && last
-                .zip(self.woken)
-                .is_some_and(|(last, now)| now - last < PAUSE)
-            && balance::is_ahead(&self.server.meter)
+    /// Whether the last wake was a moment ago.
+    fn is_burst(&mut self) -> bool {
+        let now = Instant::now();
+        let last = self.woken.replace(now);
+        self.queued.is_exclusive() && last.is_some_and(|last| now - last < PAUSE)
     }
 
+    /// A worker that is ahead lets the others go first.
     async fn pause(&mut self) -> Result<(), Failure> {
         self.leave()?;
         tokio::time::sleep(PAUSE).await;
