@@ -180,7 +180,11 @@ impl Acceptor {
         while taken < most {
             // When connections come slowly, a pause could only delay them.
             if burst && balance::is_ahead(&self.server.meter) {
-                return self.pause().await;
+                if taken == 0 {
+                    return self.pause().await;
+                }
+                // What it has just taken may be served soon, and then it is not ahead any more.
+                break;
             }
             let Ok(permit) = self.server.room.clone().try_acquire_owned() else {
                 return self.wait_for_room().await;
