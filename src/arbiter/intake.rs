@@ -35,8 +35,8 @@ impl Shell {
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
                 Signal::SIGHUP => {
-                    journal::no_reload(from);
-                    continue;
+                    let _ = from;
+                    Request::Reload(super::core::Trigger(0))
                 }
                 _ => {
                     tracing::info!(signal = signal.as_str(), from, "signal ignored");

@@ -207,6 +207,12 @@ impl Shell {
                 let says = [Say::Stopping, Say::Status(&self.status)];
                 self.equipment.notifier.send(&says);
             }
+            Action::Reloading
+            | Action::Preflight
+            | Action::EndPreflight
+            | Action::Exec(_)
+            | Action::Committed
+            | Action::Answer { .. } => {}
             Action::Watchdog => self.equipment.notifier.watchdog(),
             Action::ExtendTimeout(by) => self.equipment.notifier.extend_timeout(by),
             Action::Log(notice) => journal::write(&notice, self.core.generation()),

@@ -22,6 +22,13 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
             let (connections, in_flight) = (children.connections(), children.in_flight());
             format!("{word}{workers}, {connections} connections, {in_flight} requests in flight")
         }
+        ServiceState::Reloading => {
+            let stage = core.reload_stage().unwrap_or("over");
+            format!(
+                "reloading ({stage}): {workers}, {} requests in flight",
+                children.in_flight()
+            )
+        }
         ServiceState::Stopping => {
             let (left, in_flight) = (children.iter().count(), children.in_flight());
             format!(

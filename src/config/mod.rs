@@ -76,6 +76,7 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     pub(crate) recycle: Recycle,
     pub(crate) restart: Restart,
+    pub(crate) reload: Reload,
     pub(crate) log: Log,
     /// The author's own settings, not yet parsed into the author's type.
     pub(crate) app: AppSettings,
@@ -135,6 +136,15 @@ pub(crate) struct Restart {
     /// This many crashes within `crash_window` make the service "degraded".
     pub(crate) crash_budget: u32,
     pub(crate) crash_window: Duration,
+}
+
+/// `[reload]`: how careful a reload is.
+#[derive(Clone, Debug)]
+pub(crate) struct Reload {
+    /// How long the check of the binary on disk may take.
+    pub(crate) preflight: Duration,
+    /// How long the new generation must serve before the old one is retired. A failure in this time is rolled back.
+    pub(crate) trial: Duration,
 }
 
 /// `[log]`

@@ -69,7 +69,10 @@ impl Core {
             self.next_watchdog = Some(now + interval);
         }
         if self.next_extension.is_some_and(|due| due <= now) {
-            let waiting = matches!(self.state(), ServiceState::Booting | ServiceState::Stopping);
+            let waiting = matches!(
+                self.state(),
+                ServiceState::Booting | ServiceState::Reloading | ServiceState::Stopping
+            );
             if waiting && self.makes_progress(now) {
                 self.act(Action::ExtendTimeout(self.policy.extension));
             }
@@ -89,8 +92,8 @@ impl Core {
         !unkillable && (!hopeless || self.stop.is_some())
     }
 
-    pub(super) fn worker_timeout(&self, worker: &Worker) -> Option<Moment> {
-        let retire_at = worker.retire_at.filter(|_| self.waits_for_age(worker));
+    pub(super) fn worker_timeout(&self, id: WorkerId, worker: &Worker) -> Option<Moment> {
+        let retire_at = worker.retire_at.filter(|_| self.waits_for_age(id, worker));
         let limit = match worker.ending {
             Ending::None => self.limits(worker).map(|(_, due, _)| due).min(),
             Ending::Aborted { kill_at } => Some(kill_at),
@@ -99,13 +102,13 @@ impl Core {
         retire_at.into_iter().chain(limit).min()
     }
 
-    fn waits_for_age(&self, worker: &Worker) -> bool {
+    fn waits_for_age(&self, id: WorkerId, worker: &Worker) -> bool {
         self.stop.is_none()
             && !worker.is_leaving()
             && self
                 .slots
                 .get(usize::from(worker.slot))
-                .is_some_and(|slot| slot.recycle.is_none())
+                .is_some_and(|slot| slot.serving == Some(id) && slot.recycle.is_none())
             && worker.phase == Phase::Serving
     }
 

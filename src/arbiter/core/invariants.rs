@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::actions::Action;
+use super::actions::{Action, Cause};
+use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::{Core, MAX_SLOTS, Moment};
 use crate::ipc::orders::{Level, Order};
@@ -16,11 +17,21 @@ pub(super) struct Witness {
     ready: u32,
     leaves: u32,
     stopping: u32,
+    /// RELOADING was said, and no READY since.
+    reloading: bool,
+    /// Who asked for a reload and has no answer yet.
+    waiting: BTreeSet<Trigger>,
+    pub(super) reloaded: u32,
+    pub(super) rolled_back: u32,
     /// Workers that ever served and the core then told to stop or killed, still alive.
     ended: BTreeSet<WorkerId>,
 }
 
 impl Witness {
+    pub(super) fn asked(&mut self, trigger: Trigger) {
+        self.waiting.insert(trigger);
+    }
+
     pub(super) fn exited(&mut self, id: WorkerId) {
         assert!(self.alive.remove(&id), "worker {id} ended twice");
         self.ended.remove(&id);
@@ -45,7 +56,7 @@ impl Witness {
                         "worker {worker} was forked twice"
                     );
                     assert!(
-                        usize::from(*slot) < core.slots.len(),
+                        usize::from(*slot) < core.slots.len() || core.is_member(*worker),
                         "{action:?} has no slot"
                     );
                 }
@@ -63,6 +74,9 @@ impl Witness {
                 }
                 Action::Ready => {
                     self.ready += 1;
+                    if std::mem::take(&mut self.reloading) {
+                        continue;
+                    }
                     assert_eq!(self.ready, 1, "READY went out twice");
                     assert_eq!(
                         core.serving(),
@@ -73,12 +87,51 @@ impl Witness {
                 Action::Stopping => {
                     self.stopping += 1;
                     assert_eq!(self.stopping, 1, "STOPPING went out twice");
+                    assert!(!self.reloading, "STOPPING and no READY after RELOADING");
                 }
                 Action::Leave(_) => {
                     self.leaves += 1;
                     assert!(self.alive.is_empty(), "it left {:?} behind", self.alive);
+                    assert!(
+                        self.waiting.is_empty(),
+                        "nobody answered {:?}",
+                        self.waiting
+                    );
                 }
-                Action::Watchdog | Action::ExtendTimeout(_) | Action::Log(_) => {}
+                Action::Reloading => {
+                    assert!(!self.reloading, "RELOADING went out twice");
+                    assert!(self.ready > 0, "RELOADING before READY");
+                    self.reloading = true;
+                }
+                Action::Answer { trigger, outcome } => {
+                    assert!(
+                        self.waiting.remove(trigger),
+                        "{trigger:?} was answered twice"
+                    );
+                    match outcome {
+                        Ok(_) => self.reloaded += 1,
+                        Err(_) => self.rolled_back += 1,
+                    }
+                }
+                Action::Exec(_) => {
+                    assert_eq!(actions.last(), Some(action), "an action after Exec");
+                    assert_eq!(self.stopping, 0, "an exec after the stop");
+                }
+                Action::Committed => {
+                    for slot in core.slots.iter().filter(|slot| slot.cause == Cause::Reload) {
+                        let serving = slot.serving.map(|id| core.workers[&id].generation);
+                        assert_eq!(
+                            serving,
+                            Some(core.generation),
+                            "a commit that is not complete"
+                        );
+                    }
+                }
+                Action::Preflight
+                | Action::EndPreflight
+                | Action::Watchdog
+                | Action::ExtendTimeout(_)
+                | Action::Log(_) => {}
             }
         }
         self.check_roster(core);
@@ -108,10 +161,19 @@ impl Witness {
             .slots
             .get(slot)
             .is_none_or(|slot| slot.serving.is_some_and(|other| other != id));
-        assert!(replaced, "worker {id} was retired with nobody in its place");
+        let outdated = core.workers[&id].generation != core.generation;
+        assert!(
+            replaced || outdated,
+            "worker {id} was retired with nobody in its place"
+        );
+        assert!(core.serving() > 0, "worker {id} was the last that served");
     }
 
     fn check_roster(&self, core: &Core) {
+        if core.reload.is_none() {
+            assert!(self.waiting.is_empty(), "nobody answers {:?}", self.waiting);
+            assert!(!self.reloading, "no READY after RELOADING");
+        }
         let known: BTreeSet<WorkerId> = core.workers.keys().copied().collect();
         assert_eq!(known, self.alive, "the core's roster is not what lives");
         let mut seated = BTreeSet::new();
@@ -145,7 +207,8 @@ impl Witness {
                 );
             }
         }
-        if core.state() != ServiceState::Stopping && core.state() != ServiceState::Booting {
+        let forks = core.state() != ServiceState::Booting && !core.suspends_forks();
+        if core.state() != ServiceState::Stopping && forks {
             for (index, slot) in core.slots.iter().enumerate() {
                 assert!(
                     slot.serving.is_some() || slot.incoming.is_some() || slot.retry_at.is_some(),

@@ -12,14 +12,19 @@
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
 //! 6. After [`Action::Leave`] nothing is delivered.
+//! 7. [`Action::Exec`] is the last of its step. The shell saves the core and executes the image; then the next event
+//!    is [`Event::Resume`], to the core that the new image adopted, or [`Event::ExecFailed`] to this one.
+//! 8. [`Action::Preflight`] is answered by one [`Event::Preflighted`], unless [`Action::EndPreflight`] comes first.
 //!
 //! # What holds
 //! 1. A slot has at most one serving worker and at most one that is being prepared to take over.
 //! 2. Nothing is forked once a stop was asked for.
-//! 3. READY goes out once, when every slot serves for the first time.
+//! 3. READY goes out when every slot serves for the first time, and at the end of each reload.
 //! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
 //! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
 //! 6. The arbiter leaves only when it has no worker left.
+//! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
+//!    has served for the trial. Every trigger gets one answer.
 
 mod actions;
 mod backoff;
@@ -27,8 +32,10 @@ mod events;
 mod health;
 mod lifecycle;
 mod policy;
+mod reload;
 mod retire;
 mod roster;
+mod saved;
 mod stop;
 
 #[cfg(test)]
@@ -41,14 +48,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(crate) use actions::{Action, Cause, Fatal, Notice, Overdue};
+pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use policy::Policy;
+pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
+pub(crate) use saved::Saved;
 
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use reload::Reload;
 use stop::Stop;
 
 /// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
@@ -60,7 +70,12 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// The arbiter's state machine. See the module for its contract.
 pub(crate) struct Core {
     policy: Policy,
+    /// The number of workers that the last image was configured with.
+    configured_before: u16,
+    /// The generation that serves.
     generation: u32,
+    /// The last number that was given to a generation; one that failed keeps its number to itself.
+    last_generation: u32,
     slots: Vec<Slot>,
     workers: BTreeMap<WorkerId, Worker>,
     next_worker: u64,
@@ -70,6 +85,13 @@ pub(crate) struct Core {
     was_ready: bool,
     degraded: bool,
     stop: Option<Stop>,
+    reload: Option<Reload>,
+    /// What this image is to be replaced by, at the end of this step.
+    leave_for: Option<Image>,
+    /// A change of the number of slots that waits for the end of the reload.
+    wanted_slots: Option<u16>,
+    /// Workers of slots that were given up, and that serve until another one does.
+    surplus: Vec<WorkerId>,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     /// Since when the arbiter has been running without a gap.
@@ -82,8 +104,10 @@ impl Core {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         Self {
             crashes: Crashes::new(policy.crash_budget, policy.crash_window),
+            configured_before: policy.workers,
             policy,
             generation: 1,
+            last_generation: 1,
             slots: Vec::new(),
             workers: BTreeMap::new(),
             next_worker: 1,
@@ -91,6 +115,10 @@ impl Core {
             was_ready: false,
             degraded: false,
             stop: None,
+            reload: None,
+            leave_for: None,
+            wanted_slots: None,
+            surplus: Vec::new(),
             next_watchdog: None,
             next_extension: None,
             awake_since: Moment::default(),
@@ -105,10 +133,13 @@ impl Core {
         }
         match event {
             Event::Start => self.start(now),
+            Event::Resume => self.resume(now),
             Event::Forked { worker, pid } => self.forked(worker, pid),
             Event::ForkFailed { worker, error } => self.fork_failed(now, worker, error),
             Event::Entered { worker, phase } => self.entered(now, worker, phase),
             Event::Failed { worker, reason } => self.failed(worker, reason),
+            Event::Preflighted(result) => self.preflighted(now, result),
+            Event::ExecFailed { error } => self.exec_failed(now, &error),
             Event::Beats(beats) => self.beats(&beats),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
@@ -117,16 +148,23 @@ impl Core {
             Event::Tick => self.supervise(now),
         }
         self.advance(now);
+        if let Some(image) = self.leave_for.take() {
+            self.act(Action::Exec(image));
+        }
         std::mem::take(&mut self.actions)
     }
 
     /// When [`Event::Tick`] is due; `None`: there is nothing to wait for but other events.
     pub(crate) fn poll_timeout(&self) -> Option<Moment> {
-        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        let slots = self
+            .slots
+            .iter()
+            .filter(|_| !self.suspends_forks())
+            .filter_map(|slot| slot.retry_at);
         let workers = self
             .workers
-            .values()
-            .filter_map(|worker| self.worker_timeout(worker));
+            .iter()
+            .filter_map(|(id, worker)| self.worker_timeout(*id, worker));
         let crashes = self
             .crashes
             .forgotten_at()
@@ -134,6 +172,7 @@ impl Core {
         slots
             .chain(workers)
             .chain(crashes)
+            .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
             .chain(self.next_watchdog)
             .chain(self.next_extension)
             .min()
@@ -144,6 +183,8 @@ impl Core {
             ServiceState::Stopping
         } else if !self.was_ready {
             ServiceState::Booting
+        } else if self.reload.as_ref().is_some_and(Reload::is_under_way) {
+            ServiceState::Reloading
         } else if self.degraded {
             ServiceState::Degraded
         } else {
@@ -153,6 +194,11 @@ impl Core {
 
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// What the reload under way is doing.
+    pub(crate) fn reload_stage(&self) -> Option<&'static str> {
+        self.reload.as_ref().map(Reload::stage_name)
     }
 
     /// How many workers should serve.
@@ -173,10 +219,12 @@ impl Core {
         if self.stop.is_some() {
             self.finish_stop();
         } else {
+            self.announce(now);
+            self.advance_reload(now);
             self.refill(now);
             self.serve_prepared(now);
             self.recycle_next(now);
-            self.announce(now);
+            self.retire_surplus(now);
         }
         self.keep_manager_informed(now);
     }
@@ -192,14 +240,20 @@ impl Core {
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
             Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
-            Request::OneMore => self.scale(now, self.target_number().saturating_add(1)),
-            Request::OneLess => self.scale(now, self.target_number().saturating_sub(1)),
+            Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),
+            Request::OneLess => self.scale(now, self.wanted_number().saturating_sub(1)),
         }
     }
 
     fn target_number(&self) -> u16 {
         u16::try_from(self.slots.len()).unwrap_or(MAX_SLOTS)
+    }
+
+    /// The number of slots as it will be, when the reload under way has ended.
+    fn wanted_number(&self) -> u16 {
+        self.wanted_slots.unwrap_or_else(|| self.target_number())
     }
 
     fn act(&mut self, action: Action) {

@@ -29,6 +29,10 @@ pub(crate) struct Policy {
     /// A worker that served this long starts its slot's count of failures anew.
     pub(crate) stable_after: Duration,
     pub(crate) max_age: Option<Duration>,
+    /// How long the check of a new binary may take.
+    pub(crate) preflight: Duration,
+    /// How long a new generation must serve before the old one is retired.
+    pub(crate) trial: Duration,
     /// How often WATCHDOG=1 is due.
     pub(crate) watchdog: Option<Duration>,
     /// How often EXTEND_TIMEOUT_USEC= goes out during boot and stop, and how far it reaches.
@@ -54,6 +58,8 @@ impl Policy {
             crash_window: config.restart.crash_window,
             stable_after: Duration::from_secs(10),
             max_age: config.recycle.max_age,
+            preflight: config.reload.preflight,
+            trial: config.reload.trial,
             watchdog,
             extension_interval: Duration::from_secs(10),
             extension: Duration::from_secs(30),

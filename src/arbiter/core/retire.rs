@@ -1,6 +1,7 @@
 //! Filling slots and replacing healthy workers: always prepare first, then retire.
 
 use super::actions::{Action, Cause, Notice};
+use super::reload::Reload;
 use super::roster::{Slot, WorkerId};
 use super::{Core, MAX_SLOTS, Moment};
 use crate::ipc::orders::{Level, Order, Recycle};
@@ -9,6 +10,9 @@ use crate::worker::phase::Phase;
 impl Core {
     /// Forks for every slot that has nobody and whose wait is over.
     pub(super) fn refill(&mut self, now: Moment) {
+        if self.suspends_forks() {
+            return;
+        }
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             slot.retry_at = slot.retry_at.filter(|at| *at > now);
@@ -76,7 +80,7 @@ impl Core {
             .slots
             .iter()
             .any(|slot| slot.serving.is_some() && slot.incoming.is_some());
-        if under_way || !self.was_ready {
+        if under_way || !self.was_ready || self.suspends_forks() {
             return;
         }
         let next = self.slots.iter().enumerate().find_map(|(index, slot)| {
@@ -99,8 +103,13 @@ impl Core {
         if self.stop.is_some() {
             return;
         }
+        let reloading = self.reload.as_ref().is_some_and(Reload::is_under_way);
         if !(1..=MAX_SLOTS).contains(&target) {
             self.notice(Notice::SlotCountRefused { wanted: target });
+            return;
+        }
+        if reloading {
+            self.wanted_slots = Some(target);
             return;
         }
         let (from, to) = (self.slots.len(), usize::from(target));
@@ -118,7 +127,16 @@ impl Core {
         }
         let given_up = self.slots.split_off(to);
         for slot in given_up {
-            for id in slot.serving.into_iter().chain(slot.incoming) {
+            self.surplus
+                .extend(slot.serving.into_iter().chain(slot.incoming));
+        }
+        self.retire_surplus(now);
+    }
+
+    /// Workers of slots that were given up leave when somebody else serves.
+    pub(super) fn retire_surplus(&mut self, now: Moment) {
+        if self.serving() > 0 {
+            for id in std::mem::take(&mut self.surplus) {
                 self.retire(now, id);
             }
         }

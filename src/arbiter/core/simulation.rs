@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::actions::Action;
+use super::actions::{Action, Image};
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::invariants::Witness;
+use super::reload::Trigger;
 use super::roster::WorkerId;
+use super::saved::Saved;
 use super::{Core, MAX_SLOTS, Moment, Policy};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::status::ServiceState;
@@ -38,6 +40,8 @@ pub(super) fn policy() -> Policy {
         crash_window: seconds(60),
         stable_after: seconds(10),
         max_age: None,
+        preflight: seconds(10),
+        trial: seconds(1),
         watchdog: Some(seconds(15)),
         extension_interval: seconds(10),
         extension: seconds(30),
@@ -63,6 +67,9 @@ struct World {
     now: Moment,
     actors: BTreeMap<WorkerId, Actor>,
     left: bool,
+    /// When the check of the new binary answers, and what.
+    preflight: Option<(Moment, Result<(), String>)>,
+    triggers: u64,
     /// The last steps, for whoever has to understand a failure.
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
     /// How likely bad things are, in this run.
@@ -90,6 +97,8 @@ impl World {
             now: Moment::from_nanos(1_000_000_000),
             actors: BTreeMap::new(),
             left: false,
+            preflight: None,
+            triggers: 0,
             trace: VecDeque::new(),
             trouble,
             steps: 0,
@@ -130,6 +139,9 @@ impl World {
             self.trace.pop_front();
         }
         self.trace.push_back((self.now, event.clone(), Vec::new()));
+        if let Event::Asked(Request::Reload(trigger)) = event {
+            self.witness.asked(trigger);
+        }
         let ticked = event == Event::Tick;
         let actions = self.core.handle(self.now, event);
         if let Some(last) = self.trace.back_mut() {
@@ -197,12 +209,68 @@ impl World {
                 }
             }
             Action::Leave(_) => self.left = true,
+            Action::Preflight => {
+                let at = self.now + self.span(3_000);
+                let result = if self.chance(self.trouble) {
+                    Err("no such file".to_owned())
+                } else {
+                    Ok(())
+                };
+                let hangs = self.chance(self.trouble / 2.0);
+                let at = if hangs {
+                    at + Duration::from_secs(3_600)
+                } else {
+                    at
+                };
+                self.preflight = Some((at, result));
+            }
+            Action::EndPreflight => self.preflight = None,
+            Action::Exec(image) => answers.push(self.exec(image)),
             Action::Ready
+            | Action::Reloading
+            | Action::Committed
+            | Action::Answer { .. }
             | Action::Stopping
             | Action::Watchdog
             | Action::ExtendTimeout(_)
             | Action::Log(_) => {}
         }
+    }
+
+    /// The arbiter's process goes on with another image; what it knows goes through its format.
+    fn exec(&mut self, image: Image) -> Event {
+        if self.chance(self.trouble / 4.0) {
+            return Event::ExecFailed {
+                error: "ENOMEM".to_owned(),
+            };
+        }
+        self.now = self.now + self.span(7);
+        let text = serde_json::to_string(&self.core.save()).unwrap();
+        let saved: Saved = serde_json::from_str(&text).unwrap();
+        let mut policy = self.core.policy.clone();
+        if image == Image::Next && self.chance(0.2) {
+            policy.workers = 1 + pick(&mut self.random, 5);
+        }
+        self.core = Core::adopt(policy, self.random.next(), saved, self.now);
+        Event::Resume
+    }
+
+    /// The check of the new binary, when it is the next thing to happen.
+    fn preflight_answers(&mut self, before: Option<Moment>) -> bool {
+        match &self.preflight {
+            Some((at, _)) if before.is_none_or(|before| *at <= before) => {
+                let (at, result) = self.preflight.take().unwrap();
+                self.now = self.now.max(at);
+                self.deliver(Event::Preflighted(result));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn reload(&mut self) -> Event {
+        self.triggers += 1;
+        Event::Asked(Request::Reload(Trigger(self.triggers)))
     }
 
     /// One step: the next thing that a worker does, the core's timeout, or an operator.
@@ -219,6 +287,10 @@ impl World {
             .min_by_key(|(_, actor)| actor.next_at)
             .map(|(id, actor)| (*id, actor.next_at));
         let timeout = self.core.poll_timeout();
+        let next = actor.map(|(_, at)| at).into_iter().chain(timeout).min();
+        if self.preflight_answers(next) {
+            return;
+        }
         match (actor, timeout) {
             (Some((id, at)), Some(due)) if at <= due => self.act(id, at),
             (Some((id, at)), None) => self.act(id, at),
@@ -264,6 +336,7 @@ impl World {
             2..6 => Event::Asked(Request::OneMore),
             6..10 => Event::Asked(Request::OneLess),
             10 => Event::Asked(Request::Scale(pick(&mut self.random, 10))),
+            12..20 => self.reload(),
             11 => Event::Asked(Request::Scale(MAX_SLOTS + 1 + pick(&mut self.random, 9))),
             n => match any {
                 Some(worker) if n < 25 => Event::Recycle {
@@ -373,6 +446,14 @@ impl World {
             .iter()
             .min_by_key(|(_, actor)| actor.next_at)
             .map(|(id, actor)| (*id, actor.next_at));
+        let next = actor
+            .map(|(_, at)| at)
+            .into_iter()
+            .chain(self.core.poll_timeout())
+            .min();
+        if self.preflight_answers(next) {
+            return;
+        }
         match (actor, self.core.poll_timeout()) {
             (Some((id, at)), due) if due.is_none_or(|due| at <= due) => self.act(id, at),
             (_, Some(due)) => {
