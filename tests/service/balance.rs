@@ -5,8 +5,8 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, get};
-use crate::launch::{Launch, Service};
+use crate::support::http::{Client, get};
+use crate::support::service::{Service, Setup};
 use crate::support::{DEADLINE, eventually};
 
 const LONG: usize = 512;
@@ -37,8 +37,7 @@ fn long_connections_in_a_burst_over_4_workers() {
 /// Every worker holds within 10 % of the mean.
 #[track_caller]
 fn long_connections(workers: usize, at_once: usize) {
-    let service = Launch::probe().workers(workers).serve();
-    let address = service.address();
+    let service = Setup::new(&format!("workers = {workers}")).serve();
     let together = Barrier::new(at_once);
     let held: Vec<Client> = thread::scope(|scope| {
         let threads: Vec<_> = (0..at_once)
@@ -46,7 +45,7 @@ fn long_connections(workers: usize, at_once: usize) {
                 scope.spawn(|| {
                     together.wait();
                     (0..LONG / at_once)
-                        .map(|_| Client::connect(address))
+                        .map(|_| service.client())
                         .collect::<Vec<_>>()
                 })
             })
@@ -58,7 +57,7 @@ fn long_connections(workers: usize, at_once: usize) {
     });
     assert_eq!(held.len(), LONG);
     let counts = eventually("every connection is accepted", DEADLINE, || {
-        let counts = service.counts("connections");
+        let counts = service.each("connections");
         (counts.iter().sum::<u64>() == LONG as u64).then_some(counts)
     });
     assert_even(&counts, 0.10);
@@ -77,9 +76,9 @@ fn short_connections_over_4_workers() {
 /// Every worker serves within 25 % of the mean.
 #[track_caller]
 fn short_connections(workers: usize) {
-    let service = Launch::probe().workers(workers).serve();
+    let service = Setup::new(&format!("workers = {workers}")).serve();
     at_a_rate(service.address(), SHORT);
-    let counts = service.counts("accepted");
+    let counts = service.each("accepted");
     assert_eq!(counts.iter().sum::<u64>(), SHORT as u64);
     assert_even(&counts, 0.25);
 }
@@ -105,7 +104,7 @@ fn at_a_rate(address: SocketAddr, count: usize) {
 #[test]
 fn a_blocked_worker_stalls_no_new_connection() {
     const NEW: usize = 300;
-    let service = Launch::probe().workers(4).serve();
+    let service = Setup::new("workers = 4").serve();
     let address = service.address();
     let blocked = thread::spawn(move || {
         let answer = get(address, "/block?ms=3000").number();

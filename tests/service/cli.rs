@@ -5,7 +5,7 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::launch::payload;
+use crate::support::service::payload;
 
 struct Said {
     code: i32,

@@ -4,23 +4,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::client::{Client, get, last_request, request};
-use crate::http2;
-use crate::launch::Launch;
+use crate::support::http::{get, last_request};
+use crate::support::http2;
+use crate::support::service::{Setup, number, signal_to};
+use crate::support::status::workers_of;
 
 #[test]
 fn what_is_in_flight_completes_and_announces_the_close() {
-    let mut service = Launch::probe().workers(1).serve();
-    let address = service.address();
-    let mut idle = Client::connect(address);
-    idle.get("/");
-    let mut fresh = Client::connect(address);
-    let mut busy = Client::connect(address);
-    busy.send(request("/sleep?ms=1500")).unwrap();
-    let mut streaming = Client::connect(address);
-    streaming
-        .send(request("/slow-body?ms=300&chunks=5"))
-        .unwrap();
+    let service = Setup::new("workers = 1").serve();
+    let mut idle = service.client();
+    idle.get("/").unwrap();
+    let mut fresh = service.client();
+    let mut busy = service.client();
+    busy.send("/sleep?ms=1500").unwrap();
+    let mut streaming = service.client();
+    streaming.send("/slow-body?ms=300&chunks=5").unwrap();
     service.wait_for_sum("in_flight", 2);
     service.wait_for_sum("connections", 4);
 
@@ -28,25 +26,24 @@ fn what_is_in_flight_completes_and_announces_the_close() {
     // Long before the others are done.
     idle.expect_end();
     fresh.expect_end();
-    assert_eq!(service.events("service-stopped").len(), 0);
-    let response = busy.response().unwrap().unwrap();
+    service.never("service-stopped");
+    let response = busy.answer().unwrap();
     assert_eq!(response.status, 200);
     assert!(response.announces_close(), "{response:?}");
     busy.expect_end();
-    let response = streaming.response().unwrap().unwrap();
+    let response = streaming.answer().unwrap();
     assert_eq!(response.status, 200);
     streaming.expect_end();
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.exit(), 0);
 }
 
 #[test]
 fn with_nothing_to_do_it_is_prompt() {
-    let mut service = Launch::probe().workers(2).serve();
-    let mut idle = Client::connect(service.address());
-    idle.get("/");
+    let service = Setup::new("workers = 2").serve();
+    let mut idle = service.client();
+    idle.get("/").unwrap();
     let begun = Instant::now();
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
     // The whole deadline is 30 s; a busy machine may take some of it, a poll by the second would show.
     let took = begun.elapsed();
     assert!(took < Duration::from_millis(900), "{took:?}");
@@ -55,7 +52,7 @@ fn with_nothing_to_do_it_is_prompt() {
 
 #[test]
 fn http2_gets_goaway_and_its_streams_finish() {
-    let mut service = Launch::probe().workers(1).serve();
+    let service = Setup::new("workers = 1").serve();
     let address = service.address();
     let outcome = http2::run(async {
         let mut client = http2::Client::connect(address).await;
@@ -72,22 +69,21 @@ fn http2_gets_goaway_and_its_streams_finish() {
         answer
     });
     assert_eq!(outcome.status, 200);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.exit(), 0);
 }
 
 #[test]
 fn the_deadline_cancels_a_handler_and_the_cleanup_still_runs() {
-    let mut service = Launch::probe()
-        .workers(1)
+    let service = Setup::new("workers = 1")
         .args(&["--graceful-timeout=500ms"])
         .serve();
-    let mut slow = Client::connect(service.address());
-    slow.send(request("/sleep?ms=60000")).unwrap();
+    let mut slow = service.client();
+    slow.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
     slow.expect_end();
-    assert_eq!(service.exit_code(), 0);
-    service.wait_for_message("requests did not end within timeouts.graceful and are cancelled");
+    assert_eq!(service.exit(), 0);
+    service.message("requests did not end within timeouts.graceful and are cancelled");
     let phases = service.phases(1);
     assert_eq!(
         phases,
@@ -107,19 +103,21 @@ fn the_deadline_cancels_a_handler_and_the_cleanup_still_runs() {
 
 #[test]
 fn while_one_worker_drains_the_others_take_what_is_new() {
-    let service = Launch::probe().workers(2).serve();
+    let service = Setup::new("workers = 2").serve();
     let address = service.address();
-    let mut slow = Client::connect(address);
-    slow.send(last_request("/sleep?ms=2000")).unwrap();
+    let mut slow = service.client();
+    slow.send_bytes(last_request("/sleep?ms=2000")).unwrap();
     service.wait_for_sum("in_flight", 1);
-    let draining = service.busy_pid();
-    service.signal_worker(draining, Signal::SIGTERM);
-    service.wait_for_record("the drain", |record| record["phase"] == "draining");
+    let status = service.status();
+    let busy = workers_of(&status).iter().find(|w| w["in_flight"] == 1);
+    let draining = number(&busy.expect("a busy worker")["pid"]);
+    signal_to(draining, Signal::SIGTERM);
+    service.record("the drain", |record| record["phase"] == "draining");
     let answers: Vec<u32> = (0..40).map(|_| get(address, "/").number()).collect();
     assert!(!answers.contains(&draining), "{draining} in {answers:?}");
     assert!(
         !slow.has_ended(),
         "and all that while the slow request was running"
     );
-    assert_eq!(slow.response().unwrap().unwrap().number(), draining);
+    assert_eq!(slow.answer().unwrap().number(), draining);
 }

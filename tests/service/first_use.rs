@@ -6,14 +6,15 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::client::get;
-use crate::launch::Launch;
+use crate::support::http::get;
+use crate::support::service::Setup;
+use crate::support::skip;
 
 #[test]
 fn alone_it_binds_says_where_and_ends_at_ctrl_c() {
-    let mut service = Launch::payload().serve();
+    let service = Setup::shipped("").args(&["--workers=2"]).serve();
     let address = service.address();
-    let said = service.wait_for_message("no socket was passed; listening on");
+    let said = service.message("no socket was passed; listening on");
     assert!(
         said["message"]
             .as_str()
@@ -30,38 +31,33 @@ fn alone_it_binds_says_where_and_ends_at_ctrl_c() {
     assert!(vitals.is_object(), "{vitals}");
     let shown: Value = serde_json::from_str(&get(address, "/api/service").body).unwrap();
     assert_eq!(shown["arbiter"]["pid"], service.pid());
-    assert_eq!(
-        shown["workers"].as_array().map(Vec::len),
-        Some(service.workers().len())
-    );
+    assert_eq!(shown["workers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(service.workers().len(), 2);
     service.interrupt_group();
-    assert_eq!(service.exit_code(), 0);
-    let stopped = service.wait_for_event("service-stopped");
+    assert_eq!(service.exit(), 0);
+    let stopped = service.event("service-stopped");
     assert_eq!(stopped["exit_code"], 0);
-    assert_eq!(service.events("worker-failed"), [] as [Value; 0]);
+    service.never("worker-failed");
 }
 
 #[test]
 fn one_worker_for_each_cpu_that_it_may_use() {
-    let service = Launch::payload().default_workers().serve();
+    let service = Setup::shipped("").serve();
     let cpus = std::thread::available_parallelism().unwrap().get();
     assert_eq!(service.workers().len(), cpus);
 }
 
 #[test]
 fn a_second_ctrl_c_is_no_crash() {
-    let mut service = Launch::probe().workers(2).serve();
-    let address = service.address();
-    let mut client = crate::client::Client::connect(address);
-    client
-        .send(crate::client::request("/sleep?ms=60000"))
-        .unwrap();
+    let service = Setup::new("workers = 2").serve();
+    let mut client = service.client();
+    client.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
-    service.wait_for_event("service-stopping");
+    service.event("service-stopping");
     service.interrupt_group();
-    service.wait_for_event("stop-hurried");
-    assert_eq!(service.exit_code(), 0);
+    service.event("stop-hurried");
+    assert_eq!(service.exit(), 0);
     client.expect_end();
 }
 
@@ -69,9 +65,11 @@ fn a_second_ctrl_c_is_no_crash() {
 fn a_port_in_use_is_exit_69_and_names_the_address() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let mut service = Launch::payload().listen(&address.to_string()).spawn();
-    assert_eq!(service.exit_code(), 69);
-    let said = service.log_so_far();
+    let service = Setup::shipped("workers = 2")
+        .listen(Some(&address.to_string()))
+        .start();
+    assert_eq!(service.exit(), 69);
+    let said = service.text();
     assert!(said.contains(&address.to_string()), "{said}");
     assert!(said.contains("in use"), "{said}");
 }
@@ -81,10 +79,9 @@ fn systemfd_passes_the_socket() {
     let Some(systemfd) = systemfd() else { return };
     let address = free_address();
     let port = address.port();
-    let mut service = Launch::probe()
-        .workers(2)
-        .without_listen()
-        .behind(&[
+    let service = Setup::new("workers = 2")
+        .listen(None)
+        .through(&[
             &systemfd,
             "--no-pid",
             "--socket",
@@ -98,15 +95,14 @@ fn systemfd_passes_the_socket() {
     assert_eq!(sockets.len(), 1, "{status}");
     assert_eq!(sockets[0]["origin"], "passed");
     assert_eq!(sockets[0]["address"], address.to_string());
-    assert!(!service.log_so_far().contains("no socket was passed"));
+    assert!(!service.text().contains("no socket was passed"));
     let environment = get(address, "/environment").body;
     let left: Vec<&str> = environment
         .lines()
         .filter(|line| line.starts_with("LISTEN_"))
         .collect();
     assert_eq!(left, [""; 0]);
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
 }
 
 /// A free address; systemfd takes a port, and cannot say which it has got for 0.
@@ -126,10 +122,6 @@ fn systemfd() -> Option<String> {
     if let Some(path) = found {
         return path.to_str().map(str::to_owned);
     }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "systemfd is missing: cargo install systemfd --locked"
-    );
-    eprintln!("SKIPPED: systemfd is missing (cargo install systemfd --locked)");
+    skip("systemfd is missing (cargo install systemfd --locked)");
     None
 }

@@ -1,17 +1,18 @@
 //! Where the logs go, what they say, and what happens when nobody takes them.
 
 use std::io::{Read, pipe};
+use std::net::SocketAddr;
 
 use nix::sys::signal::Signal;
 
-use crate::client::get;
-use crate::launch::Launch;
+use crate::support::http::get;
+use crate::support::service::{Service, Setup, signal_to};
+use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn json_records_of_the_lifecycle_have_their_fields() {
-    let mut service = Launch::probe().workers(2).serve();
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    let service = Setup::new("workers = 2").serve();
+    assert_eq!(service.stop(), 0);
     let records = service.records();
     for record in &records {
         for key in ["time", "level", "process", "message"] {
@@ -74,15 +75,15 @@ fn json_records_of_the_lifecycle_have_their_fields() {
 
 #[test]
 fn lines_for_people_on_a_pipe_have_no_colour() {
-    let mut service = Launch::probe()
-        .workers(1)
-        .human()
+    let service = Setup::new("workers = 1")
+        .args(&["run", "--log-format=human"])
         .env("TERM", "xterm-256color")
-        .spawn();
-    service.wait_for_text("every worker serves");
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
-    let text = service.log_so_far();
+        .start();
+    service.record("every worker serves", |line| {
+        line.to_string().contains("every worker serves")
+    });
+    assert_eq!(service.stop(), 0);
+    let text = service.text();
     assert!(!text.contains('\u{1b}'), "{text}");
     let line = text
         .lines()
@@ -105,25 +106,24 @@ fn lines_for_people_on_a_pipe_have_no_colour() {
 #[test]
 fn a_pipe_that_nobody_reads_blocks_nothing_and_the_drops_show() {
     let (mut reader, writer) = pipe().unwrap();
-    let mut service = Launch::probe().workers(2).stderr(writer).serve();
-    let address = service.address();
+    let service = Setup::new("workers = 2").stderr(writer).start();
+    let address = ready(&service);
     // Far more than a pipe holds.
     for _ in 0..4 {
         assert_eq!(get(address, "/log?count=2000").status, 200);
     }
     assert_eq!(get(address, "/").status, 200);
-    let dropped = crate::support::eventually("the drops show", crate::support::DEADLINE, || {
-        let dropped: u64 = service.counts("log_drops").iter().sum();
+    let dropped = eventually("the drops show", DEADLINE, || {
+        let dropped = service.sum("log_drops");
         (dropped > 0).then_some(dropped)
     });
     assert!(dropped < 4 * 2000, "some of them fitted");
     // The arbiter drops as well, and supervises on.
-    let victim = service.pids()[0];
-    service.signal_worker(victim, Signal::SIGKILL);
+    let victim = service.workers()[0];
+    signal_to(victim, Signal::SIGKILL);
     service.wait_until_replaced(victim);
     assert_ne!(service.status()["arbiter"]["log_drops"], 0);
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     for line in text.lines() {
@@ -138,30 +138,40 @@ fn a_pipe_that_nobody_reads_blocks_nothing_and_the_drops_show() {
 #[test]
 fn a_reader_that_goes_away_ends_nothing() {
     let (reader, writer) = pipe().unwrap();
-    let mut service = Launch::probe().workers(2).stderr(writer).serve();
+    let service = Setup::new("workers = 2").stderr(writer).start();
+    let address = ready(&service);
     drop(reader);
-    let address = service.address();
     for _ in 0..20 {
         assert_eq!(get(address, "/log?count=10").status, 200);
     }
-    let victim = service.pids()[0];
-    service.signal_worker(victim, Signal::SIGKILL);
+    let victim = service.workers()[0];
+    signal_to(victim, Signal::SIGKILL);
     service.wait_until_replaced(victim);
     assert_eq!(get(address, "/").status, 200);
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]
 fn without_a_standard_error_it_serves_all_the_same() {
-    let mut service = Launch::probe()
-        .workers(1)
-        .behind(&["sh", "-c", "exec \"$@\" 2>&-", "sh"])
-        .serve();
-    assert_eq!(get(service.address(), "/log?count=10").status, 200);
+    let service = Setup::new("workers = 1")
+        .through(&["sh", "-c", "exec \"$@\" 2>&-", "sh"])
+        .start();
+    let address = ready(&service);
+    assert_eq!(get(address, "/log?count=10").status, 200);
     // The first descriptor that is opened must not be taken for standard error.
-    assert_eq!(get(service.address(), "/panic").status, 500);
+    assert_eq!(get(address, "/panic").status, 500);
     assert_eq!(service.status()["arbiter"]["state"], "ready");
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
+}
+
+/// Waits until a service without a log serves, and gives where it listens.
+#[track_caller]
+fn ready(service: &Service) -> SocketAddr {
+    let status = service.status_where("it is ready", |status| {
+        status["arbiter"]["state"] == "ready"
+    });
+    let address = status["sockets"][0]["address"].as_str();
+    address
+        .and_then(|text| text.parse().ok())
+        .expect("an address")
 }

@@ -13,14 +13,10 @@ mod support;
 
 mod balance;
 mod cli;
-mod client;
 mod drain;
 mod first_use;
-mod http2;
-mod launch;
 mod limits;
 mod logs;
-mod manager;
 mod notify;
 mod processes;
 mod recycle;

@@ -1,12 +1,14 @@
 //! What the service manager hears, datagram by datagram.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::client::{Client, get, request};
-use crate::launch::{Gate, Launch};
-use crate::manager::{Datagram, Manager};
+use crate::support::http::{get, try_get};
+use crate::support::notify::{Datagram, Manager};
+use crate::support::service::{Setup, signal_to};
+use crate::support::status::workers_of;
 
 const BOOTING: &str = "STATUS=starting: 0/2 workers serving, generation 1";
 const HALF: &str = "STATUS=starting: 1/2 workers serving, generation 1";
@@ -25,17 +27,13 @@ fn boot_and_stop_are_told_in_order_on_an_abstract_name() {
 
 #[track_caller]
 fn boot_and_stop_are_told_in_order(manager: &Manager) {
-    let mut service = Launch::probe()
-        .workers(2)
-        .env("NOTIFY_SOCKET", manager.address())
-        .serve();
+    let service = Setup::new("workers = 2").notify(manager).serve();
     let mut boot = texts(&manager.hear_until("READY=1"));
     // Whether the first of the two is seen alone depends on the moment.
     boot.retain(|text| text != HALF);
     assert_eq!(boot, [BOOTING, &format!("READY=1\n{SERVING}")]);
 
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
     let mut stop = texts(&manager.rest());
     // So does that of the last one alone.
     stop.retain(|text| text != "STATUS=stopping: 1 worker left, 0 requests in flight");
@@ -51,15 +49,15 @@ fn boot_and_stop_are_told_in_order(manager: &Manager) {
 #[test]
 fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
     let manager = Manager::on_path();
-    let gate = Gate::new();
-    let service = Launch::probe()
-        .workers(2)
-        .app(&format!("gate = {:?}\nslot = 1", gate.path()))
-        .env("NOTIFY_SOCKET", manager.address())
-        .spawn();
-    service.wait_for_phase(0, "prepared");
-    let mut early = Client::connect(service.address());
-    early.send(request("/")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let gate = folder.path().join("open");
+    let settings = format!("workers = 2\n[app]\ngate = {gate:?}\nslot = 1");
+    let service = Setup::new(&settings).notify(&manager).start();
+    service.status_where("slot 0 is prepared", |status| {
+        status["workers"][0]["phase"] == "prepared"
+    });
+    let mut early = service.client();
+    early.send("/").unwrap();
     let heard = manager.hear_until("EXTEND_TIMEOUT_USEC=30000000");
     assert!(
         heard.iter().all(|datagram| !datagram.has("READY=1")),
@@ -74,8 +72,8 @@ fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
         "early connections wait"
     );
 
-    gate.open();
-    let ready = manager.hear_until("READY=1").pop().unwrap();
+    fs::write(gate, "").unwrap();
+    let ready = manager.hear_line("READY=1");
     assert!(
         ready.has(SERVING)
             || ready
@@ -83,25 +81,22 @@ fn ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time() {
                 .unwrap()
                 .starts_with("2/2 workers serving")
     );
-    for worker in service.workers() {
+    for worker in workers_of(&service.status()) {
         assert_eq!(worker["phase"], "serving");
     }
-    assert_eq!(early.response().unwrap().unwrap().status, 200);
+    assert_eq!(early.answer().unwrap().status, 200);
 }
 
 #[test]
 fn a_long_drain_asks_for_time_again_and_again() {
     let manager = Manager::on_path();
-    let mut service = Launch::probe()
-        .workers(1)
-        .env("NOTIFY_SOCKET", manager.address())
-        .serve();
+    let service = Setup::new("workers = 1").notify(&manager).serve();
     manager.hear_until("READY=1");
-    let mut client = Client::connect(service.address());
-    client.send(request("/sleep?ms=60000")).unwrap();
+    let mut client = service.client();
+    client.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
-    let stopping = manager.hear_until("STOPPING=1").pop().unwrap();
+    let stopping = manager.hear_line("STOPPING=1");
     assert_eq!(
         stopping.lines,
         [
@@ -109,41 +104,34 @@ fn a_long_drain_asks_for_time_again_and_again() {
             "STATUS=stopping: 1 worker left, 1 requests in flight"
         ]
     );
-    let first = manager
-        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
-        .pop()
-        .unwrap();
-    let second = manager
-        .hear_until("EXTEND_TIMEOUT_USEC=30000000")
-        .pop()
-        .unwrap();
+    let first = manager.hear_line("EXTEND_TIMEOUT_USEC=30000000");
+    let second = manager.hear_line("EXTEND_TIMEOUT_USEC=30000000");
     let gap = second.at - first.at;
     assert!(
         gap < Duration::from_secs(30),
         "before the time is over: {gap:?}"
     );
     service.signal(Signal::SIGINT);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.exit(), 0);
 }
 
 #[test]
 fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
     let manager = Manager::on_path();
     let full = manager.stop_reading();
-    let mut service = Launch::probe()
-        .workers(2)
-        .env("NOTIFY_SOCKET", manager.address())
+    let service = Setup::new("workers = 2")
+        .notify(&manager)
         .env("WATCHDOG_USEC", "200000")
         .serve();
     assert_eq!(get(service.address(), "/").status, 200);
     assert_eq!(service.status()["arbiter"]["state"], "ready");
     // The arbiter goes on supervising: a crash is replaced.
-    let victim = service.pids()[0];
-    service.signal_worker(victim, Signal::SIGKILL);
-    service.wait_for_event("worker-failed");
+    let victim = service.workers()[0];
+    signal_to(victim, Signal::SIGKILL);
+    service.event("worker-failed");
     service.wait_until_replaced(victim);
 
-    let stuck: Vec<Datagram> = manager.rest();
+    let stuck = manager.rest();
     assert_eq!(
         stuck
             .iter()
@@ -164,22 +152,20 @@ fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
     }
 
     manager.stop_reading();
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]
 fn the_watchdog_is_fed_at_half_of_its_time() {
     let manager = Manager::on_path();
-    let _service = Launch::probe()
-        .workers(2)
-        .env("NOTIFY_SOCKET", manager.address())
+    let _service = Setup::new("workers = 2")
+        .notify(&manager)
         .env("WATCHDOG_USEC", "1000000")
         .serve();
     manager.hear_until("READY=1");
-    let mut pings = vec![manager.hear_until("WATCHDOG=1").pop().unwrap()];
+    let mut pings = vec![manager.hear_line("WATCHDOG=1")];
     for _ in 0..6 {
-        pings.push(manager.hear_until("WATCHDOG=1").pop().unwrap());
+        pings.push(manager.hear_line("WATCHDOG=1"));
     }
     let whole = pings[6].at - pings[0].at;
     // Six intervals of half a second. Late is a busy machine; early would be another interval.
@@ -190,16 +176,15 @@ fn the_watchdog_is_fed_at_half_of_its_time() {
 #[test]
 fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
     let manager = Manager::on_path();
-    let mut service = Launch::probe()
-        .workers(1)
-        .env("NOTIFY_SOCKET", manager.address())
+    let service = Setup::new("workers = 1")
+        .notify(&manager)
         .env("WATCHDOG_USEC", "100000")
         .env("WATCHDOG_PID", "1")
         .serve();
     manager.hear_until("READY=1");
     // Two refreshes of the status: forty intervals of the watchdog.
-    let mut client = Client::connect(service.address());
-    client.get("/");
+    let mut client = service.client();
+    client.get("/").unwrap();
     let heard = manager.hear_until(
         "STATUS=1/1 workers serving, generation 1, 1 connections, 0 requests in flight",
     );
@@ -207,42 +192,47 @@ fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
         heard.iter().all(|datagram| !datagram.has("WATCHDOG=1")),
         "{heard:#?}"
     );
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]
 fn the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes() {
     let manager = Manager::on_path();
-    let service = Launch::probe()
-        .workers(1)
+    let service = Setup::new("workers = 1\n[app]")
+        .steered()
         .args(&[
             "--crash-budget=1",
-            "--backoff-initial=3s",
-            "--backoff-max=3s",
+            "--backoff-initial=100ms",
+            "--backoff-max=1s",
         ])
-        .env("NOTIFY_SOCKET", manager.address())
+        .notify(&manager)
         .env("WATCHDOG_USEC", "400000")
         .serve();
     manager.hear_until("READY=1");
-    for _ in 0..2 {
-        // Its client sees the end of the connection.
-        let _ = crate::client::try_get(service.address(), "/crash");
-        service.wait_until_serving(1);
-    }
-    let degraded = service.wait_for_event("service-degraded");
+    manager.hear_line("WATCHDOG=1");
+    service.steer("startup = 'fail'");
+    // Its client sees the end of the connection.
+    let _ = try_get(service.address(), "/crash");
+    let degraded = service.event("service-degraded");
     assert_eq!(degraded["serving"], 0, "{degraded}");
-    // All of it has been written by now: the pause lasts at least half of `backoff_max`.
-    let pings: Vec<_> = manager.rest().into_iter().collect();
-    assert!(pings.iter().any(|datagram| datagram.has("WATCHDOG=1")));
+    service.count("more than the budget", 3, |record| {
+        record.is("worker-failed")
+    });
+    // What was sent before is no matter; from now on, five intervals of half of its time.
+    manager.rest();
+    let end = Instant::now() + Duration::from_secs(1);
+    while let Some(datagram) = manager.hear(end.saturating_duration_since(Instant::now())) {
+        assert!(!datagram.has("WATCHDOG=1"), "{datagram:?}");
+    }
+    service.steer("");
+    manager.hear_line("WATCHDOG=1");
 }
 
 #[test]
 fn workers_never_see_what_the_manager_gave_the_arbiter() {
     let manager = Manager::on_path();
-    let service = Launch::probe()
-        .workers(1)
-        .env("NOTIFY_SOCKET", manager.address())
+    let service = Setup::new("workers = 1")
+        .notify(&manager)
         .env("WATCHDOG_USEC", "60000000")
         .env("LISTEN_PID", "1")
         .env("LISTEN_FDS", "1")

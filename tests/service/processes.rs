@@ -3,17 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::client::get;
-use crate::launch::Launch;
+use crate::support::http::get;
+use crate::support::service::Setup;
 use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn ps_tells_them_apart_and_the_environment_stays() {
-    let service = Launch::probe().workers(2).env("KEPT", "as it was").serve();
+    let service = Setup::new("workers = 2").env("KEPT", "as it was").serve();
     let shown = |pid: u32, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     let line = |pid: u32| shown(pid, "cmdline").trim_end_matches('\0').to_owned();
     assert_eq!(line(service.pid()), "probe: arbiter");
-    let workers = service.pids();
+    let workers = service.workers();
     for (slot, pid) in workers.iter().enumerate() {
         assert_eq!(line(*pid), format!("probe: worker {slot} g1"));
         assert_eq!(shown(*pid, "comm").trim_end(), format!("probe w{slot}"));
@@ -36,7 +36,7 @@ fn ps_tells_them_apart_and_the_environment_stays() {
 
 #[test]
 fn siblings_do_not_share_their_random_numbers() {
-    let service = Launch::probe().workers(4).serve();
+    let service = Setup::new("workers = 4").serve();
     let mut drawn = BTreeSet::new();
     let mut pids = BTreeSet::new();
     eventually("every worker has answered", DEADLINE, || {

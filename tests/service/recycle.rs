@@ -6,19 +6,17 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-use serde_json::Value;
-
-use crate::client::Client;
-use crate::launch::{Launch, Service};
+use crate::support::http::{Client, get};
+use crate::support::service::{Service, Setup};
+use crate::support::status::workers_of;
 
 #[test]
 fn by_requests_under_load() {
-    let service = Launch::probe()
-        .workers(2)
+    let service = Setup::new("workers = 2")
         .args(&["--max-requests=150", "--max-requests-jitter=50"])
         .serve();
     let load = Load::start(service.address(), 4);
-    service.wait_for_events("worker-replaced", 6);
+    service.count("six replacements", 6, |record| record.is("worker-replaced"));
     let shared = load.shared;
     let served = load.finish();
     assert!(served >= 6 * 150, "{served}");
@@ -31,9 +29,11 @@ fn by_requests_under_load() {
 
 #[test]
 fn by_age_under_load() {
-    let service = Launch::probe().workers(2).args(&["--max-age=1s"]).serve();
+    let service = Setup::new("workers = 2").args(&["--max-age=1s"]).serve();
     let load = Load::start(service.address(), 2);
-    service.wait_for_events("worker-replaced", 3);
+    service.count("three replacements", 3, |record| {
+        record.is("worker-replaced")
+    });
     load.finish();
     for recycle in service.events("recycle") {
         assert_eq!(recycle["cause"], "max_age", "{recycle}");
@@ -43,18 +43,17 @@ fn by_age_under_load() {
 
 #[test]
 fn by_memory_under_load() {
-    let service = Launch::probe()
-        .workers(2)
+    let service = Setup::new("workers = 2")
         .args(&["--max-memory=64MiB"])
         .serve();
     let load = Load::start(service.address(), 2);
-    let grown = crate::client::get(service.address(), "/grow?mib=80").number();
-    let recycle = service.wait_for_event("recycle");
+    let grown = get(service.address(), "/grow?mib=80").number();
+    let recycle = service.event("recycle");
     assert_eq!(recycle["cause"], "max_memory", "{recycle}");
-    service.wait_for_event("worker-replaced");
-    service.wait_for_event("worker-exited");
+    service.event("worker-replaced");
+    service.event("worker-exited");
     load.finish();
-    assert!(!service.pids().contains(&grown));
+    assert!(!service.each("pid").contains(&grown.into()));
     assert_eq!(service.events("recycle").len(), 1, "the other one is small");
     assert_replaced_well(&service);
 }
@@ -64,18 +63,17 @@ fn by_memory_under_load() {
 #[track_caller]
 fn assert_replaced_well(service: &Service) {
     let status = service.status();
-    let slots: BTreeSet<_> = status["workers"]
-        .as_array()
-        .unwrap()
+    let workers = workers_of(&status);
+    let slots: BTreeSet<_> = workers
         .iter()
         .filter(|worker| worker["phase"] == "serving")
         .map(|worker| worker["slot"].as_u64().unwrap())
         .collect();
     assert_eq!(slots, BTreeSet::from([0, 1]), "{status}");
-    for worker in status["workers"].as_array().unwrap() {
+    for worker in workers {
         assert_eq!(worker["restarts"], 0, "{worker}");
     }
-    assert_eq!(service.events("worker-failed"), [] as [Value; 0]);
+    service.never("worker-failed");
 
     // What one process writes is in its order. Between two: the replacement writes that it is prepared before
     // it can be told to serve, and the arbiter writes that it serves before it lets the old one drain.
@@ -153,18 +151,21 @@ impl Load {
 /// A request that crosses the close of an idle connection is asked again on a new one, once, as RFC 9112 (section
 /// 9.3.1) has it: nothing of a response came. Whatever else is missing is lost.
 fn ask_on(address: SocketAddr, shared: &Shared) {
-    let mut client = Client::connect(address);
+    let mut client = Client::connect(address).unwrap();
     let mut again = false;
     while !shared.done.load(Relaxed) {
-        let response = match client.try_get("/sleep?ms=5") {
+        let response = match client
+            .send("/sleep?ms=5")
+            .and_then(|()| client.answer_or_end())
+        {
             Ok(Some(response)) => response,
             Ok(None) if !again => {
-                client = Client::connect(address);
+                client = Client::connect(address).unwrap();
                 again = true;
                 continue;
             }
             Err(error) if !again && is_closed(&error) => {
-                client = Client::connect(address);
+                client = Client::connect(address).unwrap();
                 again = true;
                 continue;
             }
@@ -176,7 +177,7 @@ fn ask_on(address: SocketAddr, shared: &Shared) {
         if response.announces_close() {
             shared.announced.fetch_add(1, Relaxed);
             client.expect_end();
-            client = Client::connect(address);
+            client = Client::connect(address).unwrap();
         }
     }
 }

@@ -10,17 +10,18 @@ use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 use serde_json::{Map, Value};
 
-use crate::client::{Client, get, request};
-use crate::launch::{Launch, payload};
-use crate::support::{DEADLINE, eventually};
+use crate::support::http::{get, try_get};
+use crate::support::service::{Setup, payload, signal_to};
+use crate::support::status::workers_of;
+use crate::support::{DEADLINE, eventually, skip};
 
 #[test]
 fn json_has_every_key_that_programs_rely_on() {
-    let service = Launch::probe().workers(2).app(r#"payload = "run""#).serve();
-    let mut held = Client::connect(service.address());
-    assert_eq!(held.get("/").status, 200);
+    let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
+    let mut held = service.client();
+    assert_eq!(held.get("/").unwrap().status, 200);
     get(service.address(), "/panic");
-    held.send(request("/sleep?ms=60000")).unwrap();
+    held.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
     let output = service.status_command(&["--json"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -93,7 +94,7 @@ fn json_has_every_key_that_programs_rely_on() {
 
 #[test]
 fn for_people_it_is_a_table() {
-    let service = Launch::probe().workers(2).app(r#"payload = "run""#).serve();
+    let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
     let output = service.status_command(&[]).output().unwrap();
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
@@ -115,7 +116,7 @@ fn for_people_it_is_a_table() {
     ] {
         assert!(header.contains(column), "{header}");
     }
-    for worker in service.workers() {
+    for worker in workers_of(&service.status()) {
         let row = format!("{}     {}", worker["slot"], worker["pid"]);
         let found = text.lines().find(|line| line.starts_with(&row));
         let found = found.unwrap_or_else(|| panic!("no row {row:?} in\n{text}"));
@@ -165,12 +166,11 @@ fn server_and_client_find_the_socket_by_the_same_variables() {
         ),
         ("PAYLOAD_CONTROL", format!("{place}/mine.sock"), "mine.sock"),
     ] {
-        let mut service = Launch::probe()
-            .workers(1)
-            .without_control()
+        let service = Setup::new("workers = 1")
+            .control(None)
             .env(name, &value)
-            .spawn();
-        service.wait_for_event("service-ready");
+            .start();
+        service.event("service-ready");
         assert!(directory.path().join(file).exists());
         let output = payload(&["status", "--json"])
             .env(name, &value)
@@ -178,15 +178,14 @@ fn server_and_client_find_the_socket_by_the_same_variables() {
             .unwrap();
         let status: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(status["arbiter"]["pid"], service.pid());
-        service.signal(Signal::SIGTERM);
-        assert_eq!(service.exit_code(), 0);
+        assert_eq!(service.stop(), 0);
         assert!(!directory.path().join(file).exists());
     }
 }
 
 #[test]
 fn the_socket_is_for_its_owner_alone() {
-    let service = Launch::probe().workers(1).serve();
+    let service = Setup::new("workers = 1").serve();
     let file = fs::symlink_metadata(service.control()).unwrap();
     assert!(file.file_type().is_socket());
     assert_eq!(file.permissions().mode() & 0o7777, 0o600);
@@ -195,11 +194,9 @@ fn the_socket_is_for_its_owner_alone() {
 #[test]
 fn another_user_is_refused_even_where_the_file_would_let_it_in() {
     if !geteuid().is_root() {
-        assert!(std::env::var_os("CI").is_none(), "runs as root in CI");
-        eprintln!("SKIPPED: only root can ask as another user");
-        return;
+        return skip("only root can ask as another user");
     }
-    let service = Launch::probe().workers(1).serve();
+    let service = Setup::new("workers = 1").serve();
     // Where that user can run it, and reach the socket's directory.
     let directory = tempfile::tempdir().unwrap();
     let binary = directory.path().join("payload");
@@ -225,13 +222,13 @@ fn another_user_is_refused_even_where_the_file_would_let_it_in() {
     let output = ask();
     assert_ne!(output.status.code(), Some(0), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
-    service.wait_for_message("a control client was turned away");
+    service.message("a control client was turned away");
     assert_eq!(service.status()["arbiter"]["state"], "ready");
 }
 
 #[test]
 fn clients_that_make_no_sense_get_an_error_and_disturb_nobody() {
-    let service = Launch::probe().workers(1).serve();
+    let service = Setup::new("workers = 1").serve();
     let ask = |bytes: &[u8]| {
         let mut stream = UnixStream::connect(service.control()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -261,7 +258,7 @@ fn clients_that_make_no_sense_get_an_error_and_disturb_nobody() {
 
 #[test]
 fn slow_clients_are_dropped_and_the_arbiter_goes_on() {
-    let service = Launch::probe().workers(1).serve();
+    let service = Setup::new("workers = 1").serve();
     // As many as are let in, all of them silent.
     let mut silent: Vec<UnixStream> = (0..16)
         .map(|_| UnixStream::connect(service.control()).unwrap())
@@ -270,11 +267,11 @@ fn slow_clients_are_dropped_and_the_arbiter_goes_on() {
         stream.write_all(b"{\"command\":").unwrap();
     }
     // The arbiter does its work meanwhile.
-    let pid = service.pids()[0];
-    service.signal_worker(pid, Signal::SIGKILL);
-    service.wait_for_event("worker-failed");
+    let pid = service.workers()[0];
+    signal_to(pid, Signal::SIGKILL);
+    service.event("worker-failed");
     eventually("a worker that answers", DEADLINE, || {
-        let answer = crate::client::try_get(service.address(), "/").ok()?;
+        let answer = try_get(service.address(), "/").ok()?;
         (answer.number() != pid).then_some(())
     });
     for stream in &mut silent {
@@ -292,12 +289,12 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("control.sock");
     drop(UnixListener::bind(&path).unwrap());
-    let mut first = Launch::probe().workers(1).control(&path).serve();
+    let first = Setup::new("workers = 1").control(Some(&path)).serve();
     assert_eq!(first.status()["arbiter"]["pid"], first.pid());
 
-    let mut second = Launch::probe().workers(1).control(&path).spawn();
-    assert_eq!(second.exit_code(), 69);
-    let said = second.log_so_far();
+    let second = Setup::new("workers = 1").control(Some(&path)).start();
+    assert_eq!(second.exit(), 69);
+    let said = second.text();
     assert!(said.contains(path.to_str().unwrap()), "{said}");
     assert_eq!(
         first.status()["arbiter"]["pid"],
@@ -305,31 +302,28 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_an_error() {
         "the first keeps it"
     );
 
-    first.signal(Signal::SIGTERM);
-    assert_eq!(first.exit_code(), 0);
+    assert_eq!(first.stop(), 0);
     assert!(!path.exists(), "removed at the end");
 }
 
 #[test]
 fn a_worker_never_removes_the_socket() {
-    let mut service = Launch::probe()
-        .workers(2)
+    let service = Setup::new("workers = 2")
         .args(&["--max-requests=5"])
         .serve();
-    let pid = service.pids()[0];
-    service.signal_worker(pid, Signal::SIGTERM);
+    let pid = service.workers()[0];
+    signal_to(pid, Signal::SIGTERM);
     service.wait_until_replaced(pid);
-    let pid = service.pids()[0];
-    service.signal_worker(pid, Signal::SIGKILL);
+    let pid = service.workers()[0];
+    signal_to(pid, Signal::SIGKILL);
     service.wait_until_replaced(pid);
     for _ in 0..20 {
         get(service.address(), "/");
     }
-    service.wait_for_event("worker-exited");
+    service.event("worker-exited");
     assert!(service.control().exists());
     assert_eq!(service.status()["arbiter"]["pid"], service.pid());
-    service.signal(Signal::SIGTERM);
-    assert_eq!(service.exit_code(), 0);
+    assert_eq!(service.stop(), 0);
     assert!(!service.control().exists());
 }
 

@@ -4,12 +4,12 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::client::{Client, get, request};
-use crate::launch::Launch;
+use crate::support::http::{Client, get};
+use crate::support::service::Setup;
 
 #[test]
 fn two_threads_serve_at_the_same_time_and_drain() {
-    let mut service = Launch::probe().workers(1).args(&["--threads=2"]).serve();
+    let service = Setup::new("workers = 1").args(&["--threads=2"]).serve();
     let address = service.address();
     // One blocked thread leaves the other one.
     let blocked = thread::spawn(move || get(address, "/block?ms=3000"));
@@ -25,21 +25,20 @@ fn two_threads_serve_at_the_same_time_and_drain() {
     );
     assert_eq!(blocked.join().unwrap().status, 200);
 
-    let mut slow = Client::connect(address);
-    slow.send(request("/sleep?ms=500")).unwrap();
+    let mut slow = service.client();
+    slow.send("/sleep?ms=500").unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
-    let response = slow.response().unwrap().unwrap();
+    let response = slow.answer().unwrap();
     assert_eq!(response.status, 200);
     assert!(response.announces_close());
-    assert_eq!(service.exit_code(), 0);
-    assert_eq!(service.events("worker-failed").len(), 0);
+    assert_eq!(service.exit(), 0);
+    service.never("worker-failed");
 }
 
 #[test]
 fn a_worker_whose_every_thread_is_blocked_is_found_and_replaced() {
-    let service = Launch::probe()
-        .workers(1)
+    let service = Setup::new("workers = 1")
         .args(&[
             "--threads=2",
             "--heartbeat-serving=1s",
@@ -47,19 +46,19 @@ fn a_worker_whose_every_thread_is_blocked_is_found_and_replaced() {
         ])
         .serve();
     let address = service.address();
-    let stuck = service.pids()[0];
+    let stuck = service.workers()[0];
     // More than there are threads: which of them takes a connection is the runtime's choice. All of them are
     // this worker's before the first one blocks, so that the next worker inherits none.
-    let mut clients: Vec<Client> = (0..8).map(|_| Client::connect(address)).collect();
+    let mut clients: Vec<Client> = (0..8).map(|_| service.client()).collect();
     for client in &mut clients {
-        assert_eq!(client.get("/").number(), stuck);
+        assert_eq!(client.get("/").unwrap().number(), stuck);
     }
     for client in &mut clients {
-        client.send(request("/block?ms=60000")).unwrap();
+        client.send("/block?ms=60000").unwrap();
     }
-    let found = service.wait_for_event("worker-stuck");
+    let found = service.event("worker-stuck");
     assert_eq!(found["payload_worker"], 1, "{found}");
     service.wait_until_replaced(stuck);
     assert_ne!(get(address, "/").number(), stuck);
-    assert!(!service.pids().contains(&stuck));
+    assert!(!service.each("pid").contains(&stuck.into()));
 }

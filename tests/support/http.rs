@@ -1,6 +1,6 @@
 //! HTTP/1.1 as a client speaks it, byte by byte: what it sent and what came back is the test's own.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -17,6 +17,31 @@ pub(crate) struct Response {
     pub(crate) body: String,
 }
 
+/// One request on a connection of its own, to the end of the connection.
+#[track_caller]
+pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
+    try_get(address, path).expect("a response")
+}
+
+pub(crate) fn try_get(address: SocketAddr, path: &str) -> io::Result<Response> {
+    let mut client = Client::connect(address)?;
+    client.send_bytes(last_request(path))?;
+    let response = client.answer()?;
+    // The server closes first, so that this side's port is free again at once.
+    client.stream.read_to_end(&mut Vec::new())?;
+    Ok(response)
+}
+
+/// A request that leaves the connection open.
+pub(crate) fn request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
+/// A request that asks for the end of the connection.
+pub(crate) fn last_request(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+}
+
 impl Client {
     pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::over(TcpStream::connect(address)?)
@@ -24,6 +49,7 @@ impl Client {
 
     pub(crate) fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream: BufReader::with_capacity(512, stream),
@@ -38,12 +64,24 @@ impl Client {
 
     /// Asks, and does not wait.
     pub(crate) fn send(&mut self, path: &str) -> io::Result<()> {
-        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n");
-        self.stream.get_mut().write_all(request.as_bytes())
+        self.send_bytes(request(path))
     }
 
+    pub(crate) fn send_bytes(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.get_mut().write_all(bytes.as_ref())
+    }
+
+    /// The next response.
     pub(crate) fn answer(&mut self) -> io::Result<Response> {
-        let head = self.head()?;
+        let end = || io::Error::new(ErrorKind::UnexpectedEof, "the end instead of a response");
+        self.answer_or_end()?.ok_or_else(end)
+    }
+
+    /// The next response; `None`: the connection has ended before its first byte.
+    pub(crate) fn answer_or_end(&mut self) -> io::Result<Option<Response>> {
+        let Some(head) = self.head()? else {
+            return Ok(None);
+        };
         let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
         let length = field(&head, "content-length").and_then(|text| text.parse().ok());
         let chunked = field(&head, "transfer-encoding").is_some();
@@ -56,11 +94,11 @@ impl Client {
             (None, true) => self.chunks()?,
             (None, false) => Vec::new(),
         };
-        Ok(Response {
+        Ok(Some(Response {
             status: status.ok_or_else(|| io::Error::other(format!("no status: {head}")))?,
             body: String::from_utf8_lossy(&body).into_owned(),
             head,
-        })
+        }))
     }
 
     /// Whether the server has closed the connection; waits for it or for a byte.
@@ -68,19 +106,46 @@ impl Client {
         self.stream.fill_buf().map_or(true, <[u8]>::is_empty)
     }
 
+    /// Whether the server has closed the connection by now; does not wait.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true).expect("fcntl");
+        let ended = match stream.peek(&mut [0]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        stream.set_nonblocking(false).expect("fcntl");
+        ended
+    }
+
+    /// Waits for the end of the connection; what comes before it is a failure.
+    #[track_caller]
+    pub(crate) fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        self.stream
+            .read_to_end(&mut rest)
+            .expect("the service closes the connection in time");
+        assert_eq!(String::from_utf8_lossy(&rest), "", "nothing but the end");
+    }
+
     pub(crate) fn shutdown(&self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
-    fn head(&mut self) -> io::Result<String> {
+    fn head(&mut self) -> io::Result<Option<String>> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.stream.read_line(&mut head)? == 0 {
                 let end = format!("the connection ended after {head:?}");
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, end));
+                let error = io::Error::new(ErrorKind::UnexpectedEof, end);
+                return if head.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(error)
+                };
             }
         }
-        Ok(head)
+        Ok(Some(head))
     }
 
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
@@ -97,6 +162,30 @@ impl Client {
                 return Ok(body);
             }
         }
+    }
+}
+
+impl Response {
+    /// The first field of this name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+
+    /// The server says that this was the last response on its connection.
+    pub(crate) fn announces_close(&self) -> bool {
+        self.header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"))
+    }
+
+    /// The body without its newline.
+    pub(crate) fn text(&self) -> &str {
+        self.body.trim_end()
+    }
+
+    /// The body as a number: most answers are a pid.
+    #[track_caller]
+    pub(crate) fn number(&self) -> u32 {
+        self.text().parse().expect("a number")
     }
 }
 

@@ -1,11 +1,18 @@
-//! What black-box tests share: a service to start and to watch, a client, waiting with a deadline.
+//! What black-box tests share: a service to start and to watch, clients, a service manager, waiting with a deadline.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 #![allow(clippy::print_stderr, reason = "a test that fails shows the log")]
 
+pub(crate) mod activation;
 pub(crate) mod http;
+pub(crate) mod http2;
+pub(crate) mod log;
+pub(crate) mod notify;
+pub(crate) mod process;
 pub(crate) mod service;
+pub(crate) mod status;
 
+use std::io::{Write as _, stderr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -17,17 +24,31 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Probes until there is an answer, and gives it back. Panics with `what` when `limit` is over first.
 #[track_caller]
-pub(crate) fn eventually<T>(
-    what: &str,
-    limit: Duration,
-    mut probe: impl FnMut() -> Option<T>,
-) -> T {
+pub(crate) fn eventually<T>(what: &str, limit: Duration, probe: impl FnMut() -> Option<T>) -> T {
+    within(limit, probe).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// The same without the panic.
+pub(crate) fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let end = Instant::now() + limit;
     loop {
-        if let Some(answer) = probe() {
+        let answer = probe();
+        if answer.is_some() || Instant::now() >= end {
             return answer;
         }
-        assert!(Instant::now() < end, "not within {limit:?}: {what}");
         sleep(PAUSE);
     }
+}
+
+/// Says on the real stderr, past the test runner's capture, that a test is skipped and why. A failure with `CI`
+/// in the environment: there nothing is skipped.
+#[track_caller]
+pub(crate) fn skip(reason: &str) {
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "CI must run this test: {reason}"
+    );
+    // In one write, since other tests talk as well.
+    let line = format!("\n*** SKIPPED: {reason}\n\n");
+    stderr().write_all(line.as_bytes()).expect("stderr");
 }

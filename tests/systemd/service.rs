@@ -1,12 +1,13 @@
 //! payload as an administrator installs it into a machine, and what systemd says about it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::support::eventually;
+use crate::support::service::probe;
 
 pub(crate) const SOCKET: &str = "payload.socket";
 pub(crate) const SERVICE: &str = "payload.service";
@@ -105,8 +106,3 @@ impl Machine {
 
 /// As root types it.
 pub(crate) const STATUS: &str = "payload status --json --control /run/payload/control.sock";
-
-fn probe() -> PathBuf {
-    let folder = Path::new(env!("CARGO_BIN_EXE_payload")).parent();
-    folder.expect("a folder").join("examples/probe")
-}

@@ -11,22 +11,20 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod browser;
-mod service;
 
 use std::net::TcpListener;
 
 use browser::Browser;
-use service::Service;
+use support::service::{Service, Setup};
 
 /// A browser, or `None` after saying why not.
 fn browser() -> Option<Browser> {
     let Some(program) = browser::find() else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "there is no Chromium; it must be there in CI"
-        );
-        eprintln!("SKIPPED: there is no Chromium on this machine");
+        support::skip("there is no Chromium on this machine");
         return None;
     };
     Some(Browser::start(&program))
@@ -38,13 +36,20 @@ fn socket() -> (TcpListener, String) {
     (socket, url)
 }
 
+/// The real binary on a passed socket; it may not yet accept, but a connection waits in the socket's queue.
+fn start(socket: TcpListener, workers: u32) -> Service {
+    Setup::shipped(&format!("workers = {workers}"))
+        .pass(socket)
+        .start()
+}
+
 const LIVE: &str = "document.body.dataset.link === 'live'";
 
 #[test]
 fn it_shows_the_service_as_it_is_and_moves() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let service = Service::start(socket, 2);
+    let service = start(socket, 2);
     browser.open(&url);
     browser.until(LIVE);
 
@@ -79,14 +84,14 @@ fn it_says_when_the_connection_is_lost_and_comes_back_by_itself() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
     let address = socket.local_addr().unwrap();
-    let first = Service::start(socket, 1);
+    let first = start(socket, 1);
     browser.open(&url);
     browser.until(LIVE);
     assert!(browser.is("document.querySelector('#lost').hidden"));
 
     // The service has the only descriptor of the socket: when it ends, connections are refused.
     let gone = first.pid();
-    first.stop();
+    assert_eq!(first.stop(), 0);
     browser
         .until("document.body.dataset.link === 'lost' && !document.querySelector('#lost').hidden");
     assert_eq!(browser.text("#link"), "Connection lost, retrying");
@@ -96,7 +101,7 @@ fn it_says_when_the_connection_is_lost_and_comes_back_by_itself() {
     );
     assert!(browser.is("document.title.startsWith('connection lost')"));
 
-    let second = Service::start(TcpListener::bind(address).unwrap(), 1);
+    let second = start(TcpListener::bind(address).unwrap(), 1);
     assert_ne!(second.pid(), gone);
     browser.until(LIVE);
     browser.until(&format!(
@@ -110,13 +115,13 @@ fn it_says_when_the_connection_is_lost_and_comes_back_by_itself() {
 fn it_moves_to_the_next_service_of_the_same_socket_without_an_alarm() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let first = Service::start(socket.try_clone().unwrap(), 1);
+    let first = start(socket.try_clone().unwrap(), 1);
     browser.open(&url);
     browser.until(LIVE);
     browser.is("globalThis.states = [], new MutationObserver(() => states.push(document.body.dataset.link)) \
         .observe(document.body, { attributes: true }), true");
-    first.stop();
-    let second = Service::start(socket, 1);
+    assert_eq!(first.stop(), 0);
+    let second = start(socket, 1);
     browser.until(&format!(
         "document.querySelector('#a-pid').textContent === 'pid {}'",
         second.pid()
@@ -155,7 +160,7 @@ const FAINT: &str = r"
 fn it_is_readable_on_a_phone_and_on_a_desk_by_day_and_by_night() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let _service = Service::start(socket, 2);
+    let _service = start(socket, 2);
     let mut papers = Vec::new();
     for (width, height) in [(360, 740), (768, 1024), (1440, 900)] {
         for scheme in ["light", "dark"] {
@@ -179,7 +184,7 @@ fn it_is_readable_on_a_phone_and_on_a_desk_by_day_and_by_night() {
 fn it_can_be_used_from_the_keyboard_and_named_by_a_screen_reader() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let _service = Service::start(socket, 1);
+    let _service = start(socket, 1);
     browser.open(&url);
     browser.until(LIVE);
     browser.key("Tab");

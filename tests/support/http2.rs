@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::support::DEADLINE;
+use super::DEADLINE;
 
 pub(crate) struct Client {
     sender: SendRequest<Empty<Bytes>>,

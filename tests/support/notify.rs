@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::support::DEADLINE;
+use super::DEADLINE;
+use super::service::Setup;
 
 pub(crate) struct Manager {
     socket: UnixDatagram,
@@ -51,10 +52,6 @@ impl Manager {
         }
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.address
-    }
-
     /// The next datagram, or `None` when none comes within `limit`.
     pub(crate) fn hear(&self, limit: Duration) -> Option<Datagram> {
         self.socket
@@ -88,6 +85,12 @@ impl Manager {
         }
     }
 
+    /// The next datagram that has this line.
+    #[track_caller]
+    pub(crate) fn hear_line(&self, line: &str) -> Datagram {
+        self.hear_until(line).pop().expect("the last one")
+    }
+
     /// Everything that has arrived by now.
     pub(crate) fn rest(&self) -> Vec<Datagram> {
         std::iter::from_fn(|| self.hear(Duration::from_millis(1))).collect()
@@ -103,6 +106,13 @@ impl Manager {
             .count();
         assert!(full > 0 && full < 100_000);
         full
+    }
+}
+
+impl Setup {
+    /// Tells this manager.
+    pub(crate) fn notify(self, manager: &Manager) -> Self {
+        self.env("NOTIFY_SOCKET", &manager.address)
     }
 }
 

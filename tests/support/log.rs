@@ -1,0 +1,243 @@
+//! What a service logs: read as it comes, and waited for.
+
+use std::fmt;
+use std::io::{BufRead as _, BufReader};
+use std::ops::Index;
+use std::process::ChildStderr;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::DEADLINE;
+use super::service::Service;
+
+/// What a service has logged so far.
+#[derive(Default)]
+pub(super) struct Log {
+    lines: Mutex<Lines>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Lines {
+    records: Vec<Record>,
+    ended: bool,
+}
+
+/// One line of the log: an object, or a string where it was none.
+#[derive(Clone)]
+pub(crate) struct Record(pub(crate) Value);
+
+impl Service {
+    /// The first record with this `payload_event`.
+    #[track_caller]
+    pub(crate) fn event(&self, name: &str) -> Record {
+        self.record(name, |record| record.is(name))
+    }
+
+    /// The first record with this `payload_event` that fits.
+    #[track_caller]
+    pub(crate) fn event_where(&self, name: &str, fits: impl Fn(&Record) -> bool) -> Record {
+        self.record(name, |record| record.is(name) && fits(record))
+    }
+
+    /// The first record whose sentence contains this text.
+    #[track_caller]
+    pub(crate) fn message(&self, text: &str) -> Record {
+        self.record(text, |record| record.text("message").contains(text))
+    }
+
+    /// The first record that fits.
+    #[track_caller]
+    pub(crate) fn record(&self, what: &str, fits: impl Fn(&Record) -> bool) -> Record {
+        self.log.wait(what, |records| {
+            records.iter().find(|record| fits(record)).cloned()
+        })
+    }
+
+    /// Waits until so many records fit.
+    #[track_caller]
+    pub(crate) fn count(
+        &self,
+        what: &str,
+        number: usize,
+        fits: impl Fn(&Record) -> bool,
+    ) -> Vec<Record> {
+        self.log.wait(what, |records| {
+            let found: Vec<Record> = records.iter().filter(|r| fits(r)).cloned().collect();
+            (found.len() >= number).then_some(found)
+        })
+    }
+
+    /// Everything that was logged until now.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        // The log is also read while a test fails.
+        let lines = self.log.lines.lock();
+        let lines = lines.unwrap_or_else(PoisonError::into_inner);
+        lines.records.clone()
+    }
+
+    /// Everything with this `payload_event` that was logged until now.
+    pub(crate) fn events(&self, name: &str) -> Vec<Record> {
+        let mut records = self.records();
+        records.retain(|record| record.is(name));
+        records
+    }
+
+    /// Nothing with this `payload_event` was logged until now.
+    #[track_caller]
+    pub(crate) fn never(&self, name: &str) {
+        let events = self.events(name);
+        assert!(events.is_empty(), "{}", events[0]);
+    }
+
+    /// The phases that a worker has entered until now.
+    pub(crate) fn phases(&self, worker: u64) -> Vec<String> {
+        let phases = self.events("worker-phase").into_iter();
+        phases
+            .filter(|record| record.worker() == Some(worker))
+            .map(|record| record.text("phase").to_owned())
+            .collect()
+    }
+
+    /// Everything that was logged until now, line by line.
+    pub(crate) fn text(&self) -> String {
+        let line = |record: &Record| format!("{record}\n");
+        self.records().iter().map(line).collect()
+    }
+}
+
+impl Log {
+    /// Reads it to its end. Empty and ended where there is none.
+    pub(super) fn of(stderr: Option<ChildStderr>) -> Arc<Self> {
+        let log = Arc::new(Self::default());
+        let reader = log.clone();
+        thread::spawn(move || reader.read(stderr));
+        log
+    }
+
+    fn read(&self, stderr: Option<ChildStderr>) {
+        let lines = stderr.map(|stderr| BufReader::new(stderr).split(b'\n'));
+        for line in lines.into_iter().flatten().map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
+            self.lines.lock().unwrap().records.push(Record(record));
+            self.more.notify_all();
+        }
+        self.lines.lock().unwrap().ended = true;
+        self.more.notify_all();
+    }
+
+    /// Ends early when nothing more can come.
+    #[track_caller]
+    fn wait<T>(&self, what: &str, found: impl Fn(&[Record]) -> Option<T>) -> T {
+        let end = Instant::now() + DEADLINE;
+        let mut lines = self.lines.lock().unwrap();
+        loop {
+            if let Some(found) = found(&lines.records) {
+                return found;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.ended {
+                drop(lines);
+                panic!("not in the log: {what}");
+            }
+            lines = self.more.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn wait_for_end(&self) {
+        let lines = self.lines.lock().unwrap();
+        let (lines, _) = self
+            .more
+            .wait_timeout_while(lines, DEADLINE, |lines| !lines.ended)
+            .unwrap();
+        let ended = lines.ended;
+        drop(lines);
+        assert!(ended, "the log goes on: a process is left");
+    }
+}
+
+impl Record {
+    pub(crate) fn is(&self, event: &str) -> bool {
+        self.0["payload_event"] == event
+    }
+
+    /// Empty: there is no such field.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.0[field].as_str().unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub(crate) fn number(&self, field: &str) -> u32 {
+        number(&self.0[field])
+    }
+
+    #[track_caller]
+    pub(crate) fn seconds(&self, field: &str) -> f64 {
+        self.0[field].as_f64().expect("a number")
+    }
+
+    /// Which worker it is about, or comes from.
+    pub(crate) fn worker(&self) -> Option<u64> {
+        self.0["payload_worker"].as_u64()
+    }
+
+    /// When it was written, in seconds of its day.
+    pub(crate) fn time(&self) -> f64 {
+        let time = self.text("time");
+        let (_, clock) = time.trim_end_matches('Z').split_once('T').unwrap();
+        clock
+            .split(':')
+            .map(|part| part.parse::<f64>().unwrap())
+            .fold(0.0, |sum, part| sum * 60.0 + part)
+    }
+}
+
+/// A field; null where there is none.
+impl Index<&str> for Record {
+    type Output = Value;
+
+    fn index(&self, field: &str) -> &Value {
+        &self.0[field]
+    }
+}
+
+/// The line.
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Value::String(line) => f.write_str(line),
+            record => record.fmt(f),
+        }
+    }
+}
+
+#[track_caller]
+pub(crate) fn number(value: &Value) -> u32 {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number.unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+/// One record for each worker's start, and one for its end.
+#[track_caller]
+pub(super) fn every_start_has_one_end(records: &[Record]) {
+    let of = |names: &[&str]| {
+        let named = |record: &&Record| names.iter().any(|name| record.is(name));
+        let mut workers: Vec<_> = records
+            .iter()
+            .filter(named)
+            .map(|r| r.worker().expect("a worker"))
+            .collect();
+        workers.sort_unstable();
+        workers
+    };
+    let (started, ended) = (
+        of(&["worker-forked"]),
+        of(&["worker-exited", "worker-failed"]),
+    );
+    assert_eq!(started, ended, "workers that started, and that ended");
+}
