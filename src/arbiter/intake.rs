@@ -34,10 +34,7 @@ impl Shell {
                 Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
-                Signal::SIGHUP => {
-                    let _ = from;
-                    Request::Reload(super::core::Trigger(0))
-                }
+                Signal::SIGHUP => Request::Reload(self.trigger(None)),
                 _ => {
                     tracing::info!(signal = signal.as_str(), from, "signal ignored");
                     continue;
@@ -58,7 +55,9 @@ impl Shell {
                 Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
             };
             let Some(worker) = self.children.by_pid(pid) else {
-                tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                if !self.preflight_ended(pid, exit) {
+                    tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                }
                 continue;
             };
             // What it said last is still in its channel.
@@ -108,7 +107,13 @@ impl Shell {
             return;
         };
         let answer = |command: control::Command| match command {
-            control::Command::Status {} => control::Answer::Status(Box::new(self.view())),
+            control::Command::Status {} => Some(control::Answer::Status(Box::new(self.view()))),
+            control::Command::Reload {} => {
+                let trigger = self.trigger(Some(client));
+                self.events
+                    .push_back(Event::Asked(Request::Reload(trigger)));
+                None
+            }
         };
         let new = control.ready(client, now(), answer);
         self.equipment.control = Some(control);

@@ -1,6 +1,6 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::Signal;
 
 use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::image::Images;
 use super::intake::Source;
 use super::seats::{Child, Children};
 use super::{diagnose, journal, memory, view};
@@ -27,7 +28,7 @@ use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
-use crate::systemd::notify::{Notifier, Say};
+use crate::systemd::notify::{Notifier, Say, Settings};
 use crate::worker;
 use crate::{logs, sys};
 
@@ -49,11 +50,15 @@ pub(crate) enum Outcome {
 pub(crate) struct Equipment {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,
+    /// Listeners of the generation before, until the new one has taken over.
+    pub(crate) surplus: Vec<Listener>,
     /// Socket files that this service made, to be removed at its end.
     pub(crate) own_paths: OwnPaths,
     pub(crate) notifier: Notifier,
+    pub(crate) manager: Settings,
     pub(crate) signals: Signals,
     pub(crate) control: Option<control::Server>,
+    pub(crate) images: Images,
     pub(crate) name: Arc<str>,
 }
 
@@ -67,6 +72,9 @@ pub(crate) struct Shell {
     /// How the forks went that the last event led to.
     answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
+    /// Which control client waits for which trigger's answer.
+    pub(super) waiting: BTreeMap<u64, u32>,
+    pub(super) next_trigger: u64,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -77,48 +85,52 @@ impl Shell {
     /// # Errors
     /// No memory or no descriptors for the scoreboard or epoll.
     pub(crate) fn new(equipment: Equipment) -> Result<Self, Failure> {
-        let os = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| Failure::new(ExitCode::Os, what).because(error)
-        };
-        let board = crate::ipc::scoreboard::create().map_err(os("make the scoreboard"))?;
+        let board = crate::ipc::scoreboard::create()
+            .map_err(|error| Failure::new(ExitCode::Os, "make the scoreboard").because(error))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|errno| os("open epoll")(errno.into()))?;
-        let shell = Self {
-            core: Core::new(policy, fastrand::u64(..)),
-            children: Children::new(board),
+        let core = Core::new(policy, fastrand::u64(..));
+        let mut shell = Self::assemble(core, Children::new(board), equipment, open_epoll()?);
+        let header = &shell.children.board.header;
+        header.arbiter_pid.store(std::process::id(), Relaxed);
+        header.started.store(now().as_nanos(), Relaxed);
+        for listener in shell.equipment.listeners.iter() {
+            journal::socket(listener);
+        }
+        journal::starting(usize::from(shell.equipment.config.workers));
+        shell.events.push_back(Event::Start);
+        Ok(shell)
+    }
+
+    pub(super) fn assemble(
+        core: Core,
+        children: Children,
+        equipment: Equipment,
+        epoll: Epoll,
+    ) -> Self {
+        Self {
+            core,
+            children,
             equipment,
             epoll,
             events: VecDeque::new(),
             answers: VecDeque::new(),
             refresh_at: None,
+            waiting: BTreeMap::new(),
+            next_trigger: 0,
             status: String::new(),
             summary: (ServiceState::Booting, 0, 0),
-        };
-        shell
-            .watch(&shell.equipment.signals, Source::Signals)
-            .map_err(os("watch the signals"))?;
-        if let Some(control) = &shell.equipment.control {
-            shell
-                .watch_edges(control, Source::Control(control::Server::LISTENER))
-                .map_err(os("watch the control socket"))?;
         }
-        Ok(shell)
     }
 
     /// Runs until the service has ended. Returns a second time in every worker that it forks, with all that
     /// belongs to the arbiter dropped there.
     pub(crate) fn run(mut self) -> Outcome {
-        let header = &self.children.board.header;
-        header.arbiter_pid.store(std::process::id(), Relaxed);
-        header.started.store(now().as_nanos(), Relaxed);
         self.refresh_at = Some(now() + REFRESH);
-        for listener in self.equipment.listeners.iter() {
-            journal::socket(listener);
+        if let Err(error) = self.watch_own() {
+            tracing::error!(error = %error, "the signals and the control socket cannot be watched");
+            self.clean_up();
+            return Outcome::Leave(ExitCode::Os);
         }
-        journal::starting(usize::from(self.equipment.config.workers));
-        self.events.push_back(Event::Start);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
                 if matches!(outcome, Outcome::Leave(_)) {
@@ -207,12 +219,20 @@ impl Shell {
                 let says = [Say::Stopping, Say::Status(&self.status)];
                 self.equipment.notifier.send(&says);
             }
-            Action::Reloading
-            | Action::Preflight
-            | Action::EndPreflight
-            | Action::Exec(_)
-            | Action::Committed
-            | Action::Answer { .. } => {}
+            Action::Reloading => {
+                let began = now().as_nanos() / 1000;
+                self.status = self.status_line();
+                let says = [Say::Reloading(began), Say::Status(&self.status)];
+                self.equipment.notifier.send(&says);
+            }
+            Action::Preflight => self.preflight(),
+            Action::EndPreflight => self.end_preflight(),
+            Action::Exec(image) => {
+                let failed = self.exec(image);
+                self.answers.push_back(failed);
+            }
+            Action::Committed => self.committed(),
+            Action::Answer { trigger, outcome } => self.answer(trigger, outcome),
             Action::Watchdog => self.equipment.notifier.watchdog(),
             Action::ExtendTimeout(by) => self.equipment.notifier.extend_timeout(by),
             Action::Log(notice) => journal::write(&notice, self.core.generation()),
@@ -397,23 +417,38 @@ impl Shell {
         view::line(&self.core, &self.children)
     }
 
+    fn watch_own(&self) -> io::Result<()> {
+        self.watch(&self.equipment.signals, Source::Signals)?;
+        match &self.equipment.control {
+            Some(control) => self.watch_edges(control, Source::Control(control::Server::LISTENER)),
+            None => Ok(()),
+        }
+    }
+
     fn watch_edges(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
         Ok(self.epoll.add(fd, EpollEvent::new(flags, source.into()))?)
     }
 
-    fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
+    pub(super) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
         Ok(self
             .epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
     }
 }
 
+/// # Errors
+/// No memory, no descriptors.
+pub(super) fn open_epoll() -> Result<Epoll, Failure> {
+    Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+        .map_err(|errno| Failure::new(ExitCode::Os, "open epoll").because(io::Error::from(errno)))
+}
+
 pub(super) fn now() -> Moment {
     Moment::from_nanos(sys::clock::monotonic_nanos())
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(super) fn signal(pid: u32, signal: Signal) {
     if let Err(error) = sys::process::signal_child(pid, signal) {
         tracing::warn!(pid, signal = signal.as_str(), error = %error, "a worker could not be signalled");
     }

@@ -27,6 +27,7 @@ use crate::exit::Failure;
 use crate::sockets::Address;
 
 pub(crate) use app::{AppSettings, app_settings};
+pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
 pub(crate) use settings::{SETTINGS, Setting};
@@ -40,6 +41,8 @@ use forms::Host;
 pub(crate) struct Loaded {
     pub(crate) config: Config,
     pub(crate) report: Report,
+    /// To make the same configuration again, whatever is on disk then.
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Reads and checks the whole configuration of the service called `name`.
@@ -56,6 +59,21 @@ pub(crate) fn load(
 ) -> Result<Loaded, Failure> {
     let environment = Environment::new(environment);
     let file = file::Choice::new(name, flags, &environment).read();
+    layers::resolve(name, flags, &environment, file, &Host::this())
+}
+
+/// The configuration that was made of `snapshot` before, with the same flags and environment.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_again(
+    name: &str,
+    flags: &Flags,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    snapshot: &Snapshot,
+) -> Result<Loaded, Failure> {
+    let environment = Environment::new(environment);
+    let file = file::Choice::new(name, flags, &environment).remember(snapshot);
     layers::resolve(name, flags, &environment, file, &Host::this())
 }
 

@@ -75,6 +75,10 @@ impl Reload {
         self.stage != Stage::Waiting
     }
 
+    pub(super) fn goes_back(&self) -> bool {
+        matches!(self.stage, Stage::Returning { .. })
+    }
+
     pub(super) fn stage_name(&self) -> &'static str {
         match self.stage {
             Stage::Waiting => "waiting",

@@ -31,9 +31,9 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
-    /// The generation that serves, and the one that is being made, if any.
-    pub(crate) fn generations(&self) -> (u32, u32) {
-        (self.generation, self.last_generation)
+    /// Whether a reload has failed, and the image before is to go on.
+    pub(crate) fn goes_back(&self) -> bool {
+        self.reload.as_ref().is_some_and(Reload::goes_back)
     }
 }
 

@@ -1,0 +1,342 @@
+//! The shell's part of a reload: the check of the binary on disk, the change of images, and the answers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::sys::signal::Signal;
+
+use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
+use super::image::{Check, Images};
+use super::intake::Source;
+use super::seats::{Child, Children};
+use super::shell::{Equipment, Shell, now, signal};
+use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
+use crate::control;
+use crate::exit::{ExitCode, Failure};
+use crate::ipc::channel::Channel;
+use crate::ipc::scoreboard::{self, Board, Scoreboard};
+use crate::sockets::{Listener, ListenerAddress, OwnPaths};
+use crate::sys::exec::Executable;
+use crate::systemd::notify;
+
+impl Shell {
+    /// Who asked, and which control client waits for the answer.
+    pub(super) fn trigger(&mut self, client: Option<u32>) -> Trigger {
+        self.next_trigger += 1;
+        if let Some(client) = client {
+            self.waiting.insert(self.next_trigger, client);
+        }
+        Trigger(self.next_trigger)
+    }
+
+    pub(super) fn answer(&mut self, trigger: Trigger, outcome: Result<u32, String>) {
+        let Some(client) = self.waiting.remove(&trigger.0) else {
+            return;
+        };
+        let answer = match outcome {
+            Ok(generation) => control::Answer::Reloaded { generation },
+            Err(reason) => control::Answer::ReloadFailed(reason),
+        };
+        if let Some(control) = &mut self.equipment.control {
+            control.answer(client, now(), &answer);
+        }
+    }
+
+    /// Starts the check. Whatever comes of it comes as an event.
+    pub(super) fn preflight(&mut self) {
+        let state = self
+            .state(Image::Next)
+            .seal(None, &[])
+            .map_err(|error| format!("the state could not be written: {error}"));
+        let check = state.and_then(|state| Check::start(&self.equipment.images.program, &state));
+        match check {
+            Ok(check) => self.equipment.images.check = Some(check),
+            Err(reason) => self.events.push_back(Event::Preflighted(Err(reason))),
+        }
+    }
+
+    pub(super) fn end_preflight(&mut self) {
+        if let Some(check) = self.equipment.images.check.take() {
+            signal(check.pid, Signal::SIGKILL);
+        }
+    }
+
+    /// A child that is no worker has ended. True: it was the check.
+    pub(super) fn preflight_ended(&mut self, pid: u32, exit: Exit) -> bool {
+        let images = &mut self.equipment.images;
+        match images.check.take_if(|check| check.pid == pid) {
+            Some(check) => {
+                let result = check.judge(exit).map(|next| images.next = Some(next));
+                self.events.push_back(Event::Preflighted(result));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Goes over to the image, or says why not.
+    pub(super) fn exec(&mut self, image: Image) -> Event {
+        let error = match self.try_exec(image) {
+            Ok(never) => match never {},
+            Err(error) => error.to_string(),
+        };
+        let images = &mut self.equipment.images;
+        images.next = None;
+        if image == Image::Last {
+            images.last = None;
+        }
+        Event::ExecFailed { error }
+    }
+
+    fn try_exec(&mut self, image: Image) -> io::Result<std::convert::Infallible> {
+        self.equipment.notifier.flush();
+        let own = Executable::own()?;
+        let images = &self.equipment.images;
+        let (target, last) = match image {
+            Image::Next => (images.next.as_ref(), Some(&own)),
+            Image::Last => (images.last.as_ref().map(|(last, _)| last), None),
+        };
+        let target = target.ok_or_else(|| io::Error::other("there is no such program"))?;
+        let mut along = self.descriptors();
+        along.extend(last.map(AsFd::as_fd));
+        let file = self.state(image).seal(last.map(AsFd::as_fd), &along)?;
+        along.push(file.as_fd());
+        let arguments = &images.program.arguments;
+        Err(target.replace(arguments, &state::variables(&file), &along))
+    }
+
+    /// The old generation is on its way out: nothing is left to go back to.
+    pub(super) fn committed(&mut self) {
+        self.equipment.images.last = None;
+        for listener in std::mem::take(&mut self.equipment.surplus) {
+            if let ListenerAddress::UnixPath(path) = &listener.address {
+                self.equipment.own_paths.split_off(path).remove();
+            }
+            tracing::info!(address = %listener.address, "no longer listening");
+        }
+    }
+
+    fn state(&self, image: Image) -> State {
+        let images = &self.equipment.images;
+        let configuration = match (image, &images.last) {
+            (Image::Last, Some((_, configuration))) => configuration,
+            _ => &images.configuration,
+        };
+        State {
+            core: self.core.save(),
+            scoreboard: self.children.board.as_fd().as_raw_fd(),
+            scoreboard_size: size_of::<Board>(),
+            children: self.children.iter().map(child_state).collect(),
+            listeners: self.all_listeners().map(listener_state).collect(),
+            own_paths: self.equipment.own_paths.clone(),
+            control: self
+                .equipment
+                .control
+                .as_ref()
+                .and_then(|control| control.parts().map(|fd| Some(fd.as_raw_fd()))),
+            manager: self.equipment.manager.clone(),
+            program: images.program.clone(),
+            configuration: configuration.clone(),
+            waiting: self.waiting.clone().into_iter().collect(),
+            next_trigger: self.next_trigger,
+        }
+    }
+
+    /// Every descriptor that [`state`](Self::state) names.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = vec![self.children.board.as_fd()];
+        let channels = self
+            .children
+            .iter()
+            .filter_map(|(_, child)| child.channel.as_ref());
+        all.extend(channels.map(AsFd::as_fd));
+        all.extend(self.all_listeners().map(AsFd::as_fd));
+        if let Some(control) = &self.equipment.control {
+            let parts = control.parts();
+            all.push(parts.listener);
+            all.extend(parts.clients.into_iter().map(|client| client.stream));
+        }
+        all
+    }
+
+    fn all_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.equipment
+            .listeners
+            .iter()
+            .chain(&self.equipment.surplus)
+    }
+
+    /// The shell of a service that already runs, in a new image.
+    ///
+    /// # Errors
+    /// The inheritance as it was, and why it cannot be taken over.
+    pub(crate) fn adopt(
+        new: NewImage,
+        inherited: Inherited,
+    ) -> Result<Self, (Box<Inherited>, Failure)> {
+        let ready = inherited.read().and_then(|state| {
+            let board = adopt_board(&inherited, state.scoreboard)?;
+            Ok((state, board, super::shell::open_epoll()?))
+        });
+        let (state, board, epoll) = match ready {
+            Ok(ready) => ready,
+            Err(failure) => return Err((Box::new(inherited), failure)),
+        };
+        let Inherited {
+            mut descriptors,
+            last,
+            rejected,
+            ..
+        } = inherited;
+        let mut take = |number: Number| descriptors.remove(&number);
+        let mut children = Children::new(board);
+        for child in state.children {
+            let channel = child.channel.and_then(&mut take).map(Channel::from);
+            children.adopt(
+                WorkerId(child.worker),
+                Child {
+                    pid: child.pid,
+                    seat: child.seat,
+                    channel,
+                    payloads: child.payloads,
+                },
+            );
+        }
+        let control = state
+            .control
+            .and_then(|parts| parts.map(&mut take))
+            .map(control::Server::assemble);
+        let last = last.and_then(&mut take).map(Executable::from);
+        let policy = super::core::Policy::new(&new.config, new.notifier.watchdog_interval());
+        let resume = match rejected {
+            Some(error) => Event::ExecFailed { error },
+            None => Event::Resume,
+        };
+        let mut images = Images::new(state.program, new.configuration);
+        images.last = last.map(|last| (last, state.configuration));
+        let mut own_paths = state.own_paths;
+        own_paths.append(new.own_paths);
+        let equipment = Equipment {
+            config: new.config,
+            listeners: new.listeners.into(),
+            surplus: new.surplus,
+            own_paths,
+            notifier: new.notifier,
+            manager: state.manager,
+            signals: new.signals,
+            control,
+            images,
+            name: new.name,
+        };
+        let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
+        let mut shell = Self::assemble(core, children, equipment, epoll);
+        shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
+        shell.next_trigger = state.next_trigger;
+        shell.watch_inherited();
+        shell.events.push_back(resume);
+        Ok(shell)
+    }
+
+    fn watch_inherited(&mut self) {
+        let channels: Vec<WorkerId> = self.children.iter().map(|(id, _)| id).collect();
+        for worker in channels {
+            let Some(child) = self.children.get(worker) else {
+                continue;
+            };
+            let watched = child.channel.as_ref().map_or(Ok(()), |channel| {
+                self.watch(channel, Source::Worker(worker))
+            });
+            if let Err(error) = watched {
+                tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
+                if let Some(child) = self.children.get_mut(worker) {
+                    child.channel = None;
+                }
+                self.events.push_back(Event::ChannelClosed { worker });
+            }
+        }
+        let clients = self
+            .equipment
+            .control
+            .as_ref()
+            .map_or_else(Vec::new, control::Server::numbers);
+        self.watch_clients(&clients);
+    }
+}
+
+/// What a new image has made ready by itself before it takes the service over.
+pub(crate) struct NewImage {
+    pub(crate) config: std::sync::Arc<crate::config::Config>,
+    pub(crate) configuration: crate::config::Snapshot,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) surplus: Vec<Listener>,
+    /// Of listeners that were bound anew.
+    pub(crate) own_paths: OwnPaths,
+    pub(crate) notifier: notify::Notifier,
+    pub(crate) signals: crate::sys::signals::Signals,
+    pub(crate) name: std::sync::Arc<str>,
+}
+
+impl Inherited {
+    /// Copies of the listeners, for the image to choose from. The inheritance keeps its own until it is taken over.
+    ///
+    /// # Errors
+    /// No descriptors, or a state that cannot be read.
+    pub(crate) fn listeners(&self) -> Result<Vec<Listener>, Failure> {
+        let os = |error: io::Error| {
+            Failure::new(ExitCode::Os, "take over the listening sockets").because(error)
+        };
+        self.read()?
+            .listeners
+            .into_iter()
+            .map(|listener| {
+                let fd = self.copy(listener.fd).map_err(os)?;
+                Ok(Listener {
+                    address: ListenerAddress::of(&fd).map_err(os)?,
+                    fd,
+                    name: listener.name,
+                    origin: listener.origin,
+                    wanted: listener.wanted,
+                })
+            })
+            .collect()
+    }
+
+    /// # Errors
+    /// The state cannot be read.
+    pub(crate) fn manager(&self) -> Result<notify::Settings, Failure> {
+        Ok(self.read()?.manager)
+    }
+
+    fn copy(&self, number: Number) -> io::Result<OwnedFd> {
+        let fd = self.descriptors.get(&number);
+        fd.ok_or_else(|| io::Error::other(format!("descriptor {number} did not come along")))?
+            .try_clone()
+    }
+}
+
+fn adopt_board(inherited: &Inherited, number: Number) -> Result<Scoreboard, Failure> {
+    inherited
+        .copy(number)
+        .and_then(scoreboard::adopt)
+        .map_err(|error| Failure::new(ExitCode::Os, "take over the scoreboard").because(error))
+}
+
+fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {
+    ChildState {
+        worker: worker.0,
+        pid: child.pid,
+        seat: child.seat,
+        channel: child.channel.as_ref().map(AsRawFd::as_raw_fd),
+        payloads: child.payloads.clone(),
+    }
+}
+
+fn listener_state(listener: &Listener) -> ListenerState {
+    ListenerState {
+        fd: listener.fd.as_raw_fd(),
+        name: listener.name.clone(),
+        origin: listener.origin,
+        wanted: listener.wanted.clone(),
+    }
+}
