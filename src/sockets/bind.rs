@@ -266,6 +266,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::path::PathBuf;
 
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 

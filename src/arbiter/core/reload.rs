@@ -122,7 +122,7 @@ impl Core {
                 let limit = self.policy.preflight;
                 self.end_reload(
                     now,
-                    Err(format!(
+                    &Err(format!(
                         "the new binary did not finish its check within {limit:?}"
                     )),
                 );
@@ -160,7 +160,7 @@ impl Core {
                 self.set_stage(Stage::Leaving);
                 self.leave_for = Some(Image::Next);
             }
-            Err(reason) => self.end_reload(now, Err(reason)),
+            Err(reason) => self.end_reload(now, &Err(reason)),
         }
     }
 
@@ -169,7 +169,7 @@ impl Core {
             Some(Stage::Leaving) => {
                 self.end_reload(
                     now,
-                    Err(format!("the new binary could not be executed: {error}")),
+                    &Err(format!("the new binary could not be executed: {error}")),
                 );
             }
             Some(Stage::Returning { reason }) => {
@@ -179,7 +179,7 @@ impl Core {
                 let outcome = format!(
                     "{reason}; and the way back to the old binary failed: {error}: workers that end are replaced by the new one"
                 );
-                self.end_reload(now, Err(outcome));
+                self.end_reload(now, &Err(outcome));
             }
             _ => {}
         }
@@ -189,7 +189,7 @@ impl Core {
     pub(super) fn resume(&mut self, now: Moment) {
         match self.reload.as_ref().map(|reload| reload.stage.clone()) {
             Some(Stage::Leaving) => self.begin_preparing(now),
-            Some(Stage::Returning { reason }) => self.end_reload(now, Err(reason)),
+            Some(Stage::Returning { reason }) => self.end_reload(now, &Err(reason)),
             _ => {}
         }
     }
@@ -307,16 +307,16 @@ impl Core {
             self.retire(now, id);
         }
         self.reload = Some(reload);
-        self.end_reload(now, Ok(self.generation));
+        self.end_reload(now, &Ok(self.generation));
     }
 
     /// One answer for every trigger, and READY=1 in every outcome.
-    pub(super) fn end_reload(&mut self, now: Moment, outcome: Result<u32, String>) {
+    pub(super) fn end_reload(&mut self, now: Moment, outcome: &Result<u32, String>) {
         let Some(reload) = self.reload.take() else {
             return;
         };
         if reload.is_under_way() {
-            self.notice(match &outcome {
+            self.notice(match outcome {
                 Ok(_) => Notice::Reloaded {
                     workers: self.slots.len(),
                     took: now.since(reload.begun),
@@ -345,7 +345,7 @@ impl Core {
             self.act(Action::EndPreflight);
         }
         self.wanted_slots = None;
-        self.end_reload(now, Err("the service was told to stop".to_owned()));
+        self.end_reload(now, &Err("the service was told to stop".to_owned()));
     }
 
     pub(super) fn is_member(&self, id: WorkerId) -> bool {
