@@ -67,7 +67,8 @@ fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> Ex
                 .check_state()
                 .and_then(|()| serving_flags(&name, &arguments))
                 .and_then(|flags| validate::<S>(&name, &flags));
-            trial.tell(checked.err().map(|failure| chain(&failure)));
+            let error = checked.err().map(|failure| chain(&failure));
+            trial.tell(error.as_deref());
             ExitCode::Ok
         }
         Err(failure) => {

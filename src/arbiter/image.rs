@@ -1,6 +1,6 @@
 //! The programs of a reload: the one on disk, the one that runs, the one before it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -40,14 +40,13 @@ impl Images {
 impl Program {
     /// This process's own: call it at the very start, with the arguments as they were given.
     ///
-    /// The path is that of the first argument where it leads to this program: a link that is changed for a new
-    /// release is followed anew at each reload. Else it is where the kernel found the program.
+    /// The path is that of the first argument, or where PATH has it, if it leads to this program: a link that is
+    /// changed for a new release is followed anew at each reload. Else it is where the kernel found the program.
     pub(crate) fn this(arguments: Vec<OsString>) -> Self {
+        let folders = std::env::var_os("PATH").unwrap_or_default();
         let called = arguments
             .first()
-            .filter(|name| name.as_bytes().contains(&b'/'))
-            .and_then(|name| std::path::absolute(name).ok())
-            .filter(|path| is_this(path));
+            .and_then(|name| called(Path::new(name), &folders, is_this));
         let path = called
             .unwrap_or_else(|| without_mark(fs::read_link("/proc/self/exe").unwrap_or_default()));
         Self {
@@ -55,6 +54,21 @@ impl Program {
             arguments,
         }
     }
+}
+
+/// The path that a shell would have taken for `name`, if it is right.
+fn called(name: &Path, folders: &OsStr, right: impl Fn(&Path) -> bool) -> Option<PathBuf> {
+    let candidates = if name.as_os_str().as_bytes().contains(&b'/') {
+        vec![name.to_owned()]
+    } else {
+        std::env::split_paths(folders)
+            .map(|folder| folder.join(name))
+            .collect()
+    };
+    candidates
+        .iter()
+        .filter_map(|path| std::path::absolute(path).ok())
+        .find(|path| right(path))
 }
 
 fn is_this(path: &Path) -> bool {
@@ -82,7 +96,7 @@ pub(super) struct Check {
 }
 
 /// How much of what a tried program prints is looked at.
-const MOST: u64 = 16 * 1024;
+const MOST: u64 = 64 * 1024;
 
 impl Check {
     /// Starts the program on disk with the state to look at.
@@ -156,4 +170,26 @@ fn read(pipe: OwnedFd) -> Vec<u8> {
     // What came before it would block is what there is.
     let _ = fs::File::from(pipe).take(MOST).read_to_end(&mut content);
     content
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_is_the_one_that_was_called() {
+        let right = |path: &Path| path.starts_with("/opt");
+        let found = |name: &str| called(Path::new(name), OsStr::new("/usr/bin:/opt/bin"), right);
+        assert_eq!(found("/opt/current/app"), Some("/opt/current/app".into()));
+        assert_eq!(found("app"), Some("/opt/bin/app".into()));
+        // As `exec -a` gives it: the name says nothing about the program.
+        assert_eq!(found("/usr/bin/other"), None);
+    }
+
+    #[test]
+    fn the_mark_of_a_removed_file_is_no_part_of_its_path() {
+        let path = |path: &str| without_mark(path.into());
+        assert_eq!(path("/bin/app (deleted)"), Path::new("/bin/app"));
+        assert_eq!(path("/bin/app"), Path::new("/bin/app"));
+    }
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
 
+use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
 use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
-use super::intake::Source;
+use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
@@ -18,6 +20,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{self, Board, Scoreboard};
 use crate::sockets::{Listener, ListenerAddress, OwnPaths};
 use crate::sys::exec::Executable;
+use crate::sys::signals::Signals;
 use crate::systemd::notify;
 
 impl Shell {
@@ -91,24 +94,26 @@ impl Shell {
 
     fn try_exec(&mut self, image: Image) -> io::Result<std::convert::Infallible> {
         self.equipment.notifier.flush();
+        // On the way back too: what cannot take over gives back to this one.
         let own = Executable::own()?;
         let images = &self.equipment.images;
-        let (target, last) = match image {
-            Image::Next => (images.next.as_ref(), Some(&own)),
-            Image::Last => (images.last.as_ref().map(|(last, _)| last), None),
+        let target = match image {
+            Image::Next => images.next.as_ref(),
+            Image::Last => images.last.as_ref().map(|(last, _)| last),
         };
         let target = target.ok_or_else(|| io::Error::other("there is no such program"))?;
         let mut along = self.descriptors();
-        along.extend(last.map(AsFd::as_fd));
-        let file = self.state(image).seal(last.map(AsFd::as_fd), &along)?;
+        along.push(own.as_fd());
+        let file = self.state(image).seal(Some(own.as_fd()), &along)?;
         along.push(file.as_fd());
         let arguments = &images.program.arguments;
         Err(target.replace(arguments, &state::variables(&file), &along))
     }
 
-    /// The old generation is on its way out: nothing is left to go back to.
-    pub(super) fn committed(&mut self) {
+    /// The reload is over: lets go of the other image's program, and of the listeners that only it has.
+    pub(super) fn release(&mut self) {
         self.equipment.images.last = None;
+        self.equipment.images.next = None;
         for listener in std::mem::take(&mut self.equipment.surplus) {
             if let ListenerAddress::UnixPath(path) = &listener.address {
                 self.equipment.own_paths.split_off(path).remove();
@@ -138,6 +143,7 @@ impl Shell {
             manager: self.equipment.manager.clone(),
             program: images.program.clone(),
             configuration: configuration.clone(),
+            own_configuration: images.configuration.clone(),
             waiting: self.waiting.clone().into_iter().collect(),
             next_trigger: self.next_trigger,
         }
@@ -175,21 +181,30 @@ impl Shell {
         new: NewImage,
         inherited: Inherited,
     ) -> Result<Self, (Box<Inherited>, Failure)> {
-        let ready = inherited.read().and_then(|state| {
-            let board = adopt_board(&inherited, state.scoreboard)?;
-            Ok((state, board, super::shell::open_epoll()?))
-        });
-        let (state, board, epoll) = match ready {
-            Ok(ready) => ready,
-            Err(failure) => return Err((Box::new(inherited), failure)),
-        };
+        match inherited.open(&new.signals) {
+            Ok(opened) => Ok(Self::go_on(new, inherited, opened)),
+            Err(failure) => {
+                new.own_paths.remove();
+                Err((Box::new(inherited), failure))
+            }
+        }
+    }
+
+    /// The point of no return: what could fail has not.
+    fn go_on(new: NewImage, inherited: Inherited, opened: Opened) -> Self {
         let Inherited {
             mut descriptors,
             last,
             rejected,
             ..
         } = inherited;
+        let Opened {
+            state,
+            board,
+            epoll,
+        } = opened;
         let mut take = |number: Number| descriptors.remove(&number);
+        let earlier_drops = board.header.log_drops.load(Relaxed);
         let mut children = Children::new(board);
         for child in state.children {
             let channel = child.channel.and_then(&mut take).map(Channel::from);
@@ -209,12 +224,14 @@ impl Shell {
             .map(control::Server::assemble);
         let last = last.and_then(&mut take).map(Executable::from);
         let policy = super::core::Policy::new(&new.config, new.notifier.watchdog_interval());
+        let mut images = Images::new(state.program, new.configuration);
         let resume = match rejected {
             Some(error) => Event::ExecFailed { error },
-            None => Event::Resume,
+            None => {
+                images.last = last.map(|last| (last, state.configuration));
+                Event::Resume
+            }
         };
-        let mut images = Images::new(state.program, new.configuration);
-        images.last = last.map(|last| (last, state.configuration));
         let mut own_paths = state.own_paths;
         own_paths.append(new.own_paths);
         let equipment = Equipment {
@@ -233,34 +250,11 @@ impl Shell {
         let mut shell = Self::assemble(core, children, equipment, epoll);
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
         shell.next_trigger = state.next_trigger;
-        shell.watch_inherited();
+        shell.earlier_drops = earlier_drops;
         shell.events.push_back(resume);
-        Ok(shell)
-    }
-
-    fn watch_inherited(&mut self) {
-        let channels: Vec<WorkerId> = self.children.iter().map(|(id, _)| id).collect();
-        for worker in channels {
-            let Some(child) = self.children.get(worker) else {
-                continue;
-            };
-            let watched = child.channel.as_ref().map_or(Ok(()), |channel| {
-                self.watch(channel, Source::Worker(worker))
-            });
-            if let Err(error) = watched {
-                tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
-                if let Some(child) = self.children.get_mut(worker) {
-                    child.channel = None;
-                }
-                self.events.push_back(Event::ChannelClosed { worker });
-            }
-        }
-        let clients = self
-            .equipment
-            .control
-            .as_ref()
-            .map_or_else(Vec::new, control::Server::numbers);
-        self.watch_clients(&clients);
+        // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
+        shell.reap();
+        shell
     }
 }
 
@@ -273,7 +267,7 @@ pub(crate) struct NewImage {
     /// Of listeners that were bound anew.
     pub(crate) own_paths: OwnPaths,
     pub(crate) notifier: notify::Notifier,
-    pub(crate) signals: crate::sys::signals::Signals,
+    pub(crate) signals: Signals,
     pub(crate) name: std::sync::Arc<str>,
 }
 
@@ -308,18 +302,58 @@ impl Inherited {
         Ok(self.read()?.manager)
     }
 
+    /// Does everything of a take-over that can fail, and changes nothing that could not be given back.
+    fn open(&self, signals: &Signals) -> Result<Opened, Failure> {
+        let state = self.read()?;
+        let board = self
+            .copy(state.scoreboard)
+            .and_then(scoreboard::adopt)
+            .map_err(|error| {
+                Failure::new(ExitCode::Os, "take over the scoreboard").because(error)
+            })?;
+        let epoll = self.watch(&state, signals).map_err(|error| {
+            Failure::new(ExitCode::Os, "watch the workers and the control socket").because(error)
+        })?;
+        Ok(Opened {
+            state,
+            board,
+            epoll,
+        })
+    }
+
+    /// Watches by the numbers that the descriptors keep.
+    fn watch(&self, state: &State, signals: &Signals) -> io::Result<Epoll> {
+        let epoll = open_epoll(signals)?;
+        for child in &state.children {
+            if let Some(channel) = child.channel {
+                let source = Source::Worker(WorkerId(child.worker));
+                watch(&epoll, self.descriptor(channel)?, source)?;
+            }
+        }
+        if let Some(control) = &state.control {
+            watch_control(&epoll, self.descriptor(control.listener)?)?;
+            for client in &control.clients {
+                watch_client(&epoll, self.descriptor(client.stream)?, client.number)?;
+            }
+        }
+        Ok(epoll)
+    }
+
     fn copy(&self, number: Number) -> io::Result<OwnedFd> {
+        self.descriptor(number)?.try_clone()
+    }
+
+    fn descriptor(&self, number: Number) -> io::Result<&OwnedFd> {
         let fd = self.descriptors.get(&number);
-        fd.ok_or_else(|| io::Error::other(format!("descriptor {number} did not come along")))?
-            .try_clone()
+        fd.ok_or_else(|| io::Error::other(format!("descriptor {number} did not come along")))
     }
 }
 
-fn adopt_board(inherited: &Inherited, number: Number) -> Result<Scoreboard, Failure> {
-    inherited
-        .copy(number)
-        .and_then(scoreboard::adopt)
-        .map_err(|error| Failure::new(ExitCode::Os, "take over the scoreboard").because(error))
+/// An inheritance that can be taken over.
+struct Opened {
+    state: State,
+    board: Scoreboard,
+    epoll: Epoll,
 }
 
 fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {

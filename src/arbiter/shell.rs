@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::signal::Signal;
 
 use super::core::{Action, Core, Event, Policy, WorkerId};
 use super::image::Images;
-use super::intake::Source;
+use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
 use super::{diagnose, journal, memory, view};
 use crate::config::Config;
@@ -78,8 +77,13 @@ pub(crate) struct Shell {
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
-    summary: (ServiceState, usize, usize),
+    summary: Summary,
+    /// Records that images before this one dropped.
+    pub(super) earlier_drops: u64,
 }
+
+/// State, stage of a reload, serving workers, slots.
+type Summary = (ServiceState, Option<&'static str>, usize, usize);
 
 impl Shell {
     /// # Errors
@@ -89,7 +93,17 @@ impl Shell {
             .map_err(|error| Failure::new(ExitCode::Os, "make the scoreboard").because(error))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
         let core = Core::new(policy, fastrand::u64(..));
-        let mut shell = Self::assemble(core, Children::new(board), equipment, open_epoll()?);
+        let epoll = open_epoll(&equipment.signals)
+            .and_then(|epoll| {
+                if let Some(control) = &equipment.control {
+                    watch_control(&epoll, control)?;
+                }
+                Ok(epoll)
+            })
+            .map_err(|error| {
+                Failure::new(ExitCode::Os, "watch the signals and the control socket").because(error)
+            })?;
+        let mut shell = Self::assemble(core, Children::new(board), equipment, epoll);
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
@@ -118,7 +132,8 @@ impl Shell {
             waiting: BTreeMap::new(),
             next_trigger: 0,
             status: String::new(),
-            summary: (ServiceState::Booting, 0, 0),
+            summary: (ServiceState::Booting, None, 0, 0),
+            earlier_drops: 0,
         }
     }
 
@@ -126,11 +141,6 @@ impl Shell {
     /// belongs to the arbiter dropped there.
     pub(crate) fn run(mut self) -> Outcome {
         self.refresh_at = Some(now() + REFRESH);
-        if let Err(error) = self.watch_own() {
-            tracing::error!(error = %error, "the signals and the control socket cannot be watched");
-            self.clean_up();
-            return Outcome::Leave(ExitCode::Os);
-        }
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
                 if matches!(outcome, Outcome::Leave(_)) {
@@ -158,16 +168,23 @@ impl Shell {
 
     /// Delivers every event that waits and does what the core answers.
     fn work_off(&mut self) -> ControlFlow<Outcome> {
-        while let Some(event) = self.events.pop_front() {
-            for action in self.core.handle(now(), event) {
-                self.carry_out(action)?;
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                for action in self.core.handle(now(), event) {
+                    self.carry_out(action)?;
+                }
+                // Forks are answered before anything else is told: clause 5 of the core's contract.
+                while let Some(answer) = self.answers.pop_back() {
+                    self.events.push_front(answer);
+                }
             }
-            // Forks are answered before anything else is told: clause 5 of the core's contract.
-            while let Some(answer) = self.answers.pop_back() {
-                self.events.push_front(answer);
-            }
+            // Not before everything is told: clause 7. What the kernel still holds is there for the next image too.
+            let Some(image) = self.core.leaves_for() else {
+                return ControlFlow::Continue(());
+            };
+            let failed = self.exec(image);
+            self.events.push_back(failed);
         }
-        ControlFlow::Continue(())
     }
 
     fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
@@ -227,11 +244,7 @@ impl Shell {
             }
             Action::Preflight => self.preflight(),
             Action::EndPreflight => self.end_preflight(),
-            Action::Exec(image) => {
-                let failed = self.exec(image);
-                self.answers.push_back(failed);
-            }
-            Action::Committed => self.committed(),
+            Action::Release => self.release(),
             Action::Answer { trigger, outcome } => self.answer(trigger, outcome),
             Action::Watchdog => self.equipment.notifier.watchdog(),
             Action::ExtendTimeout(by) => self.equipment.notifier.extend_timeout(by),
@@ -267,7 +280,7 @@ impl Shell {
                 worker: worker.0,
                 slot,
                 generation,
-                workers: u32::try_from(self.core.target()).unwrap_or(u32::MAX),
+                workers: u32::try_from(self.core.workers_of(generation)).unwrap_or(u32::MAX),
                 arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
                 channel: theirs,
                 meter: Meter::new(self.children.board.clone(), seat),
@@ -276,7 +289,7 @@ impl Shell {
                 name: self.equipment.name.clone(),
             }))),
             Ok(Forked::Parent { child: pid }) => {
-                let watched = self.watch(&ours, Source::Worker(worker));
+                let watched = watch(&self.epoll, &ours, Source::Worker(worker));
                 if let Err(error) = &watched {
                     // It exists: it has to be told to go, by the closed channel, and to be reaped as ours.
                     tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
@@ -394,14 +407,20 @@ impl Shell {
 
     /// STATUS when what it is about has changed, and whatever the manager did not take before.
     fn tell_manager(&mut self) {
-        let summary = (self.core.state(), self.core.serving(), self.core.target());
+        let summary = (
+            self.core.state(),
+            self.core.reload_stage(),
+            self.core.serving(),
+            self.core.target(),
+        );
         let header = &self.children.board.header;
-        header.log_drops.store(logs::drops(), Relaxed);
+        let drops = self.earlier_drops.saturating_add(logs::drops());
+        header.log_drops.store(drops, Relaxed);
         header.state.store(summary.0 as u8, Relaxed);
         header.generation.store(self.core.generation(), Relaxed);
         header
             .workers
-            .store(u32::try_from(summary.2).unwrap_or(u32::MAX), Relaxed);
+            .store(u32::try_from(summary.3).unwrap_or(u32::MAX), Relaxed);
         if summary != self.summary {
             self.summary = summary;
             let status = self.status_line();
@@ -416,32 +435,6 @@ impl Shell {
     fn status_line(&self) -> String {
         view::line(&self.core, &self.children)
     }
-
-    fn watch_own(&self) -> io::Result<()> {
-        self.watch(&self.equipment.signals, Source::Signals)?;
-        match &self.equipment.control {
-            Some(control) => self.watch_edges(control, Source::Control(control::Server::LISTENER)),
-            None => Ok(()),
-        }
-    }
-
-    fn watch_edges(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        Ok(self.epoll.add(fd, EpollEvent::new(flags, source.into()))?)
-    }
-
-    pub(super) fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        Ok(self
-            .epoll
-            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
-    }
-}
-
-/// # Errors
-/// No memory, no descriptors.
-pub(super) fn open_epoll() -> Result<Epoll, Failure> {
-    Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-        .map_err(|errno| Failure::new(ExitCode::Os, "open epoll").because(io::Error::from(errno)))
 }
 
 pub(super) fn now() -> Moment {

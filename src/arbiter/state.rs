@@ -16,6 +16,7 @@ use super::core::Saved;
 use crate::config::Snapshot;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
+use crate::ipc::channel::cut;
 use crate::ipc::scoreboard::Board;
 use crate::sockets::{Origin, OwnPaths};
 use crate::sys;
@@ -62,6 +63,8 @@ pub(super) struct State {
     pub(super) program: Program,
     /// Of the generation that serves.
     pub(super) configuration: Snapshot,
+    /// Of the image that wrote this.
+    pub(super) own_configuration: Snapshot,
     /// Which control client waits for which trigger's answer.
     pub(super) waiting: Vec<(u64, u32)>,
     pub(super) next_trigger: u64,
@@ -218,14 +221,18 @@ impl Inherited {
         read(&self.text)
     }
 
-    /// The configuration to use instead of what is on disk, if this image is the one that the service goes back to.
+    /// The configuration to use instead of what is on disk: if this image wrote the state and got it back, or if it
+    /// is the one that the service goes back to.
     ///
     /// # Errors
     /// As [`read`](Self::read).
     pub(crate) fn configuration(&self) -> Result<Option<Snapshot>, Failure> {
         let state = self.read()?;
-        let back = self.rejected.is_some() || state.core.goes_back();
-        Ok(back.then_some(state.configuration))
+        if self.rejected.is_some() {
+            return Ok(Some(state.own_configuration));
+        }
+        let goes_back = state.core.goes_back();
+        Ok(goes_back.then_some(state.configuration))
     }
 
     /// This image cannot take over: the last one goes on, and hears why. Returns when even that failed.
@@ -237,6 +244,10 @@ impl Inherited {
             )
             .because(error)
         };
+        if let Some(before) = &self.rejected {
+            // It has been to and fro already, and would be for ever.
+            return failed(io::Error::other(format!("it refused: {before}")));
+        }
         let last = self.last.and_then(|number| self.descriptors.get(&number));
         let last = match last.map(|fd| fd.try_clone()) {
             Some(Ok(fd)) => Executable::from(fd),
@@ -280,10 +291,11 @@ impl Trial {
         Ok(())
     }
 
-    pub(crate) fn tell(self, error: Option<String>) {
+    pub(crate) fn tell(self, error: Option<&str>) {
         let verdict = Verdict {
             payload: env!("CARGO_PKG_VERSION").to_owned(),
-            error,
+            // More than a pipe holds would wait for a reader that waits for the end.
+            error: error.map(cut),
         };
         let mut file = std::fs::File::from(self.verdict);
         // An arbiter that does not listen any more has given this check up.

@@ -55,7 +55,7 @@ pub(crate) struct Parts<F> {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ClientParts<F> {
-    number: u32,
+    pub(crate) number: u32,
     pub(crate) stream: F,
     deadline: Option<Moment>,
     asked: Vec<u8>,
@@ -163,11 +163,6 @@ impl Server {
             next: parts.next,
             retry_at: None,
         }
-    }
-
-    /// The numbers of all clients, each to be watched.
-    pub(crate) fn numbers(&self) -> Vec<u32> {
-        self.clients.keys().copied().collect()
     }
 
     /// Answers a client whose command was left open. One that has gone away is no loss.

@@ -9,10 +9,11 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use nix::fcntl::{AtFlags, FcntlArg, FdFlag, SealFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
 /// A program by its open file: it stays what it is when the path leads elsewhere or nowhere.
 #[derive(Debug)]
@@ -24,8 +25,9 @@ impl Executable {
     /// # Errors
     /// What open(2) says.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        // std opens close-on-exec.
-        Ok(Self(File::open(path)?.into()))
+        // Only the place, open(2): a program that may be executed need not be readable, and a FIFO would wait.
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        Ok(Self(nix::fcntl::open(path, flags, Mode::empty())?))
     }
 
     /// The program that this process runs, even when its file was removed or replaced.
@@ -183,7 +185,6 @@ fn set_close_on_exec(fd: RawFd, on: bool) -> io::Result<()> {
 /// # Errors
 /// No descriptors.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    use nix::fcntl::OFlag;
     let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let flags = OFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFL)?);
     fcntl(&read, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

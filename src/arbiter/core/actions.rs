@@ -1,5 +1,6 @@
 //! What the core wants done.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -41,10 +42,9 @@ pub(crate) enum Action {
     Preflight,
     /// End that child; no answer is wanted any more.
     EndPreflight,
-    /// Replace this image, in the same process. Answered by `Resume` there, or `ExecFailed` here.
-    Exec(Image),
-    /// The new generation has taken over: nothing of the image before is needed any more.
-    Committed,
+    /// The reload is over: nothing of the other image is needed any more, neither its program nor the listeners
+    /// that only its generation has.
+    Release,
     /// Tell who asked for the reload: the generation that serves now, or why it failed.
     Answer {
         trigger: Trigger,
@@ -131,6 +131,19 @@ impl Overdue {
             | Overdue::Serve(took)
             | Overdue::Stop(took)
             | Overdue::Channel(took) => took,
+        }
+    }
+}
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let took = self.took().as_secs_f64();
+        match self {
+            Overdue::Heartbeat(_) => write!(f, "no heartbeat for {took:.1} s"),
+            Overdue::Startup(_) => write!(f, "not prepared after {took:.1} s"),
+            Overdue::Serve(_) => write!(f, "not serving {took:.1} s after it was told to"),
+            Overdue::Stop(_) => write!(f, "not gone {took:.1} s after it was told to leave"),
+            Overdue::Channel(_) => write!(f, "without a channel for {took:.1} s"),
         }
     }
 }

@@ -29,7 +29,8 @@ impl Core {
     pub(super) fn new_worker(&mut self, now: Moment, slot: u16, generation: u32) -> WorkerId {
         let id = WorkerId(self.next_worker);
         self.next_worker += 1;
-        self.workers.insert(id, Worker::new(slot, generation, now));
+        let worker = Worker::new(slot, generation, now, self.policy.limits());
+        self.workers.insert(id, worker);
         id
     }
 

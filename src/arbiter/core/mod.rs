@@ -12,8 +12,9 @@
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
 //! 6. After [`Action::Leave`] nothing is delivered.
-//! 7. [`Action::Exec`] is the last of its step. The shell saves the core and executes the image; then the next event
-//!    is [`Event::Resume`], to the core that the new image adopted, or [`Event::ExecFailed`] to this one.
+//! 7. When nothing is left to deliver and [`Core::leaves_for`] names an image, the shell saves the core and executes
+//!    the image. The next event is [`Event::Resume`], to the core that the new image adopted, or
+//!    [`Event::ExecFailed`] to this one. What was heard before the exec is never left behind: it would be lost.
 //! 8. [`Action::Preflight`] is answered by one [`Event::Preflighted`], unless [`Action::EndPreflight`] comes first.
 //!
 //! # What holds
@@ -86,8 +87,8 @@ pub(crate) struct Core {
     degraded: bool,
     stop: Option<Stop>,
     reload: Option<Reload>,
-    /// What this image is to be replaced by, at the end of this step.
-    leave_for: Option<Image>,
+    /// Why the last reload failed; none has succeeded since.
+    reload_failure: Option<String>,
     /// A change of the number of slots that waits for the end of the reload.
     wanted_slots: Option<u16>,
     /// Workers of slots that were given up, and that serve until another one does.
@@ -116,7 +117,7 @@ impl Core {
             degraded: false,
             stop: None,
             reload: None,
-            leave_for: None,
+            reload_failure: None,
             wanted_slots: None,
             surplus: Vec::new(),
             next_watchdog: None,
@@ -148,9 +149,6 @@ impl Core {
             Event::Tick => self.supervise(now),
         }
         self.advance(now);
-        if let Some(image) = self.leave_for.take() {
-            self.act(Action::Exec(image));
-        }
         std::mem::take(&mut self.actions)
     }
 
@@ -194,6 +192,24 @@ impl Core {
 
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// The image that this one is to be replaced by, as soon as nothing is left to deliver.
+    pub(crate) fn leaves_for(&self) -> Option<Image> {
+        self.reload.as_ref().and_then(Reload::leaves_for)
+    }
+
+    /// Why the last reload failed; `None` when there was none, or it succeeded.
+    pub(crate) fn reload_failure(&self) -> Option<&str> {
+        self.reload_failure.as_deref()
+    }
+
+    /// How many workers a generation has, or will have.
+    pub(crate) fn workers_of(&self, generation: u32) -> usize {
+        match &self.reload {
+            Some(reload) if generation > self.generation => reload.members().len(),
+            _ => self.target(),
+        }
     }
 
     /// What the reload under way is doing.

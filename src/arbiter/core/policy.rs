@@ -2,7 +2,20 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
+
+/// How long a worker may take. It goes by them itself as well, so they are those that it was forked with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    pub(super) startup: Option<Duration>,
+    pub(super) graceful: Option<Duration>,
+    pub(super) cleanup: Option<Duration>,
+    pub(super) heartbeat_boot: Option<Duration>,
+    pub(super) heartbeat_serving: Option<Duration>,
+    pub(super) heartbeat_stopping: Option<Duration>,
+}
 
 /// Limits and intervals. `None` is "no limit".
 #[derive(Clone, Debug)]
@@ -63,6 +76,18 @@ impl Policy {
             watchdog,
             extension_interval: Duration::from_secs(10),
             extension: Duration::from_secs(30),
+        }
+    }
+
+    /// For a worker that is forked now.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            startup: self.startup,
+            graceful: self.graceful,
+            cleanup: self.cleanup,
+            heartbeat_boot: self.heartbeat_boot,
+            heartbeat_serving: self.heartbeat_serving,
+            heartbeat_stopping: self.heartbeat_stopping,
         }
     }
 }

@@ -75,6 +75,15 @@ impl Reload {
         self.stage != Stage::Waiting
     }
 
+    /// What this image is to be replaced by.
+    pub(super) fn leaves_for(&self) -> Option<Image> {
+        match self.stage {
+            Stage::Leaving => Some(Image::Next),
+            Stage::Returning { .. } => Some(Image::Last),
+            _ => None,
+        }
+    }
+
     pub(super) fn goes_back(&self) -> bool {
         matches!(self.stage, Stage::Returning { .. })
     }
@@ -106,10 +115,12 @@ impl Core {
             self.act(Action::Answer { trigger, outcome });
             return;
         }
-        self.reload
-            .get_or_insert_with(|| Reload::new(now))
-            .triggers
-            .push(trigger);
+        let reload = self.reload.get_or_insert_with(|| Reload::new(now));
+        reload.triggers.push(trigger);
+        if reload.is_under_way() {
+            // The manager that has just asked waits for a moment that is not before its question (sd_notify(3)).
+            self.act(Action::Reloading);
+        }
     }
 
     /// Takes the reload as far as it can go without another event.
@@ -156,10 +167,7 @@ impl Core {
             return;
         }
         match result {
-            Ok(()) => {
-                self.set_stage(Stage::Leaving);
-                self.leave_for = Some(Image::Next);
-            }
+            Ok(()) => self.set_stage(Stage::Leaving),
             Err(reason) => self.end_reload(now, &Err(reason)),
         }
     }
@@ -167,14 +175,15 @@ impl Core {
     pub(super) fn exec_failed(&mut self, now: Moment, error: &str) {
         match self.reload.as_ref().map(|reload| reload.stage.clone()) {
             Some(Stage::Leaving) => {
+                self.act(Action::Release);
                 self.end_reload(
                     now,
-                    &Err(format!("the new binary could not be executed: {error}")),
+                    &Err(format!("the new binary could not take over: {error}")),
                 );
             }
             Some(Stage::Returning { reason }) => {
-                // The old workers serve on. What is forked from now on has the new code: that is said, and
-                // it is better than a slot that stays empty.
+                // The old workers serve on, with listeners that only they may have: nothing is released. What is
+                // forked from now on has the new code: that is said, and it is better than a slot that stays empty.
                 self.generation = self.last_generation;
                 let outcome = format!(
                     "{reason}; and the way back to the old binary failed: {error}: workers that end are replaced by the new one"
@@ -189,7 +198,10 @@ impl Core {
     pub(super) fn resume(&mut self, now: Moment) {
         match self.reload.as_ref().map(|reload| reload.stage.clone()) {
             Some(Stage::Leaving) => self.begin_preparing(now),
-            Some(Stage::Returning { reason }) => self.end_reload(now, &Err(reason)),
+            Some(Stage::Returning { reason }) => {
+                self.act(Action::Release);
+                self.end_reload(now, &Err(reason));
+            }
             _ => {}
         }
     }
@@ -270,15 +282,14 @@ impl Core {
         let Some(reload) = &self.reload else { return };
         let members = reload.members().to_vec();
         for id in members {
-            // One that serves has connections: they go back to the old generation.
-            let level = match self.workers.get(&id).map(|worker| worker.phase) {
-                Some(Phase::Serving) => Level::Graceful,
-                _ => Level::Quick,
-            };
-            self.order_to_stop(now, id, level);
+            match self.workers.get(&id).map(|worker| worker.phase) {
+                // It has connections; and if the whole old generation has crashed, it is all there is until a
+                // worker of that one serves again.
+                Some(Phase::Serving) => self.surplus.push(id),
+                _ => self.order_to_stop(now, id, Level::Quick),
+            }
         }
         self.set_stage(Stage::Returning { reason });
-        self.leave_for = Some(Image::Last);
     }
 
     fn commit(&mut self, now: Moment) {
@@ -293,6 +304,7 @@ impl Core {
             let before = old.next();
             let mut slot = Slot::new(Cause::Reload);
             slot.serving = Some(*id);
+            slot.recycle = self.workers.get(id).and_then(|worker| worker.recycle);
             if let Some(before) = before {
                 slot.restarts = before.restarts;
                 leaving.extend(before.serving.into_iter().chain(before.incoming));
@@ -302,7 +314,7 @@ impl Core {
         leaving.extend(old.flat_map(|slot| slot.serving.into_iter().chain(slot.incoming)));
         // New code: its crashes are counted from now on.
         self.crashes.clear();
-        self.act(Action::Committed);
+        self.act(Action::Release);
         for id in leaving {
             self.retire(now, id);
         }
@@ -315,7 +327,9 @@ impl Core {
         let Some(reload) = self.reload.take() else {
             return;
         };
+        let outcome = &outcome.clone().map_err(|reason| one_line(&reason));
         if reload.is_under_way() {
+            self.reload_failure = outcome.as_ref().err().cloned();
             self.notice(match outcome {
                 Ok(_) => Notice::Reloaded {
                     workers: self.slots.len(),
@@ -339,13 +353,13 @@ impl Core {
     }
 
     /// A stop wins over a reload.
-    pub(super) fn stop_reload(&mut self, now: Moment) {
+    pub(super) fn stop_reload(&mut self, now: Moment, reason: &str) {
         let Some(reload) = &self.reload else { return };
         if matches!(reload.stage, Stage::Preflight { .. }) {
             self.act(Action::EndPreflight);
         }
         self.wanted_slots = None;
-        self.end_reload(now, &Err("the service was told to stop".to_owned()));
+        self.end_reload(now, &Err(reason.to_owned()));
     }
 
     pub(super) fn is_member(&self, id: WorkerId) -> bool {
@@ -371,4 +385,10 @@ impl Core {
             reload.stage = stage;
         }
     }
+}
+
+/// Reasons come from anywhere, and are told in one line everywhere.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
 }

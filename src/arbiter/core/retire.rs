@@ -2,7 +2,7 @@
 
 use super::actions::{Action, Cause, Notice};
 use super::reload::Reload;
-use super::roster::{Slot, WorkerId};
+use super::roster::{Ending, Slot, WorkerId};
 use super::{Core, MAX_SLOTS, Moment};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::worker::phase::Phase;
@@ -60,6 +60,10 @@ impl Core {
     pub(super) fn ask_to_recycle(&mut self, id: WorkerId, cause: Recycle) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.serving == Some(id)) {
             slot.recycle.get_or_insert(cause);
+        } else if self.is_member(id)
+            && let Some(worker) = self.workers.get_mut(&id)
+        {
+            worker.recycle.get_or_insert(cause);
         }
     }
 
@@ -133,9 +137,15 @@ impl Core {
         self.retire_surplus(now);
     }
 
-    /// Workers of slots that were given up leave when somebody else serves.
+    /// Workers of slots that were given up leave when somebody else serves, and is not about to be killed.
     pub(super) fn retire_surplus(&mut self, now: Moment) {
-        if self.serving() > 0 {
+        let is_well = |id| {
+            self.workers
+                .get(id)
+                .is_some_and(|worker| worker.ending == Ending::None)
+        };
+        let mut serving = self.slots.iter().filter_map(|slot| slot.serving.as_ref());
+        if serving.any(is_well) {
             for id in std::mem::take(&mut self.surplus) {
                 self.retire(now, id);
             }

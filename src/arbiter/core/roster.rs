@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::actions::Cause;
+use super::policy::Limits;
 use crate::ipc::orders::{Level, Recycle};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
@@ -72,6 +73,10 @@ pub(crate) struct Worker {
     pub(crate) reason: Option<String>,
     /// When it is to be replaced on account of its age.
     pub(crate) retire_at: Option<Moment>,
+    /// It has reached this limit before it had a slot. It says so once.
+    pub(crate) recycle: Option<Recycle>,
+    /// Those of its own configuration: a reload changes them for its successors only.
+    pub(crate) limits: Limits,
 }
 
 /// How far the forcible end of a worker has come.
@@ -89,7 +94,7 @@ pub(crate) enum Ending {
 }
 
 impl Worker {
-    pub(crate) fn new(slot: u16, generation: u32, now: Moment) -> Self {
+    pub(crate) fn new(slot: u16, generation: u32, now: Moment, limits: Limits) -> Self {
         Self {
             slot,
             generation,
@@ -105,6 +110,8 @@ impl Worker {
             ending: Ending::None,
             reason: None,
             retire_at: None,
+            recycle: None,
+            limits,
         }
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Saved {
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     wanted_slots: Option<u16>,
+    #[serde(default)]
+    reload_failure: Option<String>,
     surplus: Vec<WorkerId>,
     reload: Option<Reload>,
 }
@@ -38,8 +40,8 @@ impl Saved {
 }
 
 impl Core {
-    /// For the next image. Only after [`Action::Exec`](super::Action::Exec): a service that never was ready, or
-    /// is stopping, does not change its image.
+    /// For the next image. Only while [`Core::leaves_for`] names one, or for a check: a service that never was
+    /// ready, or is stopping, does not change its image.
     pub(crate) fn save(&self) -> Saved {
         Saved {
             configured: self.policy.workers,
@@ -53,6 +55,7 @@ impl Core {
             next_watchdog: self.next_watchdog,
             next_extension: self.next_extension,
             wanted_slots: self.wanted_slots,
+            reload_failure: self.reload_failure.clone(),
             surplus: self.surplus.clone(),
             reload: self.reload.clone(),
         }
@@ -77,7 +80,7 @@ impl Core {
             degraded: saved.degraded,
             stop: None,
             reload: saved.reload,
-            leave_for: None,
+            reload_failure: saved.reload_failure,
             wanted_slots: saved.wanted_slots,
             surplus: saved.surplus,
             next_watchdog: policy.watchdog.map(|_| saved.next_watchdog.unwrap_or(now)),

@@ -124,24 +124,11 @@ impl World {
             .iter()
             .filter_map(|slot| slot.serving)
             .collect();
-        if let Event::Exited { worker, .. } = event {
-            self.witness.exited(worker);
-        }
-        let failed_fork = if let Event::ForkFailed { worker, .. } = event {
-            Some(worker)
-        } else {
-            None
-        };
-        if let Some(worker) = failed_fork {
-            self.witness.exited(worker);
-        }
+        self.witness.hear(&self.core, &event);
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
         self.trace.push_back((self.now, event.clone(), Vec::new()));
-        if let Event::Asked(Request::Reload(trigger)) = event {
-            self.witness.asked(trigger);
-        }
         let ticked = event == Event::Tick;
         let actions = self.core.handle(self.now, event);
         if let Some(last) = self.trace.back_mut() {
@@ -225,10 +212,9 @@ impl World {
                 self.preflight = Some((at, result));
             }
             Action::EndPreflight => self.preflight = None,
-            Action::Exec(image) => answers.push(self.exec(image)),
             Action::Ready
             | Action::Reloading
-            | Action::Committed
+            | Action::Release
             | Action::Answer { .. }
             | Action::Stopping
             | Action::Watchdog
@@ -239,20 +225,46 @@ impl World {
 
     /// The arbiter's process goes on with another image; what it knows goes through its format.
     fn exec(&mut self, image: Image) -> Event {
-        if self.chance(self.trouble / 4.0) {
-            return Event::ExecFailed {
-                error: "ENOMEM".to_owned(),
-            };
+        let failed = |error: &str| Event::ExecFailed {
+            error: error.to_owned(),
+        };
+        if self.chance(self.trouble / 2.0) {
+            return failed("ENOMEM");
         }
+        // The other image was there, and gave everything back.
+        let rejected = self.chance(self.trouble / 2.0);
         self.now = self.now + self.span(7);
         let text = serde_json::to_string(&self.core.save()).unwrap();
         let saved: Saved = serde_json::from_str(&text).unwrap();
         let mut policy = self.core.policy.clone();
-        if image == Image::Next && self.chance(0.2) {
+        if image == Image::Next && !rejected && self.chance(0.2) {
             policy.workers = 1 + pick(&mut self.random, 5);
         }
         self.core = Core::adopt(policy, self.random.next(), saved, self.now);
+        if rejected {
+            return failed("EMFILE");
+        }
         Event::Resume
+    }
+
+    /// When the image is to be changed: that, or one more thing that was heard before. True: something was done.
+    fn leave(&mut self) -> bool {
+        let Some(image) = self.core.leaves_for() else {
+            return false;
+        };
+        let event = if self.chance(0.7) {
+            self.exec(image)
+        } else if self.chance(0.5) {
+            self.operator()
+        } else {
+            let Some(id) = self.any_worker() else {
+                return false;
+            };
+            self.exit(id, Exit::Signal(9));
+            return true;
+        };
+        self.deliver(event);
+        true
     }
 
     /// The check of the new binary, when it is the next thing to happen.
@@ -275,7 +287,11 @@ impl World {
 
     /// One step: the next thing that a worker does, the core's timeout, or an operator.
     fn step(&mut self) {
-        if self.chance(0.02) {
+        if self.leave() {
+            return;
+        }
+        let booting = self.core.state() == ServiceState::Booting;
+        if self.chance(if booting { 0.1 } else { 0.02 }) {
             self.now = self.now + self.span(500);
             let event = self.operator();
             self.deliver(event);
@@ -321,15 +337,14 @@ impl World {
         self.deliver(Event::Beats(beats));
     }
 
+    fn any_worker(&mut self) -> Option<WorkerId> {
+        let count = u16::try_from(self.actors.len().max(1)).unwrap_or(1);
+        let number = pick(&mut self.random, count);
+        self.actors.keys().nth(usize::from(number)).copied()
+    }
+
     fn operator(&mut self) -> Event {
-        let any = {
-            let ids: Vec<WorkerId> = self.actors.keys().copied().collect();
-            let number = pick(
-                &mut self.random,
-                u16::try_from(ids.len().max(1)).unwrap_or(1),
-            );
-            ids.get(usize::from(number)).copied()
-        };
+        let any = self.any_worker();
         match pick(&mut self.random, 40) {
             0 => Event::Asked(Request::Stop(Level::Graceful)),
             1 => Event::Asked(Request::Stop(Level::Quick)),
@@ -441,6 +456,10 @@ impl World {
     }
 
     fn calm_step(&mut self) {
+        if let Some(image) = self.core.leaves_for() {
+            let event = self.exec(image);
+            return self.deliver(event);
+        }
         let actor = self
             .actors
             .iter()
@@ -470,8 +489,8 @@ fn pick(random: &mut Random, below: u16) -> u16 {
     u16::try_from(random.next() % u64::from(below)).unwrap_or(0)
 }
 
-/// One run; the number of steps it took.
-fn run(seed: u64) -> u64 {
+/// One run: what happened in it, and the number of steps it took.
+fn run(seed: u64) -> (BTreeMap<String, u32>, u64) {
     let mut world = World::new(seed);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.deliver(Event::Start);
@@ -481,7 +500,7 @@ fn run(seed: u64) -> u64 {
         world.settle();
     }));
     match outcome {
-        Ok(()) => world.steps,
+        Ok(()) => (world.witness.tally, world.steps),
         Err(panic) => {
             for (now, event, actions) in &world.trace {
                 eprintln!("{now:?} {event:?}");
@@ -509,9 +528,42 @@ fn a_million_random_steps_keep_every_promise() {
     let wanted = number("PAYLOAD_TEST_STEPS").unwrap_or(STEPS);
     // Known seeds first, so that a failure is the same for everybody.
     let (mut seed, mut steps) = (1, 0);
+    let mut tally = BTreeMap::<String, u32>::new();
     while steps < wanted {
-        steps += run(seed);
+        let (more, taken) = run(seed);
+        for (what, count) in more {
+            *tally.entry(what).or_default() += count;
+        }
+        steps += taken;
         seed += 1;
     }
     assert!(steps >= wanted);
+    if wanted >= STEPS {
+        check_reach(&tally);
+    }
+}
+
+/// The search has been everywhere: every bad thing has happened in every stage.
+fn check_reach(tally: &BTreeMap<String, u32>) {
+    let stages = [
+        "none",
+        "waiting",
+        "checking",
+        "executing",
+        "preparing",
+        "trial",
+        "going back",
+    ];
+    let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
+    for what in ["asked again", "stopped", "old worker ended", "new worker ended"] {
+        wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
+    }
+    wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
+    // Before the first READY there is one generation.
+    wanted.retain(|what| what != "old worker ended while waiting");
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|what| tally.get(*what).is_none_or(|count| *count < 10))
+        .collect();
+    assert!(missing.is_empty(), "hardly ever: {missing:?}");
 }
