@@ -251,15 +251,17 @@ fn prepare_take_over<S: DeserializeOwned>(
     let settings: S = config::app_settings(&config.app)?;
     logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
     let signals = become_arbiter(name)?;
-    let mut matched = sockets::rematch(inherited.listeners()?, &config.listen);
+    let matched = sockets::rematch(inherited.listeners()?, &config.listen);
+    let notifier = notifier(&inherited.manager()?);
+    // Last of all: what it makes in the file system is removed by nobody but the arbiter.
     let (bound, own_paths) = sockets::bind_all(&matched.missing, config.backlog)?;
-    matched.kept.extend(bound);
     let new = NewImage {
         configuration: snapshot,
-        listeners: matched.kept,
+        kept: matched.kept,
+        bound,
         surplus: matched.surplus,
         own_paths,
-        notifier: notifier(&inherited.manager()?),
+        notifier,
         signals,
         name: name.into(),
         config: Arc::new(config),

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
 use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
+use super::journal;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
@@ -232,11 +233,13 @@ impl Shell {
                 Event::Resume
             }
         };
+        new.bound.iter().for_each(journal::socket);
+        let listeners: Vec<Listener> = new.kept.into_iter().chain(new.bound).collect();
         let mut own_paths = state.own_paths;
         own_paths.append(new.own_paths);
         let equipment = Equipment {
             config: new.config,
-            listeners: new.listeners.into(),
+            listeners: listeners.into(),
             surplus: new.surplus,
             own_paths,
             notifier: new.notifier,
@@ -262,9 +265,12 @@ impl Shell {
 pub(crate) struct NewImage {
     pub(crate) config: std::sync::Arc<crate::config::Config>,
     pub(crate) configuration: crate::config::Snapshot,
-    pub(crate) listeners: Vec<Listener>,
+    /// Listeners that it has from the image before.
+    pub(crate) kept: Vec<Listener>,
+    pub(crate) bound: Vec<Listener>,
+    /// Listeners of the image before that it does not want.
     pub(crate) surplus: Vec<Listener>,
-    /// Of listeners that were bound anew.
+    /// Of those in `bound`.
     pub(crate) own_paths: OwnPaths,
     pub(crate) notifier: notify::Notifier,
     pub(crate) signals: Signals,

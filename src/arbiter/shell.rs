@@ -101,7 +101,8 @@ impl Shell {
                 Ok(epoll)
             })
             .map_err(|error| {
-                Failure::new(ExitCode::Os, "watch the signals and the control socket").because(error)
+                Failure::new(ExitCode::Os, "watch the signals and the control socket")
+                    .because(error)
             })?;
         let mut shell = Self::assemble(core, Children::new(board), equipment, epoll);
         let header = &shell.children.board.header;

@@ -23,7 +23,9 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")
             });
-            format!("{word}{workers}, {connections} connections, {in_flight} requests in flight{failure}")
+            format!(
+                "{word}{workers}, {connections} connections, {in_flight} requests in flight{failure}"
+            )
         }
         ServiceState::Reloading => {
             let stage = core.reload_stage().unwrap_or("over");

@@ -136,11 +136,9 @@ impl Core {
             _ => own.heartbeat_stopping,
         };
         let stopping = match (worker.stop_sent, worker.phase) {
-            (Some((Level::Graceful, at)), _) => limit(
-                at,
-                late(both(own.graceful, own.cleanup)),
-                Overdue::Stop,
-            ),
+            (Some((Level::Graceful, at)), _) => {
+                limit(at, late(both(own.graceful, own.cleanup)), Overdue::Stop)
+            }
             (Some((_, at)), _) => limit(at, late(own.cleanup), Overdue::Stop),
             (None, Phase::Draining) => limit(
                 worker.phase_since,

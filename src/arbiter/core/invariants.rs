@@ -220,7 +220,10 @@ impl Witness {
             Action::Send {
                 worker,
                 order: Order::Stop(_),
-            } => self.said.get(worker).is_some_and(|said| said.1 == Phase::Serving),
+            } => self
+                .said
+                .get(worker)
+                .is_some_and(|said| said.1 == Phase::Serving),
             _ => false,
         };
         if actions.iter().any(told) {

@@ -555,7 +555,12 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
         "going back",
     ];
     let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
-    for what in ["asked again", "stopped", "old worker ended", "new worker ended"] {
+    for what in [
+        "asked again",
+        "stopped",
+        "old worker ended",
+        "new worker ended",
+    ] {
         wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
     }
     wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
