@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Config { json: bool },
     /// Ask the running service.
     Status { json: bool },
+    /// Have the running service replace its binary, configuration and workers.
+    Reload,
 }
 
 /// The process is over before it began: there is something to print, and a code to leave with.
@@ -51,7 +53,7 @@ struct Row {
     command: fn(json: bool) -> Command,
 }
 
-const COMMANDS: [Row; 4] = [
+const COMMANDS: [Row; 5] = [
     Row {
         name: "run",
         about: "Serve in the foreground (the default command)",
@@ -79,6 +81,13 @@ const COMMANDS: [Row; 4] = [
         configures: false,
         json: true,
         command: |json| Command::Status { json },
+    },
+    Row {
+        name: "reload",
+        about: "Replace binary, configuration and workers of the running service, and wait for the outcome",
+        configures: false,
+        json: false,
+        command: |_| Command::Reload,
     },
 ];
 

@@ -90,6 +90,7 @@ fn state(state: ServiceState) -> &'static str {
         ServiceState::Booting => "booting",
         ServiceState::Ready => "ready",
         ServiceState::Degraded => "DEGRADED",
+        ServiceState::Reloading => "reloading",
         ServiceState::Stopping => "stopping",
     }
 }

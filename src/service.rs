@@ -1,15 +1,19 @@
 //! From the command line to the arbiter, and in each fork on to the worker.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
 use crate::app::{App, Context};
-use crate::arbiter::{Equipment, Outcome, Shell};
+use crate::arbiter::{
+    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell,
+};
 use crate::cli::{self, Command, Invocation};
-use crate::config::{self, Config, Flags, Loaded};
+use crate::config::{self, Flags, Loaded};
 use crate::exit::{BoxError, ExitCode, Failure, chain};
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
@@ -53,9 +57,34 @@ where
 }
 
 fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> ExitCode {
-    let name = name();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = name(&arguments);
+    match arbiter::arrival() {
+        Ok(Arrival::Fresh) => command(&name, arguments, load),
+        Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, load),
+        Ok(Arrival::Preflight(trial)) => {
+            let checked = trial.check_state().and_then(|watched| {
+                let flags = serving_flags(&name, &arguments)?;
+                validate::<S>(&name, &flags, watched)
+            });
+            let error = checked.err().map(|failure| chain(&failure));
+            trial.tell(error.as_deref());
+            ExitCode::Ok
+        }
+        Err(failure) => {
+            complain(&format!("{name}: {}\n", chain(&failure)));
+            failure.code()
+        }
+    }
+}
+
+fn command<S: DeserializeOwned + Send + Sync + 'static>(
+    name: &str,
+    arguments: Vec<OsString>,
+    load: worker::Load<S>,
+) -> ExitCode {
     let Invocation { command, flags } =
-        match cli::parse(&name, env!("CARGO_PKG_VERSION"), std::env::args_os()) {
+        match cli::parse(name, env!("CARGO_PKG_VERSION"), arguments.clone()) {
             Ok(invocation) => invocation,
             Err(exit) => {
                 if exit.stdout {
@@ -67,10 +96,11 @@ fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> Ex
             }
         };
     let done = match command {
-        Command::Run => serve(&name, &flags, load),
-        Command::Check => check::<S>(&name, &flags),
-        Command::Config { json } => show_config(&name, &flags, json),
-        Command::Status { json } => show_status(&name, &flags, json),
+        Command::Run => serve(name, arguments, &flags, load),
+        Command::Check => check::<S>(name, &flags),
+        Command::Config { json } => show_config(name, &flags, json),
+        Command::Status { json } => show_status(name, &flags, json),
+        Command::Reload => reload(name, &flags),
     };
     done.unwrap_or_else(|failure| {
         complain(&format!("{name}: {}\n", chain(&failure)));
@@ -81,29 +111,19 @@ fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> Ex
 /// `run`: in the foreground, until told to stop.
 fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     name: &str,
+    arguments: Vec<OsString>,
     flags: &Flags,
     load: worker::Load<S>,
 ) -> Result<ExitCode, Failure> {
     // What was meant for this process alone leaves the environment first of all, before any child can see it.
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
-    let Loaded { config, report } = load_config(name, flags, &manager)?;
-    let settings: S = config::app_settings(&config.app)?;
-    logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
-    let outcome = start_arbiter(
-        name,
-        Arc::new(config),
-        report.is_set("listen"),
-        passed,
-        &manager,
-    );
-    match outcome {
-        Ok(Outcome::Leave(code)) => Ok(code),
-        Ok(Outcome::Worker(start)) => Ok(worker::run(*start, settings, load)),
-        Ok(Outcome::Helper(helper)) => {
-            helper.log();
-            Ok(ExitCode::Ok)
-        }
+    let program = Program::this(arguments);
+    let loaded = load_config(name, flags, manager.is_watched(std::process::id()))?;
+    let settings: S = config::app_settings(&loaded.config.app)?;
+    logs::init(&loaded.config.log, name, logs::ProcessIdentity::Arbiter)?;
+    match start_arbiter(name, loaded, passed, manager, program) {
+        Ok(shell) => Ok(supervise(shell, settings, load)),
         Err(failure) => {
             // The logs are set up: the failure goes where everything else goes, once.
             tracing::error!(
@@ -116,50 +136,186 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     }
 }
 
+/// The arbiter's life, and in each of its forks the worker's.
+fn supervise<S: Send + Sync + 'static>(
+    shell: Shell,
+    settings: S,
+    load: worker::Load<S>,
+) -> ExitCode {
+    match shell.run() {
+        Outcome::Leave(code) => code,
+        Outcome::Worker(start) => worker::run(*start, settings, load),
+        Outcome::Helper(helper) => {
+            helper.log();
+            ExitCode::Ok
+        }
+    }
+}
+
 fn start_arbiter(
     name: &str,
-    config: Arc<Config>,
-    listen_was_set: bool,
+    loaded: Loaded,
     passed: sockets::Passed,
-    manager: &notify::Settings,
-) -> Result<Outcome, Failure> {
-    sys::title::prepare();
-    sys::title::set(&format!("{name}: arbiter"));
-    let signals = Signals::take()
-        .map_err(|error| Failure::new(ExitCode::Os, "take over the signals").because(error))?;
+    manager: notify::Settings,
+    program: Program,
+) -> Result<Shell, Failure> {
+    let Loaded {
+        config,
+        report,
+        snapshot,
+    } = loaded;
+    let signals = become_arbiter(name)?;
     let sockets::Acquired {
         listeners,
         notes,
         own_paths,
-    } = sockets::acquire(passed, &config.listen, listen_was_set, config.backlog)?;
+    } = sockets::acquire(
+        passed,
+        &config.listen,
+        report.is_set("listen"),
+        config.backlog,
+    )?;
     for note in notes {
         tracing::info!("{note}");
     }
-    let (notifier, notes) = notify::Notifier::new(manager, std::process::id());
-    for note in notes {
-        tracing::warn!("{note}");
-    }
+    let notifier = notifier(&manager);
     let control = match &config.control {
         Some(path) => control::Server::bind_or_explain(path)?,
         None => None,
     };
-    let shell = Shell::new(Equipment {
+    Shell::new(Equipment {
         listeners: listeners.into(),
+        surplus: Vec::new(),
+        own_paths,
+        notifier,
+        manager,
+        signals,
+        control,
+        images: Images::new(program, snapshot),
+        name: name.into(),
+        config: Arc::new(config),
+    })
+}
+
+fn become_arbiter(name: &str) -> Result<Signals, Failure> {
+    sys::title::prepare();
+    sys::title::set(&format!("{name}: arbiter"));
+    // An exec by descriptor leaves the descriptor's number here.
+    sys::process::set_short_name(name);
+    Signals::take()
+        .map_err(|error| Failure::new(ExitCode::Os, "take over the signals").because(error))
+}
+
+fn notifier(manager: &notify::Settings) -> notify::Notifier {
+    let (notifier, notes) = notify::Notifier::new(manager, std::process::id());
+    for note in notes {
+        tracing::warn!("{note}");
+    }
+    notifier
+}
+
+/// The process belonged to another image until now, and its workers serve. Whatever fails here gives it back.
+fn take_over<S: DeserializeOwned + Send + Sync + 'static>(
+    name: &str,
+    arguments: &[OsString],
+    inherited: Inherited,
+    load: worker::Load<S>,
+) -> ExitCode {
+    let prepared = catch_unwind(AssertUnwindSafe(|| {
+        prepare_take_over::<S>(name, arguments, &inherited)
+    }));
+    let failed = match prepared {
+        Ok(Ok((settings, new))) => match Shell::adopt(new, inherited) {
+            Ok(shell) => return supervise(shell, settings, load),
+            Err((inherited, failure)) => inherited.give_back(arguments, &chain(&failure)),
+        },
+        Ok(Err(failure)) => inherited.give_back(arguments, &chain(&failure)),
+        Err(_) => inherited.give_back(arguments, "the new binary panicked while it took over"),
+    };
+    complain(&format!("{name}: {}\n", chain(&failed)));
+    failed.code()
+}
+
+fn prepare_take_over<S: DeserializeOwned>(
+    name: &str,
+    arguments: &[OsString],
+    inherited: &Inherited,
+) -> Result<(S, NewImage), Failure> {
+    let flags = serving_flags(name, arguments)?;
+    let Loaded {
+        config, snapshot, ..
+    } = match inherited.configuration()? {
+        Some(snapshot) => config::load_again(name, &flags, std::env::vars_os(), &snapshot)?,
+        None => {
+            let manager = inherited.manager()?;
+            load_config(name, &flags, manager.is_watched(std::process::id()))?
+        }
+    };
+    let settings: S = config::app_settings(&config.app)?;
+    logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
+    let signals = become_arbiter(name)?;
+    let matched = sockets::rematch(inherited.listeners()?, &config.listen);
+    let notifier = notifier(&inherited.manager()?);
+    // Last of all: what it makes in the file system is removed by nobody but the arbiter.
+    let (bound, own_paths) = sockets::bind_all(&matched.missing, config.backlog)?;
+    let new = NewImage {
+        configuration: snapshot,
+        kept: matched.kept,
+        bound,
+        surplus: matched.surplus,
         own_paths,
         notifier,
         signals,
-        control,
         name: name.into(),
-        config,
-    })?;
-    Ok(shell.run())
+        config: Arc::new(config),
+    };
+    Ok((settings, new))
+}
+
+/// The flags of a command line that is known to serve.
+fn serving_flags(name: &str, arguments: &[OsString]) -> Result<Flags, Failure> {
+    match cli::parse(name, env!("CARGO_PKG_VERSION"), arguments.iter().cloned()) {
+        Ok(Invocation {
+            command: Command::Run,
+            flags,
+        }) => Ok(flags),
+        Ok(_) => Err(Failure::new(
+            ExitCode::Usage,
+            "the command line does not serve",
+        )),
+        Err(exit) => Err(Failure::new(exit.code, exit.text.trim().replace('\n', " "))),
+    }
+}
+
+/// Everything about the configuration that can be checked without serving.
+fn validate<S: DeserializeOwned>(name: &str, flags: &Flags, watched: bool) -> Result<(), Failure> {
+    let Loaded { config, .. } = load_config(name, flags, watched)?;
+    let _settings: S = config::app_settings(&config.app)?;
+    logs::check(&config.log)
+}
+
+/// `reload`: the running service goes over to what is on disk.
+fn reload(name: &str, flags: &Flags) -> Result<ExitCode, Failure> {
+    let generation = control::reload(&control_path(name, flags)?)?;
+    say(&format!("{name}: generation {generation} serves\n"));
+    Ok(ExitCode::Ok)
+}
+
+fn control_path(name: &str, flags: &Flags) -> Result<PathBuf, Failure> {
+    config::control_path(name, flags, std::env::vars_os())?.ok_or_else(|| {
+        Failure::new(
+            ExitCode::Unavailable,
+            "no control socket is known: name it with --control PATH, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR as the service has it",
+        )
+    })
 }
 
 /// `check`: everything that can be validated without serving.
 fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
-    let Loaded { config, report } = load_config(name, flags, &manager)?;
+    let watched = manager.is_watched(std::process::id());
+    let Loaded { config, report, .. } = load_config(name, flags, watched)?;
     let _settings: S = config::app_settings(&config.app)?;
     logs::check(&config.log)?;
     if !passed.fds.is_empty() {
@@ -175,10 +331,10 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
     Ok(ExitCode::Ok)
 }
 
-/// The configuration, as this process under this manager can use it.
-fn load_config(name: &str, flags: &Flags, manager: &notify::Settings) -> Result<Loaded, Failure> {
+/// The configuration on disk, as a service can use it that its manager watches or does not.
+fn load_config(name: &str, flags: &Flags, watched: bool) -> Result<Loaded, Failure> {
     let loaded = config::load(name, flags, std::env::vars_os())?;
-    if manager.is_watched(std::process::id()) {
+    if watched {
         loaded.check_watched()?;
     }
     Ok(loaded)
@@ -195,13 +351,7 @@ fn show_config(name: &str, flags: &Flags, json: bool) -> Result<ExitCode, Failur
 }
 
 fn show_status(name: &str, flags: &Flags, json: bool) -> Result<ExitCode, Failure> {
-    let path = config::control_path(name, flags, std::env::vars_os())?.ok_or_else(|| {
-        Failure::new(
-            ExitCode::Unavailable,
-            "no control socket is known: name it with --control PATH, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR as the service has it",
-        )
-    })?;
-    let status = control::ask(&path)?;
+    let status = control::status(&control_path(name, flags)?)?;
     if json {
         let text = serde_json::to_string_pretty(&status)
             .map_err(|error| Failure::new(ExitCode::Software, "print the status").because(error))?;
@@ -213,10 +363,9 @@ fn show_status(name: &str, flags: &Flags, json: bool) -> Result<ExitCode, Failur
 }
 
 /// The service's name: that of its executable.
-fn name() -> String {
-    std::env::args_os()
-        .next()
-        .as_deref()
+fn name(arguments: &[OsString]) -> String {
+    arguments
+        .first()
         .map(Path::new)
         .and_then(Path::file_name)
         .map_or_else(

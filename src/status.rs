@@ -18,6 +18,8 @@ pub enum ServiceState {
     Degraded = 3,
     /// On the way out.
     Stopping = 4,
+    /// A new generation is being made; the old one serves.
+    Reloading = 5,
 }
 
 /// The state of a supervised background task.

@@ -1,8 +1,9 @@
 //! What the kernel, the workers and the control clients say, as events for the core.
 
 use std::io;
+use std::os::fd::AsFd;
 
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
 use super::core::{Event, Exit, Request, WorkerId};
@@ -13,6 +14,7 @@ use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::Level;
 use crate::sys;
 use crate::sys::process::Reaped;
+use crate::sys::signals::Signals;
 
 /// What a readable descriptor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +36,7 @@ impl Shell {
                 Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
-                Signal::SIGHUP => {
-                    journal::no_reload(from);
-                    continue;
-                }
+                Signal::SIGHUP => Request::Reload(self.trigger(None)),
                 _ => {
                     tracing::info!(signal = signal.as_str(), from, "signal ignored");
                     continue;
@@ -51,14 +50,16 @@ impl Shell {
 
     /// One SIGCHLD can stand for many ends. Processes that are not ours (an adopted orphan, where this is
     /// PID 1) are reaped and mean nothing.
-    fn reap(&mut self) {
+    pub(super) fn reap(&mut self) {
         while let Some(reaped) = sys::process::reap() {
             let (pid, exit) = match reaped {
                 Reaped::Exited { pid, code } => (pid, Exit::Code(code)),
                 Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
             };
             let Some(worker) = self.children.by_pid(pid) else {
-                tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                if !self.preflight_ended(pid, exit) {
+                    tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");
+                }
                 continue;
             };
             // What it said last is still in its channel.
@@ -108,28 +109,65 @@ impl Shell {
             return;
         };
         let answer = |command: control::Command| match command {
-            control::Command::Status {} => control::Answer::Status(Box::new(self.view())),
+            control::Command::Status {} => Some(control::Answer::Status(Box::new(self.view()))),
+            control::Command::Reload {} => {
+                let trigger = self.trigger(Some(client));
+                self.events
+                    .push_back(Event::Asked(Request::Reload(trigger)));
+                None
+            }
         };
         let new = control.ready(client, now(), answer);
         self.equipment.control = Some(control);
         self.watch_clients(&new);
     }
 
-    /// Edge-triggered, for both directions: a client's number stands for its stream until it is dropped.
     pub(super) fn watch_clients(&self, new: &[u32]) {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         for number in new {
-            let event = EpollEvent::new(flags, Source::Control(*number).into());
             let client = self
                 .equipment
                 .control
                 .as_ref()
                 .and_then(|control| control.client(*number));
-            if let Some(Err(error)) = client.map(|fd| self.epoll.add(fd, event)) {
+            if let Some(Err(error)) = client.map(|fd| watch_client(&self.epoll, fd, *number)) {
                 tracing::warn!(error = %error, "a control client cannot be watched");
             }
         }
     }
+}
+
+/// # Errors
+/// No memory, no descriptors.
+pub(super) fn open_epoll(signals: &Signals) -> io::Result<Epoll> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    watch(&epoll, signals, Source::Signals)?;
+    Ok(epoll)
+}
+
+/// # Errors
+/// No memory, or too much is watched already.
+pub(super) fn watch(epoll: &Epoll, fd: impl AsFd, source: Source) -> io::Result<()> {
+    Ok(epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
+}
+
+/// The listening control socket, edge-triggered.
+///
+/// # Errors
+/// As [`watch`].
+pub(super) fn watch_control(epoll: &Epoll, fd: impl AsFd) -> io::Result<()> {
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+    let source = Source::Control(control::Server::LISTENER);
+    Ok(epoll.add(fd, EpollEvent::new(flags, source.into()))?)
+}
+
+/// A control client, edge-triggered for both directions: its number stands for its stream until it is dropped.
+///
+/// # Errors
+/// As [`watch`].
+pub(super) fn watch_client(epoll: &Epoll, fd: impl AsFd, number: u32) -> io::Result<()> {
+    let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+    let source = Source::Control(number);
+    Ok(epoll.add(fd, EpollEvent::new(flags, source.into()))?)
 }
 
 /// Takes a channel out of epoll before it is closed. A process that was forked in between may hold a copy of it

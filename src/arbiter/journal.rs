@@ -47,14 +47,6 @@ pub(super) fn socket(listener: &Listener) {
     );
 }
 
-pub(super) fn no_reload(from: u32) {
-    lifecycle!(
-        Event::ReloadUnavailable,
-        from_pid = from,
-        "SIGHUP: reload is not available in this version; nothing was done"
-    );
-}
-
 pub(super) fn killed(worker: WorkerId, pid: u32) {
     lifecycle!(
         Event::WorkerKilled,
@@ -95,6 +87,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
         Notice::WorkerExited {
             worker,
             slot,
+            generation,
             phase,
             exit,
             expected,
@@ -169,6 +162,25 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             Event::SlotCountRefused,
             wanted,
             "that many workers are not possible"
+        ),
+        Notice::ReloadStarted => lifecycle!(
+            Event::ReloadStarted,
+            payload_generation = generation,
+            "a reload has begun"
+        ),
+        Notice::Reloaded { workers, took } => lifecycle!(
+            Event::Reloaded,
+            payload_generation = generation,
+            workers,
+            seconds = took.as_secs_f64(),
+            "the new generation has taken over"
+        ),
+        Notice::ReloadFailed { reason, took } => lifecycle!(
+            Event::ReloadFailed,
+            payload_generation = generation,
+            reason = reason.as_str(),
+            seconds = took.as_secs_f64(),
+            "the reload failed: the generation before it serves on"
         ),
         Notice::Ready { workers } => lifecycle!(
             Event::ServiceReady,

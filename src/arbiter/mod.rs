@@ -4,11 +4,17 @@
 
 pub(crate) mod core;
 mod diagnose;
+mod image;
 mod intake;
 mod journal;
 mod memory;
+mod reload;
 mod seats;
 pub(crate) mod shell;
+mod state;
 pub(crate) mod view;
 
+pub(crate) use image::Images;
+pub(crate) use reload::NewImage;
 pub(crate) use shell::{Equipment, Outcome, Shell};
+pub(crate) use state::{Arrival, Inherited, Program, arrival};

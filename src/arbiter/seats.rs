@@ -54,6 +54,11 @@ impl Children {
         self.board.seats[seat % SEATS].clear();
     }
 
+    /// One that sat there before this image took over.
+    pub(super) fn adopt(&mut self, worker: WorkerId, child: Child) {
+        self.by_id.insert(worker, child);
+    }
+
     pub(super) fn add(&mut self, worker: WorkerId, child: Child) {
         self.seat(&child).pid.store(child.pid, Relaxed);
         self.by_id.insert(worker, child);

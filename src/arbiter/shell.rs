@@ -1,19 +1,19 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::signal::Signal;
 
 use super::core::{Action, Core, Event, Policy, WorkerId};
-use super::intake::Source;
+use super::image::Images;
+use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
 use super::{diagnose, journal, memory, view};
 use crate::config::Config;
@@ -27,7 +27,7 @@ use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
-use crate::systemd::notify::{Notifier, Say};
+use crate::systemd::notify::{Notifier, Say, Settings};
 use crate::worker;
 use crate::{logs, sys};
 
@@ -49,11 +49,15 @@ pub(crate) enum Outcome {
 pub(crate) struct Equipment {
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,
+    /// Listeners of the generation before, until the new one has taken over.
+    pub(crate) surplus: Vec<Listener>,
     /// Socket files that this service made, to be removed at its end.
     pub(crate) own_paths: OwnPaths,
     pub(crate) notifier: Notifier,
+    pub(crate) manager: Settings,
     pub(crate) signals: Signals,
     pub(crate) control: Option<control::Server>,
+    pub(crate) images: Images,
     pub(crate) name: Arc<str>,
 }
 
@@ -67,58 +71,77 @@ pub(crate) struct Shell {
     /// How the forks went that the last event led to.
     answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
+    /// Which control client waits for which trigger's answer.
+    pub(super) waiting: BTreeMap<u64, u32>,
+    pub(super) next_trigger: u64,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
-    summary: (ServiceState, usize, usize),
+    summary: Summary,
+    /// Records that images before this one dropped.
+    pub(super) earlier_drops: u64,
 }
+
+/// State, stage of a reload, serving workers, slots.
+type Summary = (ServiceState, Option<&'static str>, usize, usize);
 
 impl Shell {
     /// # Errors
     /// No memory or no descriptors for the scoreboard or epoll.
     pub(crate) fn new(equipment: Equipment) -> Result<Self, Failure> {
-        let os = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| Failure::new(ExitCode::Os, what).because(error)
-        };
-        let board = crate::ipc::scoreboard::create().map_err(os("make the scoreboard"))?;
+        let board = crate::ipc::scoreboard::create()
+            .map_err(|error| Failure::new(ExitCode::Os, "make the scoreboard").because(error))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|errno| os("open epoll")(errno.into()))?;
-        let shell = Self {
-            core: Core::new(policy, fastrand::u64(..)),
-            children: Children::new(board),
+        let core = Core::new(policy, fastrand::u64(..));
+        let epoll = open_epoll(&equipment.signals)
+            .and_then(|epoll| {
+                if let Some(control) = &equipment.control {
+                    watch_control(&epoll, control)?;
+                }
+                Ok(epoll)
+            })
+            .map_err(|error| {
+                Failure::new(ExitCode::Os, "watch the signals and the control socket")
+                    .because(error)
+            })?;
+        let mut shell = Self::assemble(core, Children::new(board), equipment, epoll);
+        let header = &shell.children.board.header;
+        header.arbiter_pid.store(std::process::id(), Relaxed);
+        header.started.store(now().as_nanos(), Relaxed);
+        for listener in shell.equipment.listeners.iter() {
+            journal::socket(listener);
+        }
+        journal::starting(usize::from(shell.equipment.config.workers));
+        shell.events.push_back(Event::Start);
+        Ok(shell)
+    }
+
+    pub(super) fn assemble(
+        core: Core,
+        children: Children,
+        equipment: Equipment,
+        epoll: Epoll,
+    ) -> Self {
+        Self {
+            core,
+            children,
             equipment,
             epoll,
             events: VecDeque::new(),
             answers: VecDeque::new(),
             refresh_at: None,
+            waiting: BTreeMap::new(),
+            next_trigger: 0,
             status: String::new(),
-            summary: (ServiceState::Booting, 0, 0),
-        };
-        shell
-            .watch(&shell.equipment.signals, Source::Signals)
-            .map_err(os("watch the signals"))?;
-        if let Some(control) = &shell.equipment.control {
-            shell
-                .watch_edges(control, Source::Control(control::Server::LISTENER))
-                .map_err(os("watch the control socket"))?;
+            summary: (ServiceState::Booting, None, 0, 0),
+            earlier_drops: 0,
         }
-        Ok(shell)
     }
 
     /// Runs until the service has ended. Returns a second time in every worker that it forks, with all that
     /// belongs to the arbiter dropped there.
     pub(crate) fn run(mut self) -> Outcome {
-        let header = &self.children.board.header;
-        header.arbiter_pid.store(std::process::id(), Relaxed);
-        header.started.store(now().as_nanos(), Relaxed);
         self.refresh_at = Some(now() + REFRESH);
-        for listener in self.equipment.listeners.iter() {
-            journal::socket(listener);
-        }
-        journal::starting(usize::from(self.equipment.config.workers));
-        self.events.push_back(Event::Start);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
                 if matches!(outcome, Outcome::Leave(_)) {
@@ -146,16 +169,23 @@ impl Shell {
 
     /// Delivers every event that waits and does what the core answers.
     fn work_off(&mut self) -> ControlFlow<Outcome> {
-        while let Some(event) = self.events.pop_front() {
-            for action in self.core.handle(now(), event) {
-                self.carry_out(action)?;
+        loop {
+            while let Some(event) = self.events.pop_front() {
+                for action in self.core.handle(now(), event) {
+                    self.carry_out(action)?;
+                }
+                // Forks are answered before anything else is told: clause 5 of the core's contract.
+                while let Some(answer) = self.answers.pop_back() {
+                    self.events.push_front(answer);
+                }
             }
-            // Forks are answered before anything else is told: clause 5 of the core's contract.
-            while let Some(answer) = self.answers.pop_back() {
-                self.events.push_front(answer);
-            }
+            // Not before everything is told: clause 7. What the kernel still holds is there for the next image too.
+            let Some(image) = self.core.leaves_for() else {
+                return ControlFlow::Continue(());
+            };
+            let failed = self.exec(image);
+            self.events.push_back(failed);
         }
-        ControlFlow::Continue(())
     }
 
     fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
@@ -207,6 +237,16 @@ impl Shell {
                 let says = [Say::Stopping, Say::Status(&self.status)];
                 self.equipment.notifier.send(&says);
             }
+            Action::Reloading => {
+                let began = now().as_nanos() / 1000;
+                self.status = self.status_line();
+                let says = [Say::Reloading(began), Say::Status(&self.status)];
+                self.equipment.notifier.send(&says);
+            }
+            Action::Preflight => self.preflight(),
+            Action::EndPreflight => self.end_preflight(),
+            Action::Release => self.release(),
+            Action::Answer { trigger, outcome } => self.answer(trigger, outcome),
             Action::Watchdog => self.equipment.notifier.watchdog(),
             Action::ExtendTimeout(by) => self.equipment.notifier.extend_timeout(by),
             Action::Log(notice) => journal::write(&notice, self.core.generation()),
@@ -241,7 +281,7 @@ impl Shell {
                 worker: worker.0,
                 slot,
                 generation,
-                workers: u32::try_from(self.core.target()).unwrap_or(u32::MAX),
+                workers: u32::try_from(self.core.workers_of(generation)).unwrap_or(u32::MAX),
                 arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
                 channel: theirs,
                 meter: Meter::new(self.children.board.clone(), seat),
@@ -250,7 +290,7 @@ impl Shell {
                 name: self.equipment.name.clone(),
             }))),
             Ok(Forked::Parent { child: pid }) => {
-                let watched = self.watch(&ours, Source::Worker(worker));
+                let watched = watch(&self.epoll, &ours, Source::Worker(worker));
                 if let Err(error) = &watched {
                     // It exists: it has to be told to go, by the closed channel, and to be reaped as ours.
                     tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
@@ -368,14 +408,20 @@ impl Shell {
 
     /// STATUS when what it is about has changed, and whatever the manager did not take before.
     fn tell_manager(&mut self) {
-        let summary = (self.core.state(), self.core.serving(), self.core.target());
+        let summary = (
+            self.core.state(),
+            self.core.reload_stage(),
+            self.core.serving(),
+            self.core.target(),
+        );
         let header = &self.children.board.header;
-        header.log_drops.store(logs::drops(), Relaxed);
+        let drops = self.earlier_drops.saturating_add(logs::drops());
+        header.log_drops.store(drops, Relaxed);
         header.state.store(summary.0 as u8, Relaxed);
         header.generation.store(self.core.generation(), Relaxed);
         header
             .workers
-            .store(u32::try_from(summary.2).unwrap_or(u32::MAX), Relaxed);
+            .store(u32::try_from(summary.3).unwrap_or(u32::MAX), Relaxed);
         if summary != self.summary {
             self.summary = summary;
             let status = self.status_line();
@@ -390,24 +436,13 @@ impl Shell {
     fn status_line(&self) -> String {
         view::line(&self.core, &self.children)
     }
-
-    fn watch_edges(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
-        Ok(self.epoll.add(fd, EpollEvent::new(flags, source.into()))?)
-    }
-
-    fn watch(&self, fd: impl AsFd, source: Source) -> io::Result<()> {
-        Ok(self
-            .epoll
-            .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, source.into()))?)
-    }
 }
 
 pub(super) fn now() -> Moment {
     Moment::from_nanos(sys::clock::monotonic_nanos())
 }
 
-fn signal(pid: u32, signal: Signal) {
+pub(super) fn signal(pid: u32, signal: Signal) {
     if let Err(error) = sys::process::signal_child(pid, signal) {
         tracing::warn!(pid, signal = signal.as_str(), error = %error, "a worker could not be signalled");
     }

@@ -20,7 +20,19 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
                 ""
             };
             let (connections, in_flight) = (children.connections(), children.in_flight());
-            format!("{word}{workers}, {connections} connections, {in_flight} requests in flight")
+            let failure = core.reload_failure().map_or_else(String::new, |reason| {
+                format!("; the last reload failed: {reason}")
+            });
+            format!(
+                "{word}{workers}, {connections} connections, {in_flight} requests in flight{failure}"
+            )
+        }
+        ServiceState::Reloading => {
+            let stage = core.reload_stage().unwrap_or("over");
+            format!(
+                "reloading ({stage}): {workers}, {} requests in flight",
+                children.in_flight()
+            )
         }
         ServiceState::Stopping => {
             let (left, in_flight) = (children.iter().count(), children.in_flight());

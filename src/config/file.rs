@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::document::Source;
 use super::environment::{self, Environment};
 use super::layers::Flags;
@@ -14,6 +16,13 @@ pub(super) struct Choice {
     pub(super) path: PathBuf,
     /// Who asked for it. `Default`: nobody, it may be missing.
     pub(super) origin: Origin,
+}
+
+/// What stood in the file when a configuration was made of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Snapshot {
+    /// `None`: there was no file.
+    pub(super) text: Option<String>,
 }
 
 /// The chosen file, read.
@@ -47,6 +56,16 @@ impl Choice {
         Self {
             path,
             origin: Origin::Default,
+        }
+    }
+
+    /// The file as it was at another time, whatever is on disk now.
+    pub(super) fn remember(self, snapshot: &Snapshot) -> File {
+        let path = self.path.clone();
+        let source = snapshot.text.clone().map(|text| Source { path, text });
+        File {
+            choice: self,
+            source: Ok(source),
         }
     }
 

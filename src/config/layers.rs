@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::document;
 use super::environment::Environment;
-use super::file::File;
+use super::file::{File, Snapshot};
 use super::forms::{Form, Host};
 use super::origin::{Given, Origin, Problem, Shape, failure, one_line};
 use super::report::{Entry, Report};
@@ -71,6 +71,9 @@ pub(super) fn resolve(
         None
     });
     let found = source.is_some();
+    let snapshot = Snapshot {
+        text: source.as_ref().map(|source| source.text.clone()),
+    };
     let document = source.map(document::parse).unwrap_or_default();
     problems.extend(document.problems);
     let mut layers = Layers::new(service, flags, environment, document.values, host);
@@ -87,7 +90,11 @@ pub(super) fn resolve(
         entries: layers.entries,
         app: document.app_entries,
     };
-    Ok(Loaded { config, report })
+    Ok(Loaded {
+        config,
+        report,
+        snapshot,
+    })
 }
 
 impl Flags {

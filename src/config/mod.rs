@@ -27,6 +27,7 @@ use crate::exit::Failure;
 use crate::sockets::Address;
 
 pub(crate) use app::{AppSettings, app_settings};
+pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
 pub(crate) use settings::{SETTINGS, Setting};
@@ -40,6 +41,8 @@ use forms::Host;
 pub(crate) struct Loaded {
     pub(crate) config: Config,
     pub(crate) report: Report,
+    /// To make the same configuration again, whatever is on disk then.
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Reads and checks the whole configuration of the service called `name`.
@@ -72,6 +75,21 @@ impl Loaded {
     }
 }
 
+/// The configuration that was made of `snapshot` before, with the same flags and environment.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_again(
+    name: &str,
+    flags: &Flags,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    snapshot: &Snapshot,
+) -> Result<Loaded, Failure> {
+    let environment = Environment::new(environment);
+    let file = file::Choice::new(name, flags, &environment).remember(snapshot);
+    layers::resolve(name, flags, &environment, file, &Host::this())
+}
+
 /// The effective settings of one process, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -89,6 +107,7 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     pub(crate) recycle: Recycle,
     pub(crate) restart: Restart,
+    pub(crate) reload: Reload,
     pub(crate) log: Log,
     /// The author's own settings, not yet parsed into the author's type.
     pub(crate) app: AppSettings,
@@ -148,6 +167,15 @@ pub(crate) struct Restart {
     /// This many crashes within `crash_window` make the service "degraded".
     pub(crate) crash_budget: u32,
     pub(crate) crash_window: Duration,
+}
+
+/// `[reload]`: how careful a reload is.
+#[derive(Clone, Debug)]
+pub(crate) struct Reload {
+    /// How long the check of the binary on disk may take.
+    pub(crate) preflight: Duration,
+    /// How long the new generation must serve before the old one is retired. A failure in this time is rolled back.
+    pub(crate) trial: Duration,
 }
 
 /// `[log]`

@@ -11,7 +11,7 @@ use super::forms::{
     Addresses, ControlPath, Count, Describe, Format, Level, Or, Size, Span, Workers,
 };
 use super::layers::Layers;
-use super::{AppSettings, Config, Http, Log, Recycle, Restart, Timeouts};
+use super::{AppSettings, Config, Http, Log, Recycle, Reload, Restart, Timeouts};
 
 /// One row of the table, without its value type.
 pub(crate) struct Setting {
@@ -152,6 +152,12 @@ settings! {
         "So many crashes within the window make the service degraded";
     crash_window: Span::at_least(SECOND), "--crash-window", "1m",
         "The window in which crashes are counted";
+
+    [reload: Reload]
+    preflight: Span::at_least(MILLISECOND), "--reload-preflight", "10s",
+        "Time for the check of the binary on disk, before anything is replaced by it";
+    trial: Span::any(), "--reload-trial", "1s",
+        "How long new workers must serve before the old ones leave";
 
     [log: Log]
     format: Format, "--log-format", "auto",

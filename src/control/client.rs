@@ -1,4 +1,4 @@
-//! The other side of the control socket: `payload status`.
+//! The other side of the control socket: `payload status`, `payload reload`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,30 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// Nobody answers there (exit 69), access is denied (77), the answer makes no sense (70).
-pub(crate) fn ask(path: &Path) -> Result<Status, Failure> {
+pub(crate) fn status(path: &Path) -> Result<Status, Failure> {
+    match ask(path, &Command::Status {}, Some(PATIENCE))? {
+        Answer::Status(status) => Ok(*status),
+        other => Err(unexpected(path, other)),
+    }
+}
+
+/// Reloads the service behind `path`, and waits for the outcome as long as it takes: the service has limits for
+/// each step. Gives back the generation that serves now.
+///
+/// # Errors
+/// The reload failed, with the reason, and nothing has changed (exit 70); else as [`status`].
+pub(crate) fn reload(path: &Path) -> Result<u32, Failure> {
+    match ask(path, &Command::Reload {}, None)? {
+        Answer::Reloaded { generation } => Ok(generation),
+        Answer::ReloadFailed(reason) => Err(Failure::new(
+            ExitCode::Software,
+            format!("the reload failed, and the service goes on as it was: {reason}"),
+        )),
+        other => Err(unexpected(path, other)),
+    }
+}
+
+fn ask(path: &Path, command: &Command, patience: Option<Duration>) -> Result<Answer, Failure> {
     let place = path.display();
     let connect = UnixStream::connect(path).map_err(|error| {
         let denied = error.kind() == std::io::ErrorKind::PermissionDenied;
@@ -40,25 +63,32 @@ pub(crate) fn ask(path: &Path) -> Result<Status, Failure> {
         )
         .because(error)
     };
-    connect.set_read_timeout(Some(PATIENCE)).map_err(broken)?;
+    connect.set_read_timeout(patience).map_err(broken)?;
     connect.set_write_timeout(Some(PATIENCE)).map_err(broken)?;
-    let mut line = serde_json::to_vec(&Command::Status {}).map_err(|error| broken(error.into()))?;
+    let mut line = serde_json::to_vec(command).map_err(|error| broken(error.into()))?;
     line.push(b'\n');
     (&connect).write_all(&line).map_err(broken)?;
     let mut answer = String::new();
     BufReader::new(&connect)
         .read_line(&mut answer)
         .map_err(broken)?;
-    match serde_json::from_str(&answer) {
-        Ok(Answer::Status(status)) => Ok(*status),
-        Ok(Answer::Error(error)) => Err(Failure::new(
-            ExitCode::Software,
-            format!("the service at {place} refused: {error}"),
-        )),
-        Err(error) => Err(Failure::new(
+    if answer.is_empty() {
+        return Err(broken(std::io::ErrorKind::UnexpectedEof.into()));
+    }
+    serde_json::from_str(&answer).map_err(|error| {
+        Failure::new(
             ExitCode::Software,
             format!("the service at {place} answered something else: is it another version?"),
         )
-        .because(error)),
-    }
+        .because(error)
+    })
+}
+
+fn unexpected(path: &Path, answer: Answer) -> Failure {
+    let place = path.display();
+    let text = match answer {
+        Answer::Error(error) => format!("the service at {place} refused: {error}"),
+        _ => format!("the service at {place} answered another question: is it another version?"),
+    };
+    Failure::new(ExitCode::Software, text)
 }

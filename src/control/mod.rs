@@ -4,6 +4,6 @@ mod client;
 mod protocol;
 mod server;
 
-pub(crate) use client::ask;
+pub(crate) use client::{reload, status};
 pub(crate) use protocol::{Answer, Command};
-pub(crate) use server::Server;
+pub(crate) use server::{Parts, Server};

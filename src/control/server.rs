@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
 
 use super::protocol::{Answer, Command, MAX_COMMAND};
 use crate::exit::{ExitCode, Failure, chain};
@@ -36,10 +37,51 @@ pub(crate) struct Server {
 
 struct Client {
     stream: UnixStream,
-    deadline: Moment,
+    /// `None`: it waits for an answer that takes as long as it takes.
+    deadline: Option<Moment>,
     asked: Vec<u8>,
-    /// What is left to be sent; `Some` once the command is complete.
+    /// What is left to be sent; `Some` once there is an answer.
     answer: Option<Vec<u8>>,
+}
+
+/// The server taken apart, with descriptors (`F`: owned, borrowed or as numbers), for the way into another image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Parts<F> {
+    pub(crate) listener: F,
+    own_paths: OwnPaths,
+    pub(crate) clients: Vec<ClientParts<F>>,
+    next: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ClientParts<F> {
+    pub(crate) number: u32,
+    pub(crate) stream: F,
+    deadline: Option<Moment>,
+    asked: Vec<u8>,
+    answer: Option<Vec<u8>>,
+}
+
+impl<F> Parts<F> {
+    /// The same with other descriptors. A client that has none is left out; without a listener, nothing is left.
+    pub(crate) fn map<G>(self, mut change: impl FnMut(F) -> Option<G>) -> Option<Parts<G>> {
+        let listener = change(self.listener)?;
+        let clients = self.clients.into_iter().filter_map(|client| {
+            Some(ClientParts {
+                number: client.number,
+                stream: change(client.stream)?,
+                deadline: client.deadline,
+                asked: client.asked,
+                answer: client.answer,
+            })
+        });
+        Some(Parts {
+            listener,
+            own_paths: self.own_paths,
+            clients: clients.collect(),
+            next: self.next,
+        })
+    }
 }
 
 impl Server {
@@ -87,13 +129,60 @@ impl Server {
         }
     }
 
+    /// What it consists of, to be put together again by [`Server::assemble`].
+    pub(crate) fn parts(&self) -> Parts<BorrowedFd<'_>> {
+        let clients = self.clients.iter().map(|(number, client)| ClientParts {
+            number: *number,
+            stream: client.stream.as_fd(),
+            deadline: client.deadline,
+            asked: client.asked.clone(),
+            answer: client.answer.clone(),
+        });
+        Parts {
+            listener: self.listener.as_fd(),
+            own_paths: self.own_paths.clone(),
+            clients: clients.collect(),
+            next: self.next,
+        }
+    }
+
+    pub(crate) fn assemble(parts: Parts<OwnedFd>) -> Self {
+        let clients = parts.clients.into_iter().map(|client| {
+            let assembled = Client {
+                stream: client.stream.into(),
+                deadline: client.deadline,
+                asked: client.asked,
+                answer: client.answer,
+            };
+            (client.number, assembled)
+        });
+        Self {
+            listener: parts.listener.into(),
+            own_paths: parts.own_paths,
+            clients: clients.collect(),
+            next: parts.next,
+            retry_at: None,
+        }
+    }
+
+    /// Answers a client whose command was left open. One that has gone away is no loss.
+    pub(crate) fn answer(&mut self, number: u32, now: Moment, answer: &Answer) {
+        if let Some(client) = self.clients.get_mut(&number) {
+            client.deadline = Some(now + PATIENCE);
+            client.answer = Some(line(answer));
+            if client.flush() {
+                self.clients.remove(&number);
+            }
+        }
+    }
+
     /// Something happened on the listener or on a client. Gives back new clients to watch, edge-triggered, for
-    /// reading and writing.
+    /// reading and writing. `answer` may leave a command open: then [`Server::answer`] follows.
     pub(crate) fn ready(
         &mut self,
         number: u32,
         now: Moment,
-        mut answer: impl FnMut(Command) -> Answer,
+        mut answer: impl FnMut(Command) -> Option<Answer>,
     ) -> Vec<u32> {
         if number == Self::LISTENER {
             return self.accept(now);
@@ -110,7 +199,8 @@ impl Server {
     pub(crate) fn tick(&mut self, now: Moment) -> Vec<u32> {
         self.clients.retain(|_, client| {
             // A slow reader's answer goes out piece by piece.
-            client.deadline > now && !(client.answer.is_some() && client.flush())
+            client.deadline.is_none_or(|deadline| deadline > now)
+                && !(client.answer.is_some() && client.flush())
         });
         match self.retry_at {
             Some(at) if at <= now => self.accept(now),
@@ -122,7 +212,7 @@ impl Server {
     pub(crate) fn poll_timeout(&self) -> Option<Moment> {
         self.clients
             .values()
-            .map(|client| client.deadline)
+            .filter_map(|client| client.deadline)
             .chain(self.retry_at)
             .min()
     }
@@ -186,13 +276,19 @@ impl Server {
             self.next,
             Client {
                 stream,
-                deadline: now + PATIENCE,
+                deadline: Some(now + PATIENCE),
                 asked: Vec::new(),
                 answer: None,
             },
         );
         Ok(self.next)
     }
+}
+
+fn line(answer: &Answer) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(answer).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
 }
 
 impl AsFd for Server {
@@ -203,26 +299,26 @@ impl AsFd for Server {
 
 impl Client {
     /// Reads on; answers when the command is complete. True: the client is done.
-    fn proceed(&mut self, answer: &mut impl FnMut(Command) -> Answer) -> bool {
+    fn proceed(&mut self, answer: &mut impl FnMut(Command) -> Option<Answer>) -> bool {
         if self.answer.is_none() {
-            match self.read() {
+            let answer = match self.read() {
                 Ok(None) => return false,
-                Ok(Some(line)) => {
-                    let answer = match serde_json::from_slice(&line) {
-                        Ok(command) => answer(command),
-                        Err(error) => Answer::Error(format!("not a command: {error}")),
-                    };
-                    let mut bytes = serde_json::to_vec(&answer).unwrap_or_default();
-                    bytes.push(b'\n');
-                    self.answer = Some(bytes);
+                // It waits, and must not say anything meanwhile.
+                Ok(Some(_)) if self.deadline.is_none() => {
+                    Some(Answer::Error("one command at a time".to_owned()))
                 }
+                Ok(Some(text)) => match serde_json::from_slice(&text) {
+                    Ok(command) => answer(command),
+                    Err(error) => Some(Answer::Error(format!("not a command: {error}"))),
+                },
                 Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    let text = Answer::Error(error.to_string());
-                    let mut bytes = serde_json::to_vec(&text).unwrap_or_default();
-                    bytes.push(b'\n');
-                    self.answer = Some(bytes);
+                    Some(Answer::Error(error.to_string()))
                 }
                 Err(_) => return true,
+            };
+            match answer {
+                Some(answer) => self.answer = Some(line(&answer)),
+                None => self.deadline = None,
             }
         }
         self.flush()

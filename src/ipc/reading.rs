@@ -12,6 +12,7 @@ pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
         2 => ServiceState::Ready,
         3 => ServiceState::Degraded,
         4 => ServiceState::Stopping,
+        5 => ServiceState::Reloading,
         _ => ServiceState::Booting,
     };
     Arbiter {

@@ -5,6 +5,7 @@
 //! Only atomics; each field has one writer, the arbiter or the seat's worker, as its comment says.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -98,6 +99,14 @@ pub(crate) type Scoreboard = Arc<Shared<Board>>;
 /// No memory, no file descriptor.
 pub(crate) fn create() -> io::Result<Scoreboard> {
     Shared::new("payload-scoreboard").map(Arc::new)
+}
+
+/// Takes over the scoreboard that another image of this program has made.
+///
+/// # Errors
+/// It has another size, or cannot be mapped.
+pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Scoreboard> {
+    Shared::adopt(fd).map(Arc::new)
 }
 
 impl Seat {

@@ -166,10 +166,19 @@ events! {
         "The arbiter received a signal"
         "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly; SIGTTIN and\n\
          SIGTTOU change the number of workers by one."
-    ReloadUnavailable "reload-unavailable" WARN "6aa6fce2a6794460ad9c29ff948f7743"
-        "There is no reload"
-        "This version cannot reload. Restart the service to use a changed configuration\n\
-         or binary."
+    ReloadStarted "reload-started" INFO "4b64837a18b14cf9bdfe7e56088d283a"
+        "A reload has begun"
+        "The binary on disk is checked first. Then the arbiter goes over to it, in the\n\
+         same process, and makes a new generation of workers with the configuration as it\n\
+         is now. The old generation serves until the new one has proved itself."
+    Reloaded "reloaded" INFO "2c5201bbfe0543ad99cbdf8a8f87bb96"
+        "The service has been reloaded"
+        "The workers of generation @PAYLOAD_GENERATION@ serve. Those before them give\n\
+         their connections away, finish what they have and leave."
+    ReloadFailed "reload-failed" ERROR "283c346181c14ab1a2c91fd254714d0c"
+        "The reload failed: @REASON@"
+        "Nothing has changed: generation @PAYLOAD_GENERATION@ serves on, with the binary and\n\
+         the configuration that it was started with. Cure the reason and reload again."
     SocketAcquired "socket-acquired" INFO "8e6d83eb037f428098dbbb77cc2a6faf"
         "The service has a listening socket"
         "It was passed by the service manager or bound by payload, as the record says."

@@ -139,6 +139,7 @@ fn listener(fd: OwnedFd, name: &str) -> Result<Listener, Fault> {
         name: name.to_owned(),
         address,
         origin: Origin::Passed,
+        wanted: None,
     })
 }
 

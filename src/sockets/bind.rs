@@ -5,22 +5,24 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{ffi::OsString, fs};
 
 use nix::libc;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Address, Listener, ListenerAddress, Origin};
 use crate::exit::{ExitCode, Failure};
 
 /// The socket files that this process has made.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct OwnPaths(Vec<OwnPath>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct OwnPath {
-    path: PathBuf,
+    /// Not a `PathBuf`: that one is written as UTF-8 or not at all.
+    path: OsString,
     /// Device and inode, to tell our file from one that has taken its place.
     identity: (u64, u64),
 }
@@ -43,7 +45,7 @@ pub(crate) fn bind(
             Address::UnixPath(path) => bind_path(address, path, backlog, &mut own),
             Address::UnixAbstract(name) => bind_abstract(address, name, backlog),
         };
-        match bound.and_then(|fd| listener(fd).map_err(refuse)) {
+        match bound.and_then(|fd| listener(fd, address).map_err(refuse)) {
             Ok(listener) => listeners.push(listener),
             Err(failure) => {
                 own.remove();
@@ -55,10 +57,24 @@ pub(crate) fn bind(
 }
 
 impl OwnPaths {
+    /// Takes over the care for another's files.
+    pub(crate) fn append(&mut self, mut other: OwnPaths) {
+        self.0.append(&mut other.0);
+    }
+
+    /// Parts with the care for one file, if it has it.
+    pub(crate) fn split_off(&mut self, path: &Path) -> OwnPaths {
+        let (off, rest) = std::mem::take(&mut self.0)
+            .into_iter()
+            .partition(|own| own.path == path.as_os_str());
+        self.0 = rest;
+        OwnPaths(off)
+    }
+
     /// Removes the files that are still ours. For the very end of the arbiter's life: a worker never calls it.
     pub(crate) fn remove(&self) {
         for own in &self.0 {
-            if identity(&own.path).is_ok_and(|now| now == own.identity) {
+            if identity(Path::new(&own.path)).is_ok_and(|now| now == own.identity) {
                 // Who cannot remove it leaves a stale file, which the next start replaces.
                 let _ = fs::remove_file(&own.path);
             }
@@ -66,12 +82,13 @@ impl OwnPaths {
     }
 }
 
-fn listener(fd: OwnedFd) -> io::Result<Listener> {
+fn listener(fd: OwnedFd, wanted: &Address) -> io::Result<Listener> {
     Ok(Listener {
         address: ListenerAddress::of(&fd)?,
         fd,
         name: "listen".into(),
         origin: Origin::Bound,
+        wanted: Some(wanted.to_string()),
     })
 }
 
@@ -115,7 +132,7 @@ fn bind_path(
         .map_err(|error| refused(address, &[], &error))?;
     let identity = identity(path).map_err(|error| refused(address, &[], &error))?;
     own.0.push(OwnPath {
-        path: path.to_owned(),
+        path: path.into(),
         identity,
     });
     Ok(fd)
@@ -249,6 +266,7 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::path::PathBuf;
 
     use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 

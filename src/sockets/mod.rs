@@ -9,6 +9,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::exit::{ExitCode, Failure};
 pub(crate) use activation::Passed;
 pub(crate) use address::check_path;
@@ -25,7 +27,8 @@ pub(crate) enum Address {
 }
 
 /// Who bound a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Origin {
     /// Passed by systemd or systemfd.
     Passed,
@@ -53,6 +56,8 @@ pub(crate) struct Listener {
     pub(crate) name: String,
     pub(crate) address: ListenerAddress,
     pub(crate) origin: Origin,
+    /// For one that was bound here: the address as the operator wrote it.
+    pub(crate) wanted: Option<String>,
 }
 
 /// What getsockname(2) says.
@@ -112,6 +117,48 @@ pub(crate) fn acquire(
         notes,
         own_paths: OwnPaths::default(),
     })
+}
+
+/// Listeners that another image of this program had, matched with what `listen` asks for now.
+#[derive(Debug, Default)]
+pub(crate) struct Matched {
+    /// To be used from now on.
+    pub(crate) kept: Vec<Listener>,
+    /// Bound before, and not asked for any more.
+    pub(crate) surplus: Vec<Listener>,
+    /// To be bound.
+    pub(crate) missing: Vec<Address>,
+}
+
+/// Passed sockets stay, whatever `listen` says. Of those bound here, each address that is still wanted is kept.
+pub(crate) fn rematch(listeners: Vec<Listener>, listen: &[Address]) -> Matched {
+    let mut matched = Matched::default();
+    if listeners.iter().any(|one| one.origin == Origin::Passed) {
+        matched.kept = listeners;
+        return matched;
+    }
+    let mut left = listeners;
+    for address in listen {
+        let text = address.to_string();
+        let same = |one: &Listener| one.wanted.as_deref() == Some(&text);
+        match left.iter().position(same) {
+            Some(index) => matched.kept.push(left.remove(index)),
+            None => matched.missing.push(address.clone()),
+        }
+    }
+    matched.surplus = left;
+    matched
+}
+
+/// Binds addresses, or none of them.
+///
+/// # Errors
+/// See [`bind::bind`].
+pub(crate) fn bind_all(
+    addresses: &[Address],
+    backlog: u32,
+) -> Result<(Vec<Listener>, OwnPaths), Failure> {
+    bind::bind(addresses, backlog)
 }
 
 /// Binds one address.

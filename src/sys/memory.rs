@@ -76,6 +76,28 @@ impl<T: Shareable> Shared<T> {
             of: PhantomData,
         })
     }
+
+    /// Maps what another image of this program has made. The type must be the same: its size is checked, its layout
+    /// is the caller's to know.
+    ///
+    /// # Errors
+    /// Another size, or what mmap(2) says.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let size = nix::sys::stat::fstat(&fd)?.st_size;
+        if usize::try_from(size).ok() != Some(size_of::<T>()) {
+            return Err(io::Error::other(format!(
+                "the shared memory has {size} bytes and not {}",
+                size_of::<T>()
+            )));
+        }
+        let map = MmapOptions::new().len(size_of::<T>()).map_raw(&fd)?;
+        assert_eq!(map.as_ptr().align_offset(align_of::<T>()), 0);
+        Ok(Self {
+            map,
+            fd,
+            of: PhantomData,
+        })
+    }
 }
 
 impl<T: Shareable> Deref for Shared<T> {

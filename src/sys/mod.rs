@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod diagnosis;
 pub(crate) mod environment;
 pub(crate) mod epoll;
+pub(crate) mod exec;
 pub(crate) mod fds;
 pub(crate) mod memory;
 pub(crate) mod process;

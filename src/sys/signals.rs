@@ -41,6 +41,10 @@ impl Signals {
             // SAFETY: the default disposition runs no code of this process.
             unsafe { set_disposition(signal, SigHandler::SigDfl) }?;
         }
+        // Blocked, so it never runs; but newer managers refuse to send a SIGHUP that nobody handles
+        // (systemd.service(5), Type=notify-reload).
+        // SAFETY: the handler does nothing.
+        unsafe { set_disposition(Signal::SIGHUP, SigHandler::Handler(nothing)) }?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         Ok(Self(fd))
     }
@@ -65,6 +69,8 @@ impl Signals {
         }
     }
 }
+
+extern "C" fn nothing(_: nix::libc::c_int) {}
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {

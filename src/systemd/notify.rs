@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
 use crate::sys;
@@ -76,7 +77,7 @@ enum State {
 }
 
 /// What the environment says about the service manager.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Settings {
     pub(crate) notify_socket: Option<OsString>,
     pub(crate) watchdog_usec: Option<OsString>,

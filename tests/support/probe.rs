@@ -9,10 +9,13 @@
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
+//! - `go`: a file that lets the payload do what it is set to, when it appears.
 //! - `slot`: settings above hold in this slot only.
+//! - `word`: what `/word` answers.
 //! - `steer`: a file. When it is there as `load` begins, its keys replace all of these.
 //!
 //! # Requests
+//! - `/word`: the setting of this name
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later; `/block?ms=N`: the same, and holds the thread
 //! - `/panic`; `/crash`: SIGKILL to itself
@@ -22,6 +25,8 @@
 //!   its parent and ends after a second
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+
+mod antics;
 
 use std::ffi::OsString;
 use std::fs;
@@ -59,7 +64,9 @@ struct Settings {
     teardown: Conduct,
     payload: Task,
     policy: Policy,
+    go: Option<PathBuf>,
     slot: Option<u32>,
+    word: String,
     steer: Option<PathBuf>,
 }
 
@@ -102,6 +109,7 @@ enum Policy {
 struct Unreadable(#[source] io::Error);
 
 fn main() -> ExitCode {
+    let _antics = antics::perform();
     payload::main(load)
 }
 
@@ -118,7 +126,9 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
         Some(payload) => app.payload(payload),
         None => app,
     };
-    Ok(app.build(routes(go)))
+    let word = settings.word;
+    let routes = routes(go).route("/word", get(async || word));
+    Ok(app.build(routes))
 }
 
 impl Settings {
@@ -132,14 +142,17 @@ impl Settings {
 
     fn for_slot(self, slot: u32) -> Self {
         match self.slot {
-            Some(other) if other != slot => Self::default(),
+            Some(other) if other != slot => Self {
+                word: self.word,
+                ..Self::default()
+            },
             _ => self,
         }
     }
 
     async fn start(self) -> payload::Result<()> {
-        while self.gate.as_ref().is_some_and(|gate| !gate.exists()) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        if self.gate.is_some() {
+            appears(self.gate).await;
         }
         tokio::time::sleep(Duration::from_secs_f64(self.startup_delay)).await;
         if let Some(text) = self.startup_failure {
@@ -149,8 +162,8 @@ impl Settings {
     }
 
     fn task(&self, go: &Arc<Notify>) -> Option<Payload> {
-        let (task, go) = (self.payload, go.clone());
-        let run = move |context| work(task, context, go.clone());
+        let (task, go, file) = (self.payload, go.clone(), self.go.clone());
+        let run = move |context| work(task, context, go.clone(), file.clone());
         match (task, self.policy) {
             (Task::None, _) => None,
             (_, Policy::Critical) => Some(Payload::new("task", run)),
@@ -192,9 +205,15 @@ async fn behave(conduct: Conduct) -> payload::Result<()> {
 }
 
 #[expect(clippy::panic, reason = "what it is for")]
-async fn work(task: Task, context: PayloadContext, go: Arc<Notify>) -> payload::Result<()> {
+async fn work(
+    task: Task,
+    context: PayloadContext,
+    go: Arc<Notify>,
+    file: Option<PathBuf>,
+) -> payload::Result<()> {
     let told = tokio::select! {
         () = go.notified() => false,
+        () = appears(file) => false,
         () = context.stopped() => true,
     };
     match task {
@@ -206,6 +225,17 @@ async fn work(task: Task, context: PayloadContext, go: Arc<Notify>) -> payload::
         Task::Fail if !told => Err(Unreadable(io::Error::other("no such queue")).into()),
         Task::Panic if !told => panic!("asked to panic"),
         _ => Ok(()),
+    }
+}
+
+async fn appears(file: Option<PathBuf>) {
+    match file {
+        Some(file) => {
+            while !file.exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        None => pending().await,
     }
 }
 

@@ -7,10 +7,10 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -76,6 +76,18 @@ pub(crate) fn payload(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command beside the test, of which the end is to be looked at.
+pub(crate) trait Quiet {
+    fn spawn_quiet(self) -> Child;
+}
+
+impl Quiet for Command {
+    fn spawn_quiet(mut self) -> Child {
+        let piped = self.stdout(Stdio::piped()).stderr(Stdio::piped());
+        piped.spawn().expect("the command can be started")
+    }
+}
+
 /// What the surroundings of the test say to a service must not be said to this one.
 fn clean(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -119,6 +131,29 @@ impl Setup {
     /// A folder of the service's own, which its configuration can name.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Runs it from a link of its own, which the test can lead elsewhere: [`Service::program`].
+    pub(crate) fn installed(mut self) -> Self {
+        let link = self.folder().join("probe");
+        symlink(&self.program, &link).unwrap();
+        self.program = link;
+        self
+    }
+
+    /// The same with a copy.
+    pub(crate) fn copied(mut self) -> Self {
+        let copy = self.folder().join("probe");
+        fs::copy(&self.program, &copy).unwrap();
+        self.program = copy;
+        self
+    }
+
+    /// `@FOLDER@` in its configuration is its folder.
+    pub(crate) fn filled_in(mut self) -> Self {
+        let folder = self.folder().display().to_string();
+        self.configuration = self.configuration.replace("@FOLDER@", &folder);
+        self
     }
 
     /// Puts keys in front of the configuration.
@@ -316,10 +351,41 @@ impl Service {
 
     /// Writes the file of [`Setup::steered`].
     pub(crate) fn steer(&self, app: &str) {
-        // In one step, so that nobody reads half of it.
-        let new = self.folder.path().join("steer.new");
-        fs::write(&new, app).unwrap();
-        fs::rename(new, self.folder.path().join("steer")).unwrap();
+        self.write("steer", app);
+    }
+
+    /// Writes its configuration file anew.
+    pub(crate) fn configure(&self, configuration: &str) {
+        self.write("payload.toml", configuration);
+    }
+
+    /// Writes a file of its folder, in one step, so that nobody reads half of it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let new = self.folder.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.folder.path().join(name)).unwrap();
+    }
+
+    /// A folder of its own.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where [`Setup::installed`] and [`Setup::copied`] have put the program.
+    pub(crate) fn program(&self) -> PathBuf {
+        self.folder().join("probe")
+    }
+
+    /// `payload reload`, for this service.
+    pub(crate) fn reload_command(&self) -> Command {
+        let mut command = payload(&["reload"]);
+        command.arg("--control").arg(&self.control);
+        command
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn reload(&self) -> Output {
+        self.reload_command().output().expect("payload reload")
     }
 }
 

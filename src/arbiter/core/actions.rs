@@ -1,8 +1,12 @@
 //! What the core wants done.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::events::Exit;
+use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::exit::ExitCode;
 use crate::ipc::orders::{Level, Order, Recycle};
@@ -32,6 +36,20 @@ pub(crate) enum Action {
     Kill { worker: WorkerId },
     /// READY=1.
     Ready,
+    /// RELOADING=1. READY=1 follows, whatever happens.
+    Reloading,
+    /// Try the binary on disk, in a child that serves nothing. Answered by `Preflighted`.
+    Preflight,
+    /// End that child; no answer is wanted any more.
+    EndPreflight,
+    /// The reload is over: nothing of the other image is needed any more, neither its program nor the listeners
+    /// that only its generation has.
+    Release,
+    /// Tell who asked for the reload: the generation that serves now, or why it failed.
+    Answer {
+        trigger: Trigger,
+        outcome: Result<u32, String>,
+    },
     /// STOPPING=1.
     Stopping,
     /// WATCHDOG=1.
@@ -44,8 +62,17 @@ pub(crate) enum Action {
     Leave(ExitCode),
 }
 
-/// Why a worker is forked.
+/// An executable, seen from the one that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Image {
+    /// The one that was just checked.
+    Next,
+    /// The one that ran before this.
+    Last,
+}
+
+/// Why a worker is forked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Cause {
     /// The service starts.
     Boot,
@@ -55,6 +82,8 @@ pub(crate) enum Cause {
     Failure,
     /// The slot's worker is healthy and has reached a limit.
     Recycle(Recycle),
+    /// It belongs to the next generation.
+    Reload,
 }
 
 impl Cause {
@@ -64,6 +93,7 @@ impl Cause {
             Cause::Scale => "scale",
             Cause::Failure => "failure",
             Cause::Recycle(recycle) => recycle.name(),
+            Cause::Reload => "reload",
         }
     }
 }
@@ -105,6 +135,19 @@ impl Overdue {
     }
 }
 
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let took = self.took().as_secs_f64();
+        match self {
+            Overdue::Heartbeat(_) => write!(f, "no heartbeat for {took:.1} s"),
+            Overdue::Startup(_) => write!(f, "not prepared after {took:.1} s"),
+            Overdue::Serve(_) => write!(f, "not serving {took:.1} s after it was told to"),
+            Overdue::Stop(_) => write!(f, "not gone {took:.1} s after it was told to leave"),
+            Overdue::Channel(_) => write!(f, "without a channel for {took:.1} s"),
+        }
+    }
+}
+
 /// Why the service ends although nobody asked it to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fatal {
@@ -129,6 +172,7 @@ pub(crate) enum Notice {
     WorkerExited {
         worker: WorkerId,
         slot: u16,
+        generation: u32,
         phase: Phase,
         exit: Exit,
         /// It had been told to stop.
@@ -161,6 +205,16 @@ pub(crate) enum Notice {
     },
     Ready {
         workers: usize,
+    },
+    ReloadStarted,
+    Reloaded {
+        workers: usize,
+        took: Duration,
+    },
+    /// The generation before serves on.
+    ReloadFailed {
+        reason: String,
+        took: Duration,
     },
     Degraded {
         serving: usize,

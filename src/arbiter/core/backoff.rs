@@ -37,6 +37,14 @@ impl Crashes {
         }
     }
 
+    pub(crate) fn clear(&mut self) {
+        self.recent.clear();
+    }
+
+    pub(crate) fn moments(&self) -> impl Iterator<Item = Moment> {
+        self.recent.iter().copied()
+    }
+
     /// As of the last `record` or `forget`.
     pub(crate) fn count(&self) -> usize {
         self.recent.len()

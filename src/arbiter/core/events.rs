@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::ipc::orders::{Level, Recycle};
 use crate::moment::Moment;
@@ -12,6 +13,8 @@ use crate::worker::phase::Phase;
 pub(crate) enum Event {
     /// Begin.
     Start,
+    /// Go on in a new image, with the state adopted.
+    Resume,
     /// The fork that was asked for has happened.
     Forked { worker: WorkerId, pid: u32 },
     /// It has not.
@@ -20,6 +23,10 @@ pub(crate) enum Event {
     Entered { worker: WorkerId, phase: Phase },
     /// The worker says why it is going to end; its exit follows.
     Failed { worker: WorkerId, reason: String },
+    /// What the check of the binary on disk came to; an error has its reason in one line.
+    Preflighted(Result<(), String>),
+    /// This image is still here.
+    ExecFailed { error: String },
     /// The last heartbeats, as the scoreboard has them.
     Beats(Vec<(WorkerId, Moment)>),
     /// The worker closed its channel, or what it sent could not be read.
@@ -38,6 +45,7 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop(Level),
+    Reload(Trigger),
     /// This many workers.
     #[cfg_attr(
         not(test),

@@ -47,6 +47,12 @@ impl Core {
             phase,
             overdue,
         });
+        if self.is_member(id)
+            && let Some(worker) = self.workers.get(&id)
+        {
+            // Not when it has gone: until then the trial could end well.
+            self.member_failed(now, worker.slot, &format!("{overdue} while {phase}"));
+        }
     }
 
     pub(super) fn kill(&mut self, now: Moment, id: WorkerId) {
@@ -69,7 +75,10 @@ impl Core {
             self.next_watchdog = Some(now + interval);
         }
         if self.next_extension.is_some_and(|due| due <= now) {
-            let waiting = matches!(self.state(), ServiceState::Booting | ServiceState::Stopping);
+            let waiting = matches!(
+                self.state(),
+                ServiceState::Booting | ServiceState::Reloading | ServiceState::Stopping
+            );
             if waiting && self.makes_progress(now) {
                 self.act(Action::ExtendTimeout(self.policy.extension));
             }
@@ -96,8 +105,8 @@ impl Core {
         self.crashes.exhausted() || in_a_row.sum::<u64>() > u64::from(self.policy.crash_budget)
     }
 
-    pub(super) fn worker_timeout(&self, worker: &Worker) -> Option<Moment> {
-        let retire_at = worker.retire_at.filter(|_| self.waits_for_age(worker));
+    pub(super) fn worker_timeout(&self, id: WorkerId, worker: &Worker) -> Option<Moment> {
+        let retire_at = worker.retire_at.filter(|_| self.waits_for_age(id, worker));
         let limit = match worker.ending {
             Ending::None => self.limits(worker).map(|(_, due, _)| due).min(),
             Ending::Aborted { kill_at } => Some(kill_at),
@@ -106,19 +115,19 @@ impl Core {
         retire_at.into_iter().chain(limit).min()
     }
 
-    fn waits_for_age(&self, worker: &Worker) -> bool {
+    fn waits_for_age(&self, id: WorkerId, worker: &Worker) -> bool {
         self.stop.is_none()
             && !worker.is_leaving()
             && self
                 .slots
                 .get(usize::from(worker.slot))
-                .is_some_and(|slot| slot.recycle.is_none())
+                .is_some_and(|slot| slot.serving == Some(id) && slot.recycle.is_none())
             && worker.phase == Phase::Serving
     }
 
     /// Every limit that counts for the worker now, the most telling first.
     fn limits(&self, worker: &Worker) -> impl Iterator<Item = Limit> {
-        let policy = &self.policy;
+        let (policy, own) = (&self.policy, &worker.limits);
         let limit = |from: Moment, span: Option<Duration>, name: fn(Duration) -> Overdue| {
             // While the arbiter was not running, nobody's clock ran: a frozen service must not be killed
             // for having been frozen.
@@ -129,34 +138,32 @@ impl Core {
         let both = |a: Option<Duration>, b: Option<Duration>| a.zip(b).map(|(a, b)| a + b);
 
         let heartbeat = match worker.phase {
-            phase if phase.is_boot() => policy.heartbeat_boot,
-            Phase::Serving => policy.heartbeat_serving,
-            _ => policy.heartbeat_stopping,
+            phase if phase.is_boot() => own.heartbeat_boot,
+            Phase::Serving => own.heartbeat_serving,
+            _ => own.heartbeat_stopping,
         };
         let stopping = match (worker.stop_sent, worker.phase) {
-            (Some((Level::Graceful, at)), _) => limit(
-                at,
-                late(both(policy.graceful, policy.cleanup)),
-                Overdue::Stop,
-            ),
-            (Some((_, at)), _) => limit(at, late(policy.cleanup), Overdue::Stop),
+            (Some((Level::Graceful, at)), _) => {
+                limit(at, late(both(own.graceful, own.cleanup)), Overdue::Stop)
+            }
+            (Some((_, at)), _) => limit(at, late(own.cleanup), Overdue::Stop),
             (None, Phase::Draining) => limit(
                 worker.phase_since,
-                late(both(policy.graceful, policy.cleanup)),
+                late(both(own.graceful, own.cleanup)),
                 Overdue::Stop,
             ),
             (None, phase) if phase > Phase::Draining => {
-                limit(worker.phase_since, late(policy.cleanup), Overdue::Stop)
+                limit(worker.phase_since, late(own.cleanup), Overdue::Stop)
             }
             (None, _) => None,
         };
         let starting = (worker.phase < Phase::Prepared && worker.stop_sent.is_none())
-            .then(|| limit(worker.forked_at, late(policy.startup), Overdue::Startup))
+            .then(|| limit(worker.forked_at, late(own.startup), Overdue::Startup))
             .flatten();
         let serving = worker
             .serve_sent
             .filter(|_| worker.phase == Phase::Prepared && worker.stop_sent.is_none())
-            .and_then(|at| limit(at, late(policy.heartbeat_boot), Overdue::Serve));
+            .and_then(|at| limit(at, late(own.heartbeat_boot), Overdue::Serve));
         let channel = worker
             .channel_closed
             .and_then(|at| limit(at, Some(policy.margin), Overdue::Channel));

@@ -1,8 +1,10 @@
 //! What must hold after every step, checked from outside the core's own decisions.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::actions::Action;
+use super::actions::{Action, Notice};
+use super::events::{Event, Request};
+use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::{Core, MAX_SLOTS, Moment};
 use crate::ipc::orders::{Level, Order};
@@ -13,17 +15,67 @@ use crate::worker::phase::Phase;
 #[derive(Default)]
 pub(super) struct Witness {
     alive: BTreeSet<WorkerId>,
+    /// Where each worker says that it is, by its slot.
+    said: BTreeMap<WorkerId, (u16, Phase)>,
     ready: u32,
     leaves: u32,
     stopping: u32,
+    /// RELOADING was said, and no READY since.
+    reloading: bool,
+    /// This step is about a further trigger.
+    joins: bool,
+    /// Who asked for a reload and has no answer yet.
+    waiting: BTreeSet<Trigger>,
+    /// What has happened, and how often: a search that never gets somewhere proves nothing about it.
+    pub(super) tally: BTreeMap<String, u32>,
     /// Workers that ever served and the core then told to stop or killed, still alive.
     ended: BTreeSet<WorkerId>,
 }
 
 impl Witness {
-    pub(super) fn exited(&mut self, id: WorkerId) {
+    /// Call before each `handle`.
+    pub(super) fn hear(&mut self, core: &Core, event: &Event) {
+        let stage = core.reload_stage().unwrap_or("none");
+        self.joins = matches!(event, Event::Asked(Request::Reload(_)));
+        match event {
+            Event::Asked(Request::Reload(trigger)) => {
+                assert!(self.waiting.insert(*trigger), "{trigger:?} twice");
+                self.count(format!("asked again while {stage}"));
+            }
+            Event::Asked(Request::Stop(_)) => self.count(format!("stopped while {stage}")),
+            Event::ExecFailed { .. } => self.count(format!("exec failed while {stage}")),
+            Event::Entered { worker, phase } => {
+                if let Some((_, said)) = self.said.get_mut(worker) {
+                    *said = *phase;
+                }
+            }
+            Event::Exited { worker, .. } => {
+                let outdated = core.workers[worker].generation < core.last_generation;
+                let whose = if outdated { "old" } else { "new" };
+                self.count(format!("{whose} worker ended while {stage}"));
+                self.exited(*worker);
+            }
+            Event::ForkFailed { worker, .. } => self.exited(*worker),
+            _ => {}
+        }
+    }
+
+    fn exited(&mut self, id: WorkerId) {
         assert!(self.alive.remove(&id), "worker {id} ended twice");
         self.ended.remove(&id);
+        self.said.remove(&id);
+    }
+
+    fn count(&mut self, what: String) {
+        *self.tally.entry(what).or_default() += 1;
+    }
+
+    /// Those that serve, by what they say themselves, and that nobody has told to stop.
+    fn serving(&self) -> impl Iterator<Item = (WorkerId, u16)> {
+        let serves = |(id, (slot, phase)): (&WorkerId, &(u16, Phase))| {
+            (*phase == Phase::Serving && !self.ended.contains(id)).then_some((*id, *slot))
+        };
+        self.said.iter().filter_map(serves)
     }
 
     /// Call after each `handle`, with what it returned, what had been serving before, and whether it was a tick.
@@ -44,8 +96,9 @@ impl Witness {
                         self.alive.insert(*worker),
                         "worker {worker} was forked twice"
                     );
+                    self.said.insert(*worker, (*slot, Phase::Forked));
                     assert!(
-                        usize::from(*slot) < core.slots.len(),
+                        usize::from(*slot) < core.slots.len() || core.is_member(*worker),
                         "{action:?} has no slot"
                     );
                 }
@@ -63,6 +116,9 @@ impl Witness {
                 }
                 Action::Ready => {
                     self.ready += 1;
+                    if std::mem::take(&mut self.reloading) {
+                        continue;
+                    }
                     assert_eq!(self.ready, 1, "READY went out twice");
                     assert_eq!(
                         core.serving(),
@@ -73,15 +129,41 @@ impl Witness {
                 Action::Stopping => {
                     self.stopping += 1;
                     assert_eq!(self.stopping, 1, "STOPPING went out twice");
+                    assert!(!self.reloading, "STOPPING and no READY after RELOADING");
                 }
                 Action::Leave(_) => {
                     self.leaves += 1;
                     assert!(self.alive.is_empty(), "it left {:?} behind", self.alive);
+                    assert!(
+                        self.waiting.is_empty(),
+                        "nobody answered {:?}",
+                        self.waiting
+                    );
                 }
-                Action::Watchdog | Action::ExtendTimeout(_) | Action::Log(_) => {}
+                Action::Reloading => {
+                    assert!(!self.reloading || self.joins, "RELOADING went out twice");
+                    assert!(self.ready > 0, "RELOADING before READY");
+                    self.reloading = true;
+                }
+                Action::Answer { trigger, outcome } => {
+                    assert!(
+                        self.waiting.remove(trigger),
+                        "{trigger:?} was answered twice"
+                    );
+                    let outcome = outcome.as_ref().map_or("failed", |_| "reloaded");
+                    self.count(outcome.to_owned());
+                }
+                Action::Log(Notice::Reloaded { workers, .. }) => self.check_commit(core, *workers),
+                Action::Preflight
+                | Action::EndPreflight
+                | Action::Release
+                | Action::Watchdog
+                | Action::ExtendTimeout(_)
+                | Action::Log(_) => {}
             }
         }
         self.check_roster(core);
+        self.check_service(core, actions);
         if ticked
             && self.leaves == 0
             && let Some(due) = core.poll_timeout()
@@ -108,10 +190,59 @@ impl Witness {
             .slots
             .get(slot)
             .is_none_or(|slot| slot.serving.is_some_and(|other| other != id));
-        assert!(replaced, "worker {id} was retired with nobody in its place");
+        let outdated = core.workers[&id].generation != core.generation;
+        assert!(
+            replaced || outdated,
+            "worker {id} was retired with nobody in its place"
+        );
+        assert!(core.serving() > 0, "worker {id} was the last that served");
+    }
+
+    /// Every slot has a worker of the new generation, which serves; slots that a change of their number has made
+    /// in the same step aside.
+    fn check_commit(&self, core: &Core, slots: usize) {
+        let serving: BTreeMap<_, _> = self.serving().collect();
+        assert!(slots > 0);
+        for slot in core.slots.iter().take(slots) {
+            let id = slot.serving.expect("a commit that is not complete");
+            assert_eq!(core.workers[&id].generation, core.last_generation);
+            assert!(serving.contains_key(&id), "worker {id} does not serve");
+        }
+    }
+
+    /// After the first READY the core never ends the last that serves, and no slot serves twice but in a trial.
+    fn check_service(&self, core: &Core, actions: &[Action]) {
+        if self.ready == 0 || core.state() == ServiceState::Stopping {
+            assert!(core.leaves_for().is_none(), "another image, and no READY");
+            return;
+        }
+        let told = |action: &Action| match action {
+            Action::Send {
+                worker,
+                order: Order::Stop(_),
+            } => self
+                .said
+                .get(worker)
+                .is_some_and(|said| said.1 == Phase::Serving),
+            _ => false,
+        };
+        if actions.iter().any(told) {
+            assert!(self.serving().next().is_some(), "the last one was ended");
+        }
+        if core.reload_stage() == Some("trial") {
+            return;
+        }
+        let mut taken = BTreeSet::new();
+        for (id, slot) in self.serving() {
+            assert!(taken.insert(slot), "worker {id} serves slot {slot} as well");
+        }
     }
 
     fn check_roster(&self, core: &Core) {
+        if core.reload.is_none() {
+            assert!(self.waiting.is_empty(), "nobody answers {:?}", self.waiting);
+            assert!(!self.reloading, "no READY after RELOADING");
+        }
         let known: BTreeSet<WorkerId> = core.workers.keys().copied().collect();
         assert_eq!(known, self.alive, "the core's roster is not what lives");
         let mut seated = BTreeSet::new();
@@ -145,7 +276,8 @@ impl Witness {
                 );
             }
         }
-        if core.state() != ServiceState::Stopping && core.state() != ServiceState::Booting {
+        let forks = core.state() != ServiceState::Booting && !core.suspends_forks();
+        if core.state() != ServiceState::Stopping && forks {
             for (index, slot) in core.slots.iter().enumerate() {
                 assert!(
                     slot.serving.is_some() || slot.incoming.is_some() || slot.retry_at.is_some(),

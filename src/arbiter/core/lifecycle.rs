@@ -10,10 +10,8 @@ use crate::worker::phase::Phase;
 impl Core {
     /// Asks for a worker to take over the slot. The slot exists and nobody is being prepared for it.
     pub(super) fn fork(&mut self, now: Moment, index: usize, cause: Cause) {
-        let id = WorkerId(self.next_worker);
-        self.next_worker += 1;
         let number = u16::try_from(index).unwrap_or(u16::MAX);
-        self.workers.insert(id, Worker::new(number, now));
+        let id = self.new_worker(now, number, self.generation);
         let slot = &mut self.slots[index];
         slot.incoming = Some(id);
         slot.retry_at = None;
@@ -27,6 +25,15 @@ impl Core {
         });
     }
 
+    /// Its record; the fork is still to be asked for.
+    pub(super) fn new_worker(&mut self, now: Moment, slot: u16, generation: u32) -> WorkerId {
+        let id = WorkerId(self.next_worker);
+        self.next_worker += 1;
+        let worker = Worker::new(slot, generation, now, self.policy.limits());
+        self.workers.insert(id, worker);
+        id
+    }
+
     pub(super) fn forked(&mut self, id: WorkerId, pid: u32) {
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.pid = Some(pid);
@@ -34,10 +41,15 @@ impl Core {
     }
 
     pub(super) fn fork_failed(&mut self, now: Moment, id: WorkerId, error: String) {
+        let member = self.is_member(id);
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
         let slot = worker.slot;
+        if member {
+            self.abort_reload(now, format!("no process for slot {slot}: {error}"));
+            return;
+        }
         let attached = self.detach(id);
         if self.stop.is_some() {
             return;
@@ -63,9 +75,16 @@ impl Core {
         worker.phase_since = now;
         worker.last_beat = worker.last_beat.max(now);
         let leaving = worker.is_leaving();
+        let (slot, reason) = (worker.slot, worker.reason.clone());
         match phase {
+            Phase::Serving if self.is_member(id) => self.member_serves(now, id),
             Phase::Serving => self.promote(now, id),
             // It leaves by itself: a critical payload has ended, its listeners failed, someone signalled it.
+            // A member that unwinds a failed start is counted when it has exited, with its reason.
+            Phase::Draining if self.is_member(id) && !leaving => {
+                let reason = reason.unwrap_or_else(|| "it left by itself".to_owned());
+                self.member_failed(now, slot, &reason);
+            }
             Phase::Draining | Phase::Cleaning if !leaving => self.left_by_itself(now, id),
             _ => {}
         }
@@ -76,14 +95,7 @@ impl Core {
         let Some(index) = self.slots.iter().position(|slot| slot.incoming == Some(id)) else {
             return;
         };
-        let retire_at = self.policy.max_age.map(|age| {
-            // Workers that were forked together do not leave together.
-            now + age.mul_f64(1.0 - 0.1 * self.random.fraction())
-        });
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.serving_since = Some(now);
-            worker.retire_at = retire_at;
-        }
+        self.begin_service(now, id);
         let slot = &mut self.slots[index];
         slot.incoming = None;
         slot.recycle = None;
@@ -92,6 +104,17 @@ impl Core {
             let slot = u16::try_from(index).unwrap_or(u16::MAX);
             self.notice(Notice::Replaced { slot, old, new: id });
             self.retire(now, old);
+        }
+    }
+
+    pub(super) fn begin_service(&mut self, now: Moment, id: WorkerId) {
+        let retire_at = self.policy.max_age.map(|age| {
+            // Workers that were forked together do not leave together.
+            now + age.mul_f64(1.0 - 0.1 * self.random.fraction())
+        });
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.serving_since = Some(now);
+            worker.retire_at = retire_at;
         }
     }
 
@@ -147,22 +170,32 @@ impl Core {
 
     pub(super) fn exited(&mut self, now: Moment, id: WorkerId, exit: Exit) {
         let stable = self.was_stable(now, id);
+        let member = self.is_member(id);
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
         let attached = self.detach(id);
+        self.surplus.retain(|surplus| *surplus != id);
         let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;
         self.notice(Notice::WorkerExited {
             worker: id,
             slot: worker.slot,
+            generation: worker.generation,
             phase: worker.phase,
             exit,
             expected: worker.is_leaving(),
             // Told once: as the reason of the failed boot, where it is one.
-            reason: worker.reason.clone().filter(|_| !ends_boot),
+            reason: worker.reason.clone().filter(|_| !ends_boot && !member),
         });
         if let Some(stop) = &mut self.stop {
             stop.unclean |= !exit.is_clean();
+            return;
+        }
+        let reason = worker
+            .reason
+            .unwrap_or_else(|| format!("{exit} while {}", worker.phase));
+        if member {
+            self.member_failed(now, worker.slot, &reason);
             return;
         }
         let Some(index) = attached else {
@@ -171,9 +204,6 @@ impl Core {
         if self.was_ready {
             self.slot_failed(now, index, stable);
         } else {
-            let reason = worker
-                .reason
-                .unwrap_or_else(|| format!("{exit} while {}", worker.phase));
             self.give_up(
                 now,
                 Fatal::Boot {

@@ -12,14 +12,20 @@
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
 //! 6. After [`Action::Leave`] nothing is delivered.
+//! 7. When nothing is left to deliver and [`Core::leaves_for`] names an image, the shell saves the core and executes
+//!    the image. The next event is [`Event::Resume`], to the core that the new image adopted, or
+//!    [`Event::ExecFailed`] to this one. What was heard before the exec is never left behind: it would be lost.
+//! 8. [`Action::Preflight`] is answered by one [`Event::Preflighted`], unless [`Action::EndPreflight`] comes first.
 //!
 //! # What holds
 //! 1. A slot has at most one serving worker and at most one that is being prepared to take over.
 //! 2. Nothing is forked once a stop was asked for.
-//! 3. READY goes out once, when every slot serves for the first time.
+//! 3. READY goes out when every slot serves for the first time, and at the end of each reload.
 //! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
 //! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
 //! 6. The arbiter leaves only when it has no worker left.
+//! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
+//!    has served for the trial. Every trigger gets one answer.
 
 mod actions;
 mod backoff;
@@ -27,8 +33,10 @@ mod events;
 mod health;
 mod lifecycle;
 mod policy;
+mod reload;
 mod retire;
 mod roster;
+mod saved;
 mod stop;
 
 #[cfg(test)]
@@ -41,14 +49,17 @@ mod tests;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub(crate) use actions::{Action, Cause, Fatal, Notice, Overdue};
+pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use policy::Policy;
+pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
+pub(crate) use saved::Saved;
 
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use reload::Reload;
 use stop::Stop;
 
 /// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
@@ -60,7 +71,12 @@ const OVERSLEPT: Duration = Duration::from_secs(1);
 /// The arbiter's state machine. See the module for its contract.
 pub(crate) struct Core {
     policy: Policy,
+    /// The number of workers that the last image was configured with.
+    configured_before: u16,
+    /// The generation that serves.
     generation: u32,
+    /// The last number that was given to a generation; one that failed keeps its number to itself.
+    last_generation: u32,
     slots: Vec<Slot>,
     workers: BTreeMap<WorkerId, Worker>,
     next_worker: u64,
@@ -70,6 +86,13 @@ pub(crate) struct Core {
     was_ready: bool,
     degraded: bool,
     stop: Option<Stop>,
+    reload: Option<Reload>,
+    /// Why the last reload failed; none has succeeded since.
+    reload_failure: Option<String>,
+    /// A change of the number of slots that waits for the end of the reload.
+    wanted_slots: Option<u16>,
+    /// Workers of slots that were given up, and that serve until another one does.
+    surplus: Vec<WorkerId>,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     /// Since when the arbiter has been running without a gap.
@@ -82,8 +105,10 @@ impl Core {
     pub(crate) fn new(policy: Policy, seed: u64) -> Self {
         Self {
             crashes: Crashes::new(policy.crash_budget, policy.crash_window),
+            configured_before: policy.workers,
             policy,
             generation: 1,
+            last_generation: 1,
             slots: Vec::new(),
             workers: BTreeMap::new(),
             next_worker: 1,
@@ -91,6 +116,10 @@ impl Core {
             was_ready: false,
             degraded: false,
             stop: None,
+            reload: None,
+            reload_failure: None,
+            wanted_slots: None,
+            surplus: Vec::new(),
             next_watchdog: None,
             next_extension: None,
             awake_since: Moment::default(),
@@ -105,10 +134,13 @@ impl Core {
         }
         match event {
             Event::Start => self.start(now),
+            Event::Resume => self.resume(now),
             Event::Forked { worker, pid } => self.forked(worker, pid),
             Event::ForkFailed { worker, error } => self.fork_failed(now, worker, error),
             Event::Entered { worker, phase } => self.entered(now, worker, phase),
             Event::Failed { worker, reason } => self.failed(worker, reason),
+            Event::Preflighted(result) => self.preflighted(now, result),
+            Event::ExecFailed { error } => self.exec_failed(now, &error),
             Event::Beats(beats) => self.beats(&beats),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
@@ -122,11 +154,15 @@ impl Core {
 
     /// When [`Event::Tick`] is due; `None`: there is nothing to wait for but other events.
     pub(crate) fn poll_timeout(&self) -> Option<Moment> {
-        let slots = self.slots.iter().filter_map(|slot| slot.retry_at);
+        let slots = self
+            .slots
+            .iter()
+            .filter(|_| !self.suspends_forks())
+            .filter_map(|slot| slot.retry_at);
         let workers = self
             .workers
-            .values()
-            .filter_map(|worker| self.worker_timeout(worker));
+            .iter()
+            .filter_map(|(id, worker)| self.worker_timeout(*id, worker));
         let crashes = self
             .crashes
             .forgotten_at()
@@ -134,6 +170,7 @@ impl Core {
         slots
             .chain(workers)
             .chain(crashes)
+            .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
             .chain(self.next_watchdog)
             .chain(self.next_extension)
             .min()
@@ -144,6 +181,8 @@ impl Core {
             ServiceState::Stopping
         } else if !self.was_ready {
             ServiceState::Booting
+        } else if self.reload.as_ref().is_some_and(Reload::is_under_way) {
+            ServiceState::Reloading
         } else if self.degraded {
             ServiceState::Degraded
         } else {
@@ -153,6 +192,29 @@ impl Core {
 
     pub(crate) fn generation(&self) -> u32 {
         self.generation
+    }
+
+    /// The image that this one is to be replaced by, as soon as nothing is left to deliver.
+    pub(crate) fn leaves_for(&self) -> Option<Image> {
+        self.reload.as_ref().and_then(Reload::leaves_for)
+    }
+
+    /// Why the last reload failed; `None` when there was none, or it succeeded.
+    pub(crate) fn reload_failure(&self) -> Option<&str> {
+        self.reload_failure.as_deref()
+    }
+
+    /// How many workers a generation has, or will have.
+    pub(crate) fn workers_of(&self, generation: u32) -> usize {
+        match &self.reload {
+            Some(reload) if generation > self.generation => reload.members().len(),
+            _ => self.target(),
+        }
+    }
+
+    /// What the reload under way is doing.
+    pub(crate) fn reload_stage(&self) -> Option<&'static str> {
+        self.reload.as_ref().map(Reload::stage_name)
     }
 
     /// How many workers should serve.
@@ -173,10 +235,12 @@ impl Core {
         if self.stop.is_some() {
             self.finish_stop();
         } else {
+            self.announce(now);
+            self.advance_reload(now);
             self.refill(now);
             self.serve_prepared(now);
             self.recycle_next(now);
-            self.announce(now);
+            self.retire_surplus(now);
         }
         self.keep_manager_informed(now);
     }
@@ -192,14 +256,20 @@ impl Core {
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
             Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
-            Request::OneMore => self.scale(now, self.target_number().saturating_add(1)),
-            Request::OneLess => self.scale(now, self.target_number().saturating_sub(1)),
+            Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),
+            Request::OneLess => self.scale(now, self.wanted_number().saturating_sub(1)),
         }
     }
 
     fn target_number(&self) -> u16 {
         u16::try_from(self.slots.len()).unwrap_or(MAX_SLOTS)
+    }
+
+    /// The number of slots as it will be, when the reload under way has ended.
+    fn wanted_number(&self) -> u16 {
+        self.wanted_slots.unwrap_or_else(|| self.target_number())
     }
 
     fn act(&mut self, action: Action) {

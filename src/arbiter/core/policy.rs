@@ -2,7 +2,20 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::config::Config;
+
+/// How long a worker may take. It goes by them itself as well, so they are those that it was forked with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    pub(super) startup: Option<Duration>,
+    pub(super) graceful: Option<Duration>,
+    pub(super) cleanup: Option<Duration>,
+    pub(super) heartbeat_boot: Option<Duration>,
+    pub(super) heartbeat_serving: Option<Duration>,
+    pub(super) heartbeat_stopping: Option<Duration>,
+}
 
 /// Limits and intervals. `None` is "no limit".
 #[derive(Clone, Debug)]
@@ -29,6 +42,10 @@ pub(crate) struct Policy {
     /// A worker that served this long starts its slot's count of failures anew.
     pub(crate) stable_after: Duration,
     pub(crate) max_age: Option<Duration>,
+    /// How long the check of a new binary may take.
+    pub(crate) preflight: Duration,
+    /// How long a new generation must serve before the old one is retired.
+    pub(crate) trial: Duration,
     /// How often WATCHDOG=1 is due.
     pub(crate) watchdog: Option<Duration>,
     /// How often EXTEND_TIMEOUT_USEC= goes out during boot and stop, and how far it reaches.
@@ -54,9 +71,23 @@ impl Policy {
             crash_window: config.restart.crash_window,
             stable_after: Duration::from_secs(10),
             max_age: config.recycle.max_age,
+            preflight: config.reload.preflight,
+            trial: config.reload.trial,
             watchdog,
             extension_interval: Duration::from_secs(10),
             extension: Duration::from_secs(30),
+        }
+    }
+
+    /// For a worker that is forked now.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            startup: self.startup,
+            graceful: self.graceful,
+            cleanup: self.cleanup,
+            heartbeat_boot: self.heartbeat_boot,
+            heartbeat_serving: self.heartbeat_serving,
+            heartbeat_stopping: self.heartbeat_stopping,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Filling slots and replacing healthy workers: always prepare first, then retire.
 
 use super::actions::{Action, Cause, Notice};
-use super::roster::{Slot, WorkerId};
+use super::reload::Reload;
+use super::roster::{Ending, Slot, WorkerId};
 use super::{Core, MAX_SLOTS, Moment};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::worker::phase::Phase;
@@ -9,6 +10,9 @@ use crate::worker::phase::Phase;
 impl Core {
     /// Forks for every slot that has nobody and whose wait is over.
     pub(super) fn refill(&mut self, now: Moment) {
+        if self.suspends_forks() {
+            return;
+        }
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             slot.retry_at = slot.retry_at.filter(|at| *at > now);
@@ -56,6 +60,10 @@ impl Core {
     pub(super) fn ask_to_recycle(&mut self, id: WorkerId, cause: Recycle) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.serving == Some(id)) {
             slot.recycle.get_or_insert(cause);
+        } else if self.is_member(id)
+            && let Some(worker) = self.workers.get_mut(&id)
+        {
+            worker.recycle.get_or_insert(cause);
         }
     }
 
@@ -76,7 +84,7 @@ impl Core {
             .slots
             .iter()
             .any(|slot| slot.serving.is_some() && slot.incoming.is_some());
-        if under_way || !self.was_ready {
+        if under_way || !self.was_ready || self.suspends_forks() {
             return;
         }
         let next = self.slots.iter().enumerate().find_map(|(index, slot)| {
@@ -99,8 +107,13 @@ impl Core {
         if self.stop.is_some() {
             return;
         }
+        let reloading = self.reload.as_ref().is_some_and(Reload::is_under_way);
         if !(1..=MAX_SLOTS).contains(&target) {
             self.notice(Notice::SlotCountRefused { wanted: target });
+            return;
+        }
+        if reloading {
+            self.wanted_slots = Some(target);
             return;
         }
         let (from, to) = (self.slots.len(), usize::from(target));
@@ -118,7 +131,22 @@ impl Core {
         }
         let given_up = self.slots.split_off(to);
         for slot in given_up {
-            for id in slot.serving.into_iter().chain(slot.incoming) {
+            self.surplus
+                .extend(slot.serving.into_iter().chain(slot.incoming));
+        }
+        self.retire_surplus(now);
+    }
+
+    /// Workers of slots that were given up leave when somebody else serves, and is not about to be killed.
+    pub(super) fn retire_surplus(&mut self, now: Moment) {
+        let is_well = |id| {
+            self.workers
+                .get(id)
+                .is_some_and(|worker| worker.ending == Ending::None)
+        };
+        let mut serving = self.slots.iter().filter_map(|slot| slot.serving.as_ref());
+        if serving.any(is_well) {
+            for id in std::mem::take(&mut self.surplus) {
                 self.retire(now, id);
             }
         }

@@ -2,13 +2,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::actions::Cause;
+use super::policy::Limits;
 use crate::ipc::orders::{Level, Recycle};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 
 /// A worker process's number, unique in the service's life. Never 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct WorkerId(pub(crate) u64);
 
 impl fmt::Display for WorkerId {
@@ -18,7 +21,7 @@ impl fmt::Display for WorkerId {
 }
 
 /// A worker's stable place. A replacement takes over its predecessor's.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Slot {
     pub(crate) serving: Option<WorkerId>,
     /// Being prepared to take over.
@@ -50,9 +53,10 @@ impl Slot {
 }
 
 /// One process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Worker {
     pub(crate) slot: u16,
+    pub(crate) generation: u32,
     /// `None` until the fork has happened.
     pub(crate) pid: Option<u32>,
     pub(crate) phase: Phase,
@@ -69,10 +73,14 @@ pub(crate) struct Worker {
     pub(crate) reason: Option<String>,
     /// When it is to be replaced on account of its age.
     pub(crate) retire_at: Option<Moment>,
+    /// It has reached this limit before it had a slot. It says so once.
+    pub(crate) recycle: Option<Recycle>,
+    /// Those of its own configuration: a reload changes them for its successors only.
+    pub(crate) limits: Limits,
 }
 
 /// How far the forcible end of a worker has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Ending {
     None,
     /// SIGABRT was sent; SIGKILL follows then.
@@ -86,9 +94,10 @@ pub(crate) enum Ending {
 }
 
 impl Worker {
-    pub(crate) fn new(slot: u16, now: Moment) -> Self {
+    pub(crate) fn new(slot: u16, generation: u32, now: Moment, limits: Limits) -> Self {
         Self {
             slot,
+            generation,
             pid: None,
             phase: Phase::Forked,
             forked_at: now,
@@ -101,6 +110,8 @@ impl Worker {
             ending: Ending::None,
             reason: None,
             retire_at: None,
+            recycle: None,
+            limits,
         }
     }
 

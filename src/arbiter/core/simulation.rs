@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::actions::Action;
+use super::actions::{Action, Image};
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::invariants::Witness;
+use super::reload::Trigger;
 use super::roster::WorkerId;
+use super::saved::Saved;
 use super::{Core, MAX_SLOTS, Moment, Policy};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::status::ServiceState;
@@ -38,6 +40,8 @@ pub(super) fn policy() -> Policy {
         crash_window: seconds(60),
         stable_after: seconds(10),
         max_age: None,
+        preflight: seconds(10),
+        trial: seconds(1),
         watchdog: Some(seconds(15)),
         extension_interval: seconds(10),
         extension: seconds(30),
@@ -63,6 +67,9 @@ struct World {
     now: Moment,
     actors: BTreeMap<WorkerId, Actor>,
     left: bool,
+    /// When the check of the new binary answers, and what.
+    preflight: Option<(Moment, Result<(), String>)>,
+    triggers: u64,
     /// The last steps, for whoever has to understand a failure.
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
     /// How likely bad things are, in this run.
@@ -90,6 +97,8 @@ impl World {
             now: Moment::from_nanos(1_000_000_000),
             actors: BTreeMap::new(),
             left: false,
+            preflight: None,
+            triggers: 0,
             trace: VecDeque::new(),
             trouble,
             steps: 0,
@@ -115,17 +124,7 @@ impl World {
             .iter()
             .filter_map(|slot| slot.serving)
             .collect();
-        if let Event::Exited { worker, .. } = event {
-            self.witness.exited(worker);
-        }
-        let failed_fork = if let Event::ForkFailed { worker, .. } = event {
-            Some(worker)
-        } else {
-            None
-        };
-        if let Some(worker) = failed_fork {
-            self.witness.exited(worker);
-        }
+        self.witness.hear(&self.core, &event);
         if self.trace.len() == TRACE {
             self.trace.pop_front();
         }
@@ -197,7 +196,26 @@ impl World {
                 }
             }
             Action::Leave(_) => self.left = true,
+            Action::Preflight => {
+                let at = self.now + self.span(3_000);
+                let result = if self.chance(self.trouble) {
+                    Err("no such file".to_owned())
+                } else {
+                    Ok(())
+                };
+                let hangs = self.chance(self.trouble / 2.0);
+                let at = if hangs {
+                    at + Duration::from_secs(3_600)
+                } else {
+                    at
+                };
+                self.preflight = Some((at, result));
+            }
+            Action::EndPreflight => self.preflight = None,
             Action::Ready
+            | Action::Reloading
+            | Action::Release
+            | Action::Answer { .. }
             | Action::Stopping
             | Action::Watchdog
             | Action::ExtendTimeout(_)
@@ -205,9 +223,75 @@ impl World {
         }
     }
 
+    /// The arbiter's process goes on with another image; what it knows goes through its format.
+    fn exec(&mut self, image: Image) -> Event {
+        let failed = |error: &str| Event::ExecFailed {
+            error: error.to_owned(),
+        };
+        if self.chance(self.trouble / 2.0) {
+            return failed("ENOMEM");
+        }
+        // The other image was there, and gave everything back.
+        let rejected = self.chance(self.trouble / 2.0);
+        self.now = self.now + self.span(7);
+        let text = serde_json::to_string(&self.core.save()).unwrap();
+        let saved: Saved = serde_json::from_str(&text).unwrap();
+        let mut policy = self.core.policy.clone();
+        if image == Image::Next && !rejected && self.chance(0.2) {
+            policy.workers = 1 + pick(&mut self.random, 5);
+        }
+        self.core = Core::adopt(policy, self.random.next(), saved, self.now);
+        if rejected {
+            return failed("EMFILE");
+        }
+        Event::Resume
+    }
+
+    /// When the image is to be changed: that, or one more thing that was heard before. True: something was done.
+    fn leave(&mut self) -> bool {
+        let Some(image) = self.core.leaves_for() else {
+            return false;
+        };
+        let event = if self.chance(0.7) {
+            self.exec(image)
+        } else if self.chance(0.5) {
+            self.operator()
+        } else {
+            let Some(id) = self.any_worker() else {
+                return false;
+            };
+            self.exit(id, Exit::Signal(9));
+            return true;
+        };
+        self.deliver(event);
+        true
+    }
+
+    /// The check of the new binary, when it is the next thing to happen.
+    fn preflight_answers(&mut self, before: Option<Moment>) -> bool {
+        match &self.preflight {
+            Some((at, _)) if before.is_none_or(|before| *at <= before) => {
+                let (at, result) = self.preflight.take().unwrap();
+                self.now = self.now.max(at);
+                self.deliver(Event::Preflighted(result));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn reload(&mut self) -> Event {
+        self.triggers += 1;
+        Event::Asked(Request::Reload(Trigger(self.triggers)))
+    }
+
     /// One step: the next thing that a worker does, the core's timeout, or an operator.
     fn step(&mut self) {
-        if self.chance(0.02) {
+        if self.leave() {
+            return;
+        }
+        let booting = self.core.state() == ServiceState::Booting;
+        if self.chance(if booting { 0.1 } else { 0.02 }) {
             self.now = self.now + self.span(500);
             let event = self.operator();
             self.deliver(event);
@@ -219,6 +303,10 @@ impl World {
             .min_by_key(|(_, actor)| actor.next_at)
             .map(|(id, actor)| (*id, actor.next_at));
         let timeout = self.core.poll_timeout();
+        let next = actor.map(|(_, at)| at).into_iter().chain(timeout).min();
+        if self.preflight_answers(next) {
+            return;
+        }
         match (actor, timeout) {
             (Some((id, at)), Some(due)) if at <= due => self.act(id, at),
             (Some((id, at)), None) => self.act(id, at),
@@ -249,21 +337,21 @@ impl World {
         self.deliver(Event::Beats(beats));
     }
 
+    fn any_worker(&mut self) -> Option<WorkerId> {
+        let count = u16::try_from(self.actors.len().max(1)).unwrap_or(1);
+        let number = pick(&mut self.random, count);
+        self.actors.keys().nth(usize::from(number)).copied()
+    }
+
     fn operator(&mut self) -> Event {
-        let any = {
-            let ids: Vec<WorkerId> = self.actors.keys().copied().collect();
-            let number = pick(
-                &mut self.random,
-                u16::try_from(ids.len().max(1)).unwrap_or(1),
-            );
-            ids.get(usize::from(number)).copied()
-        };
+        let any = self.any_worker();
         match pick(&mut self.random, 40) {
             0 => Event::Asked(Request::Stop(Level::Graceful)),
             1 => Event::Asked(Request::Stop(Level::Quick)),
             2..6 => Event::Asked(Request::OneMore),
             6..10 => Event::Asked(Request::OneLess),
             10 => Event::Asked(Request::Scale(pick(&mut self.random, 10))),
+            12..20 => self.reload(),
             11 => Event::Asked(Request::Scale(MAX_SLOTS + 1 + pick(&mut self.random, 9))),
             n => match any {
                 Some(worker) if n < 25 => Event::Recycle {
@@ -368,11 +456,23 @@ impl World {
     }
 
     fn calm_step(&mut self) {
+        if let Some(image) = self.core.leaves_for() {
+            let event = self.exec(image);
+            return self.deliver(event);
+        }
         let actor = self
             .actors
             .iter()
             .min_by_key(|(_, actor)| actor.next_at)
             .map(|(id, actor)| (*id, actor.next_at));
+        let next = actor
+            .map(|(_, at)| at)
+            .into_iter()
+            .chain(self.core.poll_timeout())
+            .min();
+        if self.preflight_answers(next) {
+            return;
+        }
         match (actor, self.core.poll_timeout()) {
             (Some((id, at)), due) if due.is_none_or(|due| at <= due) => self.act(id, at),
             (_, Some(due)) => {
@@ -389,8 +489,8 @@ fn pick(random: &mut Random, below: u16) -> u16 {
     u16::try_from(random.next() % u64::from(below)).unwrap_or(0)
 }
 
-/// One run; the number of steps it took.
-fn run(seed: u64) -> u64 {
+/// One run: what happened in it, and the number of steps it took.
+fn run(seed: u64) -> (BTreeMap<String, u32>, u64) {
     let mut world = World::new(seed);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         world.deliver(Event::Start);
@@ -400,7 +500,7 @@ fn run(seed: u64) -> u64 {
         world.settle();
     }));
     match outcome {
-        Ok(()) => world.steps,
+        Ok(()) => (world.witness.tally, world.steps),
         Err(panic) => {
             for (now, event, actions) in &world.trace {
                 eprintln!("{now:?} {event:?}");
@@ -428,9 +528,47 @@ fn a_million_random_steps_keep_every_promise() {
     let wanted = number("PAYLOAD_TEST_STEPS").unwrap_or(STEPS);
     // Known seeds first, so that a failure is the same for everybody.
     let (mut seed, mut steps) = (1, 0);
+    let mut tally = BTreeMap::<String, u32>::new();
     while steps < wanted {
-        steps += run(seed);
+        let (more, taken) = run(seed);
+        for (what, count) in more {
+            *tally.entry(what).or_default() += count;
+        }
+        steps += taken;
         seed += 1;
     }
     assert!(steps >= wanted);
+    if wanted >= STEPS {
+        check_reach(&tally);
+    }
+}
+
+/// The search has been everywhere: every bad thing has happened in every stage.
+fn check_reach(tally: &BTreeMap<String, u32>) {
+    let stages = [
+        "none",
+        "waiting",
+        "checking",
+        "executing",
+        "preparing",
+        "trial",
+        "going back",
+    ];
+    let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
+    for what in [
+        "asked again",
+        "stopped",
+        "old worker ended",
+        "new worker ended",
+    ] {
+        wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
+    }
+    wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
+    // Before the first READY there is one generation.
+    wanted.retain(|what| what != "old worker ended while waiting");
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|what| tally.get(*what).is_none_or(|count| *count < 10))
+        .collect();
+    assert!(missing.is_empty(), "hardly ever: {missing:?}");
 }

@@ -29,6 +29,7 @@ impl Core {
         let workers = self.workers.len();
         match &mut self.stop {
             None => {
+                self.stop_reload(now, "the service was told to stop");
                 self.notice(Notice::Stopping {
                     level: asked,
                     workers,
@@ -64,6 +65,7 @@ impl Core {
     }
 
     fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
+        self.stop_reload(now, "the service cannot start");
         self.stop = Some(Stop {
             level,
             asked_at: now,

@@ -28,6 +28,7 @@ fn start(limits: Http, max_requests: Option<u64>) -> Running {
         name: "web".into(),
         address: ListenerAddress::Tcp(address),
         origin: Origin::Bound,
+        wanted: None,
     };
     let script = Arc::new(Script::default());
     let meter = Meter::new(create().unwrap(), 0);
@@ -193,6 +194,7 @@ async fn a_socket_that_does_not_listen_is_fatal() {
         name: "broken".into(),
         address: ListenerAddress::UnixPath(path),
         origin: Origin::Passed,
+        wanted: None,
     }]);
     running.server.serve().unwrap();
     drop(far);
@@ -215,6 +217,7 @@ async fn a_unix_socket_serves_as_well() {
         name: "unix".into(),
         address: ListenerAddress::UnixPath(path.clone()),
         origin: Origin::Bound,
+        wanted: None,
     }]);
     running.server.serve().unwrap();
     let mut client = UnixStream::connect(&path).await.unwrap();

@@ -1,0 +1,155 @@
+//! The moment in which the arbiter's process changes its program, and a program that gives it back.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+
+use crate::stage::{OLD, Stage, program_of};
+use crate::support::service::{Quiet as _, Service, Setup, lives, signal_to, wait_for_end_of};
+use crate::support::{DEADLINE, eventually};
+
+#[test]
+fn a_new_image_that_can_open_nothing_gives_everything_back() {
+    let few = ["prlimit", "--nofile=200:200"];
+    let stage = Stage::of(Setup::new(OLD).installed().through(&few));
+    stage.service.write("probe.main", "full");
+    stage.rolls_back("Too many open files");
+}
+
+/// Signals and deaths that fall into the change of programs are heard after it.
+#[test]
+fn what_happens_during_the_exec_is_heard_after_it() {
+    let mut stage = Stage::set();
+    stage.service.configure(&OLD.replace("old", "new"));
+    stage.service.write("probe.main", "wait");
+    stage.calm();
+    let first = stage.service.reload_command().spawn_quiet();
+    wait_for_the_exec(&stage.service);
+    let victim = stage.old_workers()[0];
+    signal_to(victim, Signal::SIGKILL);
+    stage.service.signal(Signal::SIGHUP);
+    stage.service.signal(Signal::SIGTTIN);
+    // It waits in the socket's queue, and may be answered by the next image.
+    let second = stage.service.reload_command().spawn_quiet();
+    stage.service.write("probe.go", "");
+    for reload in [first, second] {
+        let output = reload.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    stage.service.wait_until_serving(3);
+    wait_for_end_of(victim);
+    let failed = stage.service.event("worker-failed");
+    assert_eq!(failed.text("exit"), "killed by SIGKILL");
+    stage.press();
+    stage.ends();
+}
+
+#[test]
+fn a_stop_during_the_exec_wins() {
+    let stage = Stage::set();
+    stage.service.write("probe.main", "wait");
+    let reload = stage.service.reload_command().spawn_quiet();
+    wait_for_the_exec(&stage.service);
+    stage.service.signal(Signal::SIGTERM);
+    stage.service.write("probe.go", "");
+    let output = reload.wait_with_output().unwrap();
+    assert_ne!(output.status.code(), Some(0));
+    assert_eq!(stage.service.exit(), 0);
+}
+
+#[test]
+fn names_and_descriptors_stay_as_they_are_over_many_reloads() {
+    let stage = Stage::set();
+    let pid = stage.service.pid();
+    let comm = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    let line = || fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+    let control = fs::metadata(stage.service.control()).unwrap();
+    let before = (comm(), line(), descriptors(pid));
+    stage.service.configure(&OLD.replace("old", "new"));
+    for _ in 0..20 {
+        stage.reload();
+    }
+    // A control client of the test may just be there.
+    let same = || (comm(), line(), descriptors(pid)) == before;
+    eventually("as before", DEADLINE, || same().then_some(()));
+    assert!(line().starts_with(b"probe: arbiter"));
+    use std::os::unix::fs::MetadataExt as _;
+    let now = fs::metadata(stage.service.control()).unwrap();
+    assert_eq!(now.ino(), control.ino(), "the control socket");
+    assert_eq!(stage.service.events("reloaded").len(), 20);
+    stage.ends();
+}
+
+#[test]
+fn a_failed_reload_leaves_no_descriptor_behind() {
+    let stage = Stage::set();
+    let before = descriptors(stage.service.pid());
+    for _ in 0..3 {
+        stage.service.configure(&(OLD.to_owned() + "load = 'fail'"));
+        let output = stage.service.reload();
+        stage.rolled_back(&output, "no such table");
+        stage.service.configure("workers = = 2");
+        let output = stage.service.reload();
+        stage.rolled_back(&output, "payload.toml:1:11");
+    }
+    let pid = stage.service.pid();
+    eventually("as before", DEADLINE, || {
+        (descriptors(pid) == before).then_some(())
+    });
+    stage.recovers();
+}
+
+#[test]
+fn the_path_is_the_one_that_was_called() {
+    let by = |script: &str| {
+        let script = format!("cd \"$(dirname \"$1\")\"; shift; {script}");
+        Setup::new(OLD)
+            .installed()
+            .through(&["sh", "-c", &script, "sh"])
+    };
+    for call in [
+        r#"exec ./probe "$@""#,
+        r#"PATH="$PWD:$PATH"; exec probe "$@""#,
+        r#"cd ..; exec "$OLDPWD/probe" "$@""#,
+    ] {
+        let stage = Stage::of(by(call));
+        // Not what the link led to, but the link itself: now to another program.
+        stage.lead_program_to("/bin/true".as_ref());
+        stage.rolls_back("without a verdict");
+    }
+}
+
+#[test]
+fn an_upgrade_puts_another_file_into_the_place_of_the_first() {
+    let stage = Stage::of(Setup::new(OLD).copied());
+    let (pid, old) = (stage.service.pid(), program_of(stage.service.pid()));
+    let program = stage.service.program();
+    let new = stage.service.folder().join("new");
+    fs::copy(&program, &new).unwrap();
+    fs::rename(new, &program).unwrap();
+    stage.service.configure(&OLD.replace("old", "new"));
+    stage.reload();
+    assert!(lives(pid), "the same process");
+    for pid in [&[pid], &stage.service.workers()[..]].concat() {
+        assert_ne!(program_of(pid), old, "another program");
+    }
+    let still = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
+    assert_eq!(still, program);
+    stage.ends();
+}
+
+/// The arbiter's process has no signals of its own open: the new program has begun, and payload in it has not.
+#[track_caller]
+fn wait_for_the_exec(service: &Service) {
+    let folder = format!("/proc/{}/fd", service.pid());
+    eventually("the exec", DEADLINE, || {
+        let entries = fs::read_dir(&folder).unwrap().flatten();
+        let mut links = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let waits = !links.any(|link| link.as_os_str() == "anon_inode:[signalfd]");
+        waits.then_some(())
+    });
+}
+
+fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
