@@ -84,9 +84,9 @@ pub(crate) enum Outcome {
     Closed,
 }
 
-/// One end of a link.
+/// One end of a link. `F` is what keeps its descriptor.
 #[derive(Debug)]
-pub(crate) struct Link(OwnedFd);
+pub(crate) struct Link<F = OwnedFd>(F);
 
 impl Link {
     /// Both ends, non-blocking and close-on-exec.
@@ -101,6 +101,17 @@ impl Link {
             None,
             flags,
         )?)
+    }
+}
+
+impl<F: AsFd> Link<F> {
+    /// Over an end that [`pair`](Link::pair) made.
+    pub(crate) fn over(end: F) -> Self {
+        Self(end)
+    }
+
+    pub(crate) fn channel(&self) -> &F {
+        &self.0
     }
 
     /// Sends a parcel with its socket whole, or not at all.
@@ -231,7 +242,8 @@ impl Link {
     /// The next answer.
     ///
     /// # Errors
-    /// What came cannot be read. The link is to be closed, and what is not answered is the sender's.
+    /// What came cannot be read, and is passed over: what is not answered is the sender's only when the
+    /// receiver is gone.
     pub(crate) fn outcome(&self) -> io::Result<Outcome> {
         let mut buffer = [0; size_of::<u32>() + MAX_HEAD];
         let Some(message) = self.read(&mut buffer)? else {
@@ -268,19 +280,6 @@ impl Link {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
-    }
-}
-
-impl From<OwnedFd> for Link {
-    /// An end that [`pair`](Link::pair) made.
-    fn from(end: OwnedFd) -> Self {
-        Self(end)
-    }
-}
-
-impl AsFd for Link {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
     }
 }
 

@@ -164,7 +164,7 @@ impl Acceptor {
     ) -> Result<Wake, Failure> {
         let exclusive = self.queued.is_exclusive();
         poll_fn(|cx| {
-            if watch.poll_order(cx) > Order::Serve {
+            if watch.poll_order(cx) >= Order::HandOff {
                 return Poll::Ready(Ok(Wake::Drain));
             }
             if exclusive && heartbeat.poll_tick(cx).is_ready() {
@@ -256,7 +256,7 @@ impl Acceptor {
         tokio::select! {
             // Given back at once: the accept takes its own.
             _ = self.server.room.acquire() => {}
-            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+            () = self.server.signal().reached(Order::HandOff) => return Ok(()),
         }
         self.queue(Queued::join)
     }
@@ -284,7 +284,7 @@ impl Acceptor {
         self.backoff = (pause * 2).min(MAX_BACKOFF);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+            () = self.server.signal().reached(Order::HandOff) => return Ok(()),
         }
         self.queue(Queued::join)
     }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 fn links() -> (Link, Link) {
     let (a, b) = Link::pair().unwrap();
-    (a.into(), b.into())
+    (Link::over(a), Link::over(b))
 }
 
 fn parcel(id: u64, unread: &[u8]) -> Parcel {
@@ -30,7 +30,7 @@ fn received(link: &Link) -> (Parcel, OwnedFd) {
 fn raw(link: &Link, head: &str, fds: &[BorrowedFd<'_>]) {
     let length = u32::try_from(head.len()).unwrap().to_le_bytes();
     let parts = [IoSlice::new(&length), IoSlice::new(head.as_bytes())];
-    passing::send(link.as_fd(), &parts, fds).unwrap();
+    passing::send(link.channel().as_fd(), &parts, fds).unwrap();
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_parcel_without_its_socket_or_its_bytes_is_refused() {
 fn garbage_is_an_error() {
     let (sender, receiver) = links();
     for garbage in [&b"x"[..], b"\xff\xff\xff\xff{}", b"\x02\0\0\0{}", &[0; 60_000]] {
-        passing::send(sender.as_fd(), &[IoSlice::new(garbage)], &[]).unwrap();
+        passing::send(sender.channel().as_fd(), &[IoSlice::new(garbage)], &[]).unwrap();
         assert!(receiver.receive().is_err(), "{garbage:?}");
     }
     raw(&sender, r#"{"version":1,"id":1,"taken":{}}"#, &[]);
