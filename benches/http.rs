@@ -1,12 +1,16 @@
 //! What payload costs beside a bare hyper program and axum: `cargo bench --bench http`.
 //!
-//! Three servers run side by side and take turns, with the same handler and as many single-threaded
+//! The servers run side by side and take turns, with the same handler and as many single-threaded
 //! workers (for axum: threads) as `WORKERS` says, 2 if it says nothing:
 //! - `payload`: `payload::main`, arbiter and scoreboard included, with all its limits and timeouts;
-//! - `hyper`: one process per worker that accepts plainly, without any timeout, count or log;
-//! - `axum`: `axum::serve` on the multi-threaded runtime.
+//! - `hyper`: one process per worker that accepts plainly, with those of payload's limits and timeouts
+//!   that hyper has itself: the sizes, the time for a request's head, HTTP/2's pings. It counts, logs and
+//!   contains nothing, and cannot be drained. It is what the percentages refer to;
+//! - `untimed`: the same without a timeout, which a server that anybody can reach cannot do without;
+//! - `axum`: `axum::serve` on the multi-threaded runtime, as it is.
 //!
-//! `ROUNDS=3 LOAD=short cargo bench --bench http` for less. The load comes from a process of its own. Each figure is the median over the rounds.
+//! All of them set TCP_NODELAY and send the date. `ROUNDS=3 LOAD=short cargo bench --bench http` for less.
+//! The load comes from a process of its own. Each figure is the median over the rounds.
 
 #![allow(
     clippy::print_stdout,
@@ -22,6 +26,7 @@ use std::net::SocketAddr;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
+use axum::serve::ListenerExt;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
@@ -33,7 +38,7 @@ use tokio::task::JoinHandle;
 use support::{Error, Fleet};
 
 const HELLO: &[u8] = b"hello, world\n";
-const SERVERS: [&str; 3] = ["payload", "hyper", "axum"];
+const SERVERS: [&str; 4] = ["payload", "hyper", "untimed", "axum"];
 
 /// A way to send requests: its name, the connections, the requests of a round in thousands.
 const LOADS: [(&str, usize, usize); 4] = [
@@ -50,7 +55,9 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     let result = match words.as_slice() {
         ["run", ..] => return payload::main(load),
-        ["hyper", version, _] => within(bare_hyper(*version == "2")),
+        [role @ ("hyper" | "untimed"), version, _] => {
+            within(bare_hyper(*version == "2", *role == "hyper"))
+        }
         ["axum", workers, _] => multi_threaded_axum(workers),
         ["client", load, address, connections, requests] => {
             within(client(load, address, connections, requests))
@@ -82,12 +89,13 @@ async fn compare(full: bool) -> Result<(), Error> {
     let workers = std::env::var("WORKERS").map_or(Ok(2), |workers| workers.parse())?;
     let rounds =
         std::env::var("ROUNDS").map_or(Ok(if full { 7 } else { 1 }), |rounds| rounds.parse())?;
-    let fleets = [
-        Fleet::payload(workers, &[])?,
-        Fleet::processes(&["hyper", "1"], workers)?,
-        Fleet::processes(&["axum", &workers.to_string()], 1)?,
-        Fleet::processes(&["hyper", "2"], workers)?,
-    ];
+    let payload = Fleet::payload(workers, &[])?;
+    let axum = Fleet::processes(&["axum", &workers.to_string()], 1)?;
+    let hyper = |role, version| Fleet::processes(&[role, version], workers);
+    let (hyper1, untimed1) = (hyper("hyper", "1")?, hyper("untimed", "1")?);
+    let (hyper2, untimed2) = (hyper("hyper", "2")?, hyper("untimed", "2")?);
+    let http1 = [&payload, &hyper1, &untimed1, &axum];
+    let http2 = [&payload, &hyper2, &untimed2, &axum];
     println!("{workers} workers, {rounds} rounds");
     println!(
         "{:12}{:10}{:>20}{:>10}{:>14}{:>12}",
@@ -103,17 +111,13 @@ async fn compare(full: bool) -> Result<(), Error> {
         } else {
             2 * connections * DEPTH
         };
+        let fleets = if load == "http2" { http2 } else { http1 };
         let mut results = [const { Vec::new() }; SERVERS.len()];
         for round in 0..rounds {
             for turn in 0..SERVERS.len() {
                 // Nobody is always first.
                 let server = (turn + round) % SERVERS.len();
-                let fleet = if server == 1 && load == "http2" {
-                    3
-                } else {
-                    server
-                };
-                results[server].push(measure(&fleets[fleet], load, connections, requests)?);
+                results[server].push(measure(fleets[server], load, connections, requests)?);
             }
         }
         let base = median(&results[1], |round| round.cpu_micros);
@@ -127,7 +131,7 @@ async fn compare(full: bool) -> Result<(), Error> {
             );
         }
     }
-    for (server, fleet) in SERVERS.iter().zip(&fleets) {
+    for (server, fleet) in SERVERS.iter().zip(&http1) {
         println!(
             "{server}: PSS of its processes in KiB {:?}",
             fleet.memory()?
@@ -183,17 +187,21 @@ async fn load(_context: payload::Context) -> payload::Result<payload::App> {
 }
 
 /// Does not look which protocol the client speaks, it is told.
-async fn bare_hyper(speaks_http2: bool) -> Result<(), Error> {
+async fn bare_hyper(speaks_http2: bool, timed: bool) -> Result<(), Error> {
     let listener = tokio::net::TcpListener::from_std(support::passed()?)?;
     let mut http1 = hyper::server::conn::http1::Builder::new();
     http1
-        .header_read_timeout(None)
+        .timer(TokioTimer::new())
+        .header_read_timeout(timed.then_some(Duration::from_secs(10)))
         .max_header_size(64 * 1024)
         .max_buf_size(64 * 1024);
     let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     http2
         .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(30));
+        .max_concurrent_streams(200)
+        .max_header_list_size(64 * 1024)
+        .keep_alive_interval(timed.then_some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20));
     let handler = |_: Request<hyper::body::Incoming>| {
         let response = Response::new(Full::new(Bytes::from_static(HELLO)));
         std::future::ready(Ok::<_, Infallible>(response))
@@ -216,7 +224,9 @@ fn multi_threaded_axum(threads: &str) -> Result<(), Error> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let listener = tokio::net::TcpListener::from_std(support::passed()?)?;
+        let listener = tokio::net::TcpListener::from_std(support::passed()?)?.tap_io(|stream| {
+            let _ = stream.set_nodelay(true);
+        });
         let hello = axum::routing::get(async || Bytes::from_static(HELLO));
         axum::serve(listener, axum::Router::new().route("/", hello)).await?;
         Ok(())

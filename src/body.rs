@@ -49,6 +49,11 @@ impl Body {
             None => Self::empty(),
         }
     }
+
+    /// Whether it comes from the author's code frame by frame, and not from a buffer, which cannot fail.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.0, Inner::Boxed(_))
+    }
 }
 
 impl Default for Body {

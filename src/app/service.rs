@@ -14,8 +14,49 @@ use super::state::State;
 use crate::body::Body;
 use crate::exit::BoxError;
 
-/// What a call resolves to.
-pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, BoxError>> + Send>>;
+/// The response to come: the service's own future, boxed as it is.
+pub(crate) struct Answer(Pin<Box<dyn Respond>>);
+
+impl Answer {
+    fn new(response: impl Respond + 'static) -> Self {
+        Self(Box::pin(response))
+    }
+}
+
+impl Future for Answer {
+    type Output = Result<Response<Body>, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll_response(cx)
+    }
+}
+
+/// Any service's future, whose response is converted as it comes out: one around it would be moved and
+/// kept twice.
+trait Respond: Send {
+    fn poll_response(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, BoxError>>;
+}
+
+impl<F, B, E> Respond for F
+where
+    F: Future<Output = Result<Response<B>, E>> + Send,
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+    E: Into<BoxError>,
+{
+    fn poll_response(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<Body>, BoxError>> {
+        self.poll(cx).map(|answer| match answer {
+            Ok(response) => Ok(response.map(Body::new)),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
 
 trait Erased: Send + Sync {
     fn call(&self, request: Request<Body>) -> Answer;
@@ -111,18 +152,14 @@ where
         // Most services are always ready. Called here, they take what they want of the request, and nothing else
         // of it is kept and moved.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => {
-                let response = service.call(request);
-                Box::pin(async move { Ok(response.await.map_err(Into::into)?.map(Body::new)) })
+            Poll::Ready(Ok(())) => Answer::new(service.call(request)),
+            Poll::Ready(Err(error)) => {
+                Answer::new(ready(Err::<Response<B>, BoxError>(error.into())))
             }
-            Poll::Ready(Err(error)) => Box::pin(ready(Err(error.into()))),
             // Asked again by the task that waits for it.
-            Poll::Pending => Box::pin(async move {
-                poll_fn(|cx| service.poll_ready(cx))
-                    .await
-                    .map_err(Into::into)?;
-                let response = service.call(request).await.map_err(Into::into)?;
-                Ok(response.map(Body::new))
+            Poll::Pending => Answer::new(async move {
+                poll_fn(|cx| service.poll_ready(cx)).await?;
+                service.call(request).await
             }),
         }
     }

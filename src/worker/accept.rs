@@ -30,8 +30,10 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 /// The pause after an accept that failed for want of something; it doubles up to the maximum.
 const BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
-/// How long a worker that is ahead of the others stands back.
+/// How long a worker that is ahead of the others stands back. Connections that come faster are a burst.
 const PAUSE: Duration = Duration::from_millis(1);
+/// In a burst, what one wake takes at most before the others have their turn.
+const BURST: usize = 16;
 /// Such failures are logged this often at most.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
@@ -61,8 +63,8 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
     }
     let tcp = matches!(listener.address, ListenerAddress::Tcp(_));
     let acceptor = Acceptor {
-        // An accepted socket inherits it from the listener, see tcp(7).
-        sets_nodelay: tcp && !SockRef::from(&listener.fd).tcp_nodelay().unwrap_or(false),
+        // An accepted socket inherits it from the listener: one call now instead of one per connection.
+        sets_nodelay: tcp && SockRef::from(&listener.fd).set_tcp_nodelay(true).is_err(),
         tcp,
         queued,
         name: Arc::from(listener.name.as_str()),
@@ -78,8 +80,8 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
 
 /// One listener in one worker.
 ///
-/// It takes one connection each time it is woken and goes to the end of the queue of workers then. While
-/// it cannot take any it is not in the queue, so that none is dealt to it.
+/// It takes one connection each time it is woken, in a burst a few, and goes to the end of the queue of
+/// workers then. While it cannot take any it is not in the queue, so that none is dealt to it.
 struct Acceptor {
     queued: Queued,
     name: Arc<str>,
@@ -90,7 +92,7 @@ struct Acceptor {
     server: Arc<Shared>,
     backoff: Duration,
     complained: Option<Instant>,
-    /// When the last connection came, or was left to the others.
+    /// When it was woken last.
     woken: Option<Instant>,
 }
 
@@ -127,22 +129,7 @@ impl Acceptor {
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
                 Wake::Heartbeat => self.queue(Queued::requeue)?,
-                Wake::Connection if self.should_pause() => self.pause().await?,
-                Wake::Connection => {
-                    let Ok(permit) = server.room.clone().try_acquire_owned() else {
-                        self.wait_for_room().await?;
-                        continue;
-                    };
-                    match self.accept(permit)? {
-                        Accepted::Nothing => {}
-                        Accepted::Exhausted => self.back_off().await?,
-                        // The queue's end deals what is next to somebody else, and tells of what is there.
-                        Accepted::Taken | Accepted::Lost => self.queue(Queued::requeue)?,
-                    }
-                    if server.room.available_permits() == 0 {
-                        self.wait_for_room().await?;
-                    }
-                }
+                Wake::Connection => self.take().await?,
                 Wake::Drain => {
                     self.queue(Queued::leave)?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
@@ -182,6 +169,36 @@ impl Acceptor {
             })
         })
         .await
+    }
+
+    /// Takes the connection it was woken for. In a burst more are likely there, and taking them at once
+    /// spares each a wake and a change of the queue.
+    async fn take(&mut self) -> Result<(), Failure> {
+        let burst = self.is_burst();
+        let most = if burst { BURST } else { 1 };
+        let mut taken = 0;
+        while taken < most {
+            // When connections come slowly, a pause could only delay them.
+            if burst && balance::is_ahead(&self.server.meter) {
+                return self.pause().await;
+            }
+            let Ok(permit) = self.server.room.clone().try_acquire_owned() else {
+                return self.wait_for_room().await;
+            };
+            match self.accept(permit)? {
+                Accepted::Taken | Accepted::Lost => taken += 1,
+                Accepted::Nothing => break,
+                Accepted::Exhausted => return self.back_off().await,
+            }
+        }
+        if self.server.room.available_permits() == 0 {
+            return self.wait_for_room().await;
+        }
+        if taken > 0 {
+            // The queue's end deals what is next to somebody else, and tells of what is there.
+            self.queue(Queued::requeue)?;
+        }
+        Ok(())
     }
 
     fn accept(&mut self, permit: OwnedSemaphorePermit) -> Result<Accepted, Failure> {
@@ -261,17 +278,14 @@ impl Acceptor {
         self.queue(Queued::join)
     }
 
-    /// In a burst, a worker that is ahead lets the others go first: once per connection, and not when
-    /// connections come slowly, where it could only delay them.
-    fn should_pause(&mut self) -> bool {
-        let last = self.woken.replace(Instant::now());
-        self.queued.is_exclusive()
-            && last
-                .zip(self.woken)
-                .is_some_and(|(last, now)| now - last < PAUSE)
-            && balance::is_ahead(&self.server.meter)
+    /// Whether the last wake was a moment ago.
+    fn is_burst(&mut self) -> bool {
+        let now = Instant::now();
+        let last = self.woken.replace(now);
+        self.queued.is_exclusive() && last.is_some_and(|last| now - last < PAUSE)
     }
 
+    /// A worker that is ahead lets the others go first.
     async fn pause(&mut self) -> Result<(), Failure> {
         self.queue(Queued::leave)?;
         tokio::time::sleep(PAUSE).await;

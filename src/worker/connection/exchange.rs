@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -38,7 +38,8 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Future = Call;
 
     fn call(&self, request: Request<Incoming>) -> Call {
-        let exchange = Exchange::begin(self.0.clone(), &request);
+        let exchange = Exchange::begin(self.0.clone());
+        let about = About::of(&request);
         if request
             .extensions()
             .get::<hyper::upgrade::OnUpgrade>()
@@ -50,12 +51,19 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         if self.0.server.service.wants_peer() {
             request.extensions_mut().insert(self.0.peer.clone());
         }
-        let answer = match catch_unwind(AssertUnwindSafe(|| self.0.server.service.call(request))) {
-            Ok(answer) => Ok(answer),
-            Err(panic) => Err(exchange.panicked(&*panic)),
-        };
+        // Lent to the closure, since what a closure owns is copied into the catch and out again.
+        let mut request = Some(request);
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            let request = request.take()?;
+            Some(self.0.server.service.call(request))
+        }));
+        let answer = called.unwrap_or_else(|panic| {
+            exchange.panicked(&*panic, &about);
+            None
+        });
         Call {
             exchange: Some(exchange),
+            about,
             answer,
         }
     }
@@ -63,8 +71,11 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 
 /// The response to come. Always one: what fails in the author's code becomes a 500.
 pub(super) struct Call {
+    /// Until it goes along with the response.
     exchange: Option<Exchange>,
-    answer: Result<Answer, RequestId>,
+    about: About,
+    /// `None`: it panicked.
+    answer: Option<Answer>,
 }
 
 impl Future for Call {
@@ -72,33 +83,46 @@ impl Future for Call {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let me = &mut *self;
-        let polled = match &mut me.answer {
-            Ok(answer) => catch_unwind(AssertUnwindSafe(|| answer.as_mut().poll(cx))),
-            Err(id) => Ok(Poll::Ready(Ok(failed(*id)))),
-        };
         let Some(exchange) = &me.exchange else {
+            // It was ready before, and is asked again against the contract.
             return Poll::Pending;
         };
+        let polled = me
+            .answer
+            .as_mut()
+            .map(|answer| catch_unwind(AssertUnwindSafe(|| Pin::new(answer).poll(cx))));
         let mut response = match polled {
-            Ok(poll) => match ready!(poll) {
+            Some(Ok(poll)) => match ready!(poll) {
                 Ok(response) => response,
-                Err(error) => failed(exchange.failed(&*error)),
+                Err(error) => {
+                    exchange.failed(&*error, &me.about);
+                    exchange.internal_server_error()
+                }
             },
-            Err(panic) => {
-                let id = exchange.panicked(&*panic);
-                let answer = std::mem::replace(&mut me.answer, Err(id));
-                // What is left of the handler is dropped here; should that panic too, nothing is lost.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(answer)));
-                failed(id)
+            Some(Err(panic)) => {
+                exchange.panicked(&*panic, &me.about);
+                let broken = me.answer.take();
+                // Should what is left of the handler panic as well, nothing more is lost.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+                exchange.internal_server_error()
             }
+            None => exchange.internal_server_error(),
         };
-        if exchange.http1 && exchange.state.server.signal().order() > Order::Serve {
+        if exchange.announces_close() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        let about = response
+            .body()
+            .is_stream()
+            .then(|| Box::new(me.about.take()));
         let exchange = me.exchange.take();
-        Poll::Ready(Ok(response.map(|body| Outgoing { body, exchange })))
+        Poll::Ready(Ok(response.map(|body| Outgoing {
+            body,
+            exchange,
+            about,
+        })))
     }
 }
 
@@ -106,6 +130,8 @@ impl Future for Call {
 pub(super) struct Outgoing {
     body: Body,
     exchange: Option<Exchange>,
+    /// Only for a body that can fail.
+    about: Option<Box<About>>,
 }
 
 impl HttpBody for Outgoing {
@@ -117,19 +143,17 @@ impl HttpBody for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let me = self.get_mut();
-        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut me.body).poll_frame(cx)));
-        let error = match polled {
+        let (Some(about), Some(exchange)) = (&me.about, &me.exchange) else {
+            return Pin::new(&mut me.body).poll_frame(cx);
+        };
+        let error = match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut me.body).poll_frame(cx))) {
             Ok(Poll::Ready(Some(Err(error)))) => {
-                if let Some(exchange) = &me.exchange {
-                    exchange.body_failed(&*error);
-                }
+                exchange.cut_off(&*error, about);
                 error
             }
             Ok(poll) => return poll,
             Err(panic) => {
-                if let Some(exchange) = &me.exchange {
-                    exchange.panicked(&*panic);
-                }
+                exchange.panicked(&*panic, about);
                 "the response body panicked".into()
             }
         };
@@ -146,26 +170,44 @@ impl HttpBody for Outgoing {
     }
 }
 
+/// What the log says of a request.
+#[derive(Default)]
+struct About {
+    method: Method,
+    path: Option<PathAndQuery>,
+}
+
+impl About {
+    fn of(request: &Request<Incoming>) -> Self {
+        Self {
+            method: request.method().clone(),
+            path: request.uri().path_and_query().cloned(),
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    fn path(&self) -> &str {
+        self.path.as_ref().map_or("*", PathAndQuery::path)
+    }
+}
+
 /// From the request's head to the end of the response, or to the moment nobody wants it any more.
 struct Exchange {
     state: Arc<State>,
     number: u64,
     /// The server's time.
     begun: u64,
-    method: Method,
-    path: Option<PathAndQuery>,
-    http1: bool,
 }
 
 impl Exchange {
-    fn begin(state: Arc<State>, request: &Request<Incoming>) -> Self {
+    fn begin(state: Arc<State>) -> Self {
         Self {
             number: state.request_begun(),
             begun: state.server.now(),
             state,
-            method: request.method().clone(),
-            path: request.uri().path_and_query().cloned(),
-            http1: request.version() != Version::HTTP_2,
         }
     }
 
@@ -173,12 +215,13 @@ impl Exchange {
         self.state.request_id(self.number)
     }
 
-    fn path(&self) -> &str {
-        self.path.as_ref().map_or("*", PathAndQuery::path)
+    /// HTTP/2 has GOAWAY for that.
+    fn announces_close(&self) -> bool {
+        self.state.server.signal().order() > Order::Serve && !self.state.http2.load(Relaxed)
     }
 
     /// Counts and logs a panic.
-    fn panicked(&self, panic: &(dyn Any + Send)) -> RequestId {
+    fn panicked(&self, panic: &(dyn Any + Send), about: &About) {
         let message = panic
             .downcast_ref::<&str>()
             .copied()
@@ -187,33 +230,42 @@ impl Exchange {
         self.state.server.meter.handler_panicked();
         tracing::error!(
             request_id = %self.id(),
-            method = %self.method,
-            path = self.path(),
+            method = %about.method,
+            path = about.path(),
             panic = message,
             "the handler of a request panicked"
         );
-        self.id()
     }
 
-    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> RequestId {
+    fn failed(&self, error: &(dyn std::error::Error + 'static), about: &About) {
         tracing::error!(
             request_id = %self.id(),
-            method = %self.method,
-            path = self.path(),
+            method = %about.method,
+            path = about.path(),
             error = chain(error),
             "the service failed to answer a request"
         );
-        self.id()
     }
 
-    fn body_failed(&self, error: &(dyn std::error::Error + 'static)) {
+    fn cut_off(&self, error: &(dyn std::error::Error + 'static), about: &About) {
         tracing::error!(
             request_id = %self.id(),
-            method = %self.method,
-            path = self.path(),
+            method = %about.method,
+            path = about.path(),
             error = chain(error),
             "a response was cut off since its body failed"
         );
+    }
+
+    fn internal_server_error(&self) -> Response<Body> {
+        let mut response = Response::new(Body::from("Internal Server Error\n"));
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if let Ok(id) = HeaderValue::try_from(self.id().to_string()) {
+            headers.insert("x-request-id", id);
+        }
+        response
     }
 }
 
@@ -221,15 +273,4 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.state.request_ended(self.begun);
     }
-}
-
-fn failed(id: RequestId) -> Response<Body> {
-    let mut response = Response::new(Body::from("Internal Server Error\n"));
-    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
-        headers.insert("x-request-id", id);
-    }
-    response
 }

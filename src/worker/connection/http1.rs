@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -21,14 +22,26 @@ use crate::worker::signal::{Order, Watch};
 pub(super) const REQUEST_TIMEOUT: &[u8] =
     b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
-/// Serves until the connection has ended or is to be closed. What comes back still has to be finished;
-/// `None`: it was cancelled and is gone.
+/// A connection that was accepted just before the drain may have its first request on the way.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// What is left of a connection that HTTP/1.1 is done with.
+pub(super) enum Left<S> {
+    /// It still has to be finished.
+    Ended(Io<S>),
+    /// The client speaks HTTP/2, and none of its bytes is lost.
+    Http2(Io<S>),
+    /// It was cancelled and is gone.
+    Nothing,
+}
+
+/// Serves until the connection has ended, is to be closed, or turns out to speak HTTP/2.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     io: Io<S>,
     state: &Arc<State>,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
-) -> Option<Io<S>> {
+) -> Left<S> {
     let server = &state.server;
     let mut driver = Driver {
         connection: server
@@ -41,20 +54,24 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let end = poll_fn(|cx| driver.poll(cx, clock, watch)).await;
     if end == End::Cancelled {
-        return None;
+        return Left::Nothing;
     }
     let parts = driver.connection.into_parts();
     let mut io = parts.io.into_inner();
-    if end == End::TimedOut && !parts.read_buf.is_empty() {
+    if end == End::Http2 {
+        return Left::Http2(io);
+    }
+    if end == End::TimedOut && !(parts.read_buf.is_empty() && io.unread().is_empty()) {
         io.write_own(REQUEST_TIMEOUT);
     }
-    Some(io)
+    Left::Ended(io)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// hyper is done with it.
     Done,
+    Http2,
     /// Idle for too long, or a head was too slow.
     TimedOut,
     Cancelled,
@@ -86,9 +103,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         if self.poll_hyper(cx).is_ready() {
             return Poll::Ready(End::Done);
         }
+        if self.state.http2.load(Relaxed) {
+            return Poll::Ready(End::Http2);
+        }
         match watch.poll_order(cx) {
             Order::Serve => {}
             Order::Drain if self.closing || !self.state.idle() => {}
+            // Its deadline closes it.
+            Order::Drain if self.state.requests() == 0 => {}
             Order::Drain => {
                 if self.poll_close(cx).is_ready() {
                     return Poll::Ready(End::Done);
@@ -166,13 +188,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             let since = *self.head_since.get_or_insert_with(Instant::now);
             return clock.passed(since + limits.header_read_timeout, cx);
         }
-        if !clock.wants_deadline() {
+        let drains = self.state.server.signal().order() > Order::Serve;
+        let (urgent, limit) = if drains && self.state.requests() == 0 {
+            (true, GRACE)
+        } else {
+            (false, limits.keep_alive_timeout)
+        };
+        if !urgent && !clock.wants_deadline() {
             return false;
         }
         let since = self
             .state
             .idle_since()
             .max(self.flushed_at.unwrap_or(self.state.server.started));
-        clock.passed(since + limits.keep_alive_timeout, cx)
+        clock.passed(since + limit, cx)
     }
 }

@@ -28,7 +28,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 ) {
     let server = &state.server;
     state.idle_begins();
-    let io = TokioIo::new(io.without_batching());
+    let io = TokioIo::new(io.into_http2());
     let mut connection = pin!(server.http2.serve_connection(io, Calls::new(state.clone())));
     let mut goaway: Option<Instant> = None;
     poll_fn(|cx| {

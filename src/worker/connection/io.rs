@@ -1,15 +1,16 @@
-//! The socket as hyper sees it: replays what was read before hyper came, and batches small writes.
+//! The socket as hyper sees it: keeps HTTP/2's preface from HTTP/1.1, and batches small writes.
 
-use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::sniff::{Protocol, judge};
 use super::state::State;
 
 /// A write from this size on goes to the socket without being copied.
@@ -19,7 +20,12 @@ const BATCH: usize = 32 * 1024;
 /// A buffer up to this size is kept for the next batch; an idle connection costs no more.
 const KEEP: usize = 4 * 1024;
 
-/// A stream with a replay buffer before its read side and, for HTTP/1.1, a batch before its write side.
+/// A stream with a look at the first bytes before its read side and, for HTTP/1.1, a batch before its
+/// write side.
+///
+/// hyper's HTTP/1.1 reads first, and usually gets what came without a copy. Bytes that may become the
+/// preface of HTTP/2 are kept from it; once they are the preface, the state says so, and it never gets a
+/// byte: whoever takes the wrapper out of hyper has all of them to replay.
 ///
 /// Pipelined requests come in one segment, and their responses should leave in one. hyper writes and
 /// flushes each by itself, so the batch decides when a flush is one:
@@ -31,11 +37,14 @@ const KEEP: usize = 4 * 1024;
 ///    Then the driver sets `release` and polls hyper again, whose flush is a real one then.
 /// 4. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
 ///
-/// Shutting down is left to the driver: [`poll_finish`](Io::poll_finish). hyper's own wish to do so is
+/// Shutting down is left to whoever takes it out of hyper: [`poll_end`](Io::poll_end). hyper's own wish to do so is
 /// answered without doing it, so that a connection can be taken out of hyper whole.
 pub(super) struct Io<S> {
     socket: S,
     state: Arc<State>,
+    /// The protocol is not known yet.
+    sniffing: bool,
+    /// What was read and not given to hyper.
     replay: BytesMut,
     batch: Vec<u8>,
     /// How much of the batch is in the socket.
@@ -43,6 +52,7 @@ pub(super) struct Io<S> {
     batching: bool,
     /// The last read found nothing, so hyper has seen every byte there is.
     drained: bool,
+    /// Nothing more can be written or read.
     failed: bool,
 }
 
@@ -51,6 +61,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         Self {
             socket,
             state,
+            sniffing: true,
             replay: BytesMut::new(),
             batch: Vec::new(),
             sent: 0,
@@ -60,29 +71,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         }
     }
 
-    /// Passes writes, flushes and the shutdown straight through, for a protocol that batches by itself.
-    pub(super) fn without_batching(mut self) -> Self {
+    /// For HTTP/2, from the preface on. It batches by itself: writes, flushes and the shutdown go straight
+    /// through.
+    pub(super) fn into_http2(mut self) -> Self {
+        self.sniffing = false;
         self.batching = false;
         self
     }
 
-    /// Reads more bytes behind those to be replayed. 0: the peer has closed its side.
-    pub(super) fn poll_fill(
-        &mut self,
-        cx: &mut Context<'_>,
-        room: usize,
-    ) -> Poll<io::Result<usize>> {
-        self.replay.reserve(room);
-        let read = pin!(self.socket.read_buf(&mut self.replay)).poll(cx);
-        if let Poll::Ready(Ok(count)) = read {
-            self.note_read(count);
-        }
-        read
-    }
-
-    /// What is replayed to whoever reads next.
+    /// What was read and is still kept from hyper.
     pub(super) fn unread(&self) -> &[u8] {
         &self.replay
+    }
+
+    pub(super) fn failed(&self) -> bool {
+        self.failed
     }
 
     /// Appends bytes of our own to what is to be written.
@@ -91,20 +94,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         self.state.held.store(true, Relaxed);
     }
 
-    /// Writes what is held and shuts the write side down.
-    pub(super) fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.failed {
-            return Poll::Ready(Ok(()));
-        }
-        ready!(self.poll_release(cx))?;
+    /// Shuts the write side down.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
     /// Reads and forgets. `Ready(Ok(true))`: there was something; `Ready(Ok(false))`: the peer is done.
     pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        if self.state.eof.load(Relaxed) {
+            return Poll::Ready(Ok(false));
+        }
         // Small, since it is mostly for finding out that there is nothing.
-        let mut scratch = [0; 512];
-        let mut buffer = ReadBuf::new(&mut scratch);
+        let mut scratch = [MaybeUninit::uninit(); 512];
+        let mut buffer = ReadBuf::uninit(&mut scratch);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();
         self.note_read(count);
@@ -112,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
     }
 
     /// Writes the batch to the socket.
-    fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.batch.len() {
             let written =
                 ready!(Pin::new(&mut self.socket).poll_write(cx, &self.batch[self.sent..]));
@@ -146,6 +148,70 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         Poll::Ready(Ok(small))
     }
 
+    /// The first bytes, when it is clear that they are HTTP/1.1's.
+    fn poll_sniff(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        // Until the socket has no more, or nobody would be woken by the rest of a preface.
+        while !self.state.http2.load(Relaxed) {
+            ready!(self.poll_socket(cx, buffer))?;
+            let read = &buffer.filled()[before..];
+            let end = read.is_empty();
+            if self.replay.is_empty() && judge(read) == Some(Protocol::Http1) {
+                self.sniffing = false;
+                return Poll::Ready(Ok(()));
+            }
+            self.replay.extend_from_slice(read);
+            buffer.set_filled(before);
+            match judge(&self.replay) {
+                Some(Protocol::Http2) => self.state.http2.store(true, Relaxed),
+                None if !end => {}
+                // Half a preface and then the end: HTTP/1.1 has the words for that.
+                _ => {
+                    self.sniffing = false;
+                    self.replay(buffer);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.socket).poll_read(cx, buffer) {
+            Poll::Pending => {
+                self.drained = true;
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => {
+                self.note_read(buffer.filled().len() - before);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                self.failed = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    fn replay(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.replay.len().min(buffer.remaining());
+        buffer.put_slice(&self.replay[..count]);
+        self.replay.advance(count);
+        if self.replay.is_empty() {
+            self.replay = BytesMut::new();
+        }
+        self.drained = false;
+    }
+
     fn note_read(&mut self, count: usize) {
         if count == 0 {
             self.drained = true;
@@ -175,14 +241,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Io<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
+        if me.sniffing {
+            return me.poll_sniff(cx, buffer);
+        }
         if !me.replay.is_empty() {
-            let count = me.replay.len().min(buffer.remaining());
-            buffer.put_slice(&me.replay[..count]);
-            me.replay.advance(count);
-            if me.replay.is_empty() {
-                me.replay = BytesMut::new();
-            }
-            me.drained = false;
+            me.replay(buffer);
             return Poll::Ready(Ok(()));
         }
         if !me.batch.is_empty() {
@@ -192,21 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Io<S> {
                 return Poll::Ready(Err(error));
             }
         }
-        let before = buffer.filled().len();
-        match Pin::new(&mut me.socket).poll_read(cx, buffer) {
-            Poll::Pending => {
-                me.drained = true;
-                Poll::Pending
-            }
-            Poll::Ready(Ok(())) => {
-                me.note_read(buffer.filled().len() - before);
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(error)) => {
-                me.failed = true;
-                Poll::Ready(Err(error))
-            }
-        }
+        me.poll_socket(cx, buffer)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One connection, from the accept to the close.
 //!
 //! ```text
-//! socket ─ Io (replay, batch) ─ hyper ─ Calls ─ the author's service
+//! socket ─ Io (sniff, batch) ── hyper ─ Calls ─ the author's service
 //!            └──────── State ─────┴───────┘
 //!                        │
 //!                     driver: polls hyper, then the batch, then the order, then the clock
@@ -21,7 +21,7 @@ mod tests;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -29,8 +29,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::clock::Clock;
+use self::http1::Left;
 use self::io::Io;
-use self::sniff::Sniffed;
 use self::state::State;
 use super::server::Shared;
 use super::signal::{Order, Watch};
@@ -59,64 +59,65 @@ where
         let changed = pin!(server.signal().changed());
         let mut watch = Watch::new(server.signal(), changed);
 
-        let mut io = Io::new(socket, state.clone());
-        let io = match sniff::sniff(&mut io, &server.http, &mut clock, &mut watch).await {
-            Sniffed::Http1 => http1::serve(io, &state, &mut clock, &mut watch).await,
-            Sniffed::Http2 => {
-                Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
-                None
+        let io = Io::new(socket, state.clone());
+        match http1::serve(io, &state, &mut clock, &mut watch).await {
+            Left::Ended(io) => {
+                finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
             }
-            Sniffed::TimedOut => {
-                if !io.unread().is_empty() {
-                    io.write_own(http1::REQUEST_TIMEOUT);
-                }
-                Some(io)
-            }
-            Sniffed::Closed => None,
-        };
-        if let Some(io) = io {
-            finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
+            Left::Http2(io) => Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await,
+            Left::Nothing => {}
         }
     }
 }
 
 /// Writes what is left and closes. Bytes that nobody will read would make the kernel send a reset, which
-/// can destroy a response (say, 431) before the client has read it: so what is there is read away first.
+/// can destroy a response (say, 431) before the client has read it: so if there are any, the end of the
+/// response is told, and they are read away first.
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io<S>,
     patience: Duration,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
+    if io.failed() {
+        return;
+    }
     let mut since = None;
-    let mut shut = false;
-    let mut lingers = false;
+    let written = poll_fn(|cx| match io.poll_release(cx) {
+        Poll::Pending => poll_patience(&mut since, patience, cx, clock, watch).map(|()| false),
+        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+    });
+    if !written.await {
+        return;
+    }
+    // With nothing to read away, closing is all that is needed: it tells the end as well.
+    let surplus = poll_fn(|cx| Poll::Ready(matches!(io.poll_discard(cx), Poll::Ready(Ok(true)))));
+    if surplus.await {
+        linger(io, clock, watch).await;
+    }
+}
+
+/// Tells the peer that there is no more, and reads what it still sends, for a while.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
+    mut io: Io<S>,
+    clock: &mut Clock<'_>,
+    watch: &mut Watch<'_, '_>,
+) {
+    let mut since = None;
+    let mut told = false;
     poll_fn(|cx| {
-        if !shut {
-            match io.poll_finish(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
-                Poll::Pending => return poll_patience(&mut since, patience, cx, clock, watch),
-            }
-            shut = true;
-        }
         // First, or a client that never stops sending would never be looked at again.
-        if lingers && poll_patience(&mut since, LINGER, cx, clock, watch).is_ready() {
+        if poll_patience(&mut since, LINGER, cx, clock, watch).is_ready() {
             return Poll::Ready(());
         }
-        loop {
-            match io.poll_discard(cx) {
-                Poll::Ready(Ok(true)) if lingers => {}
-                Poll::Ready(Ok(true)) => {
-                    lingers = true;
-                    since = None;
-                }
-                Poll::Pending if lingers => {
-                    return poll_patience(&mut since, LINGER, cx, clock, watch);
-                }
-                _ => return Poll::Ready(()),
+        if !told {
+            if ready!(io.poll_end(cx)).is_err() {
+                return Poll::Ready(());
             }
+            told = true;
         }
+        while let Ok(true) = ready!(io.poll_discard(cx)) {}
+        Poll::Ready(())
     })
     .await;
 }

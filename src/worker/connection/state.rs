@@ -25,7 +25,7 @@ pub(in crate::worker) struct State {
     requests: AtomicU64,
     /// Requests whose response hyper has not taken whole.
     in_flight: AtomicU32,
-    /// When `in_flight` last fell to zero: nanoseconds since the server was made.
+    /// When the connection began or `in_flight` last fell to zero: nanoseconds since the server was made.
     idle_since: AtomicU64,
     /// Request bodies that somebody still holds and that have not ended.
     pub(super) bodies_open: AtomicU32,
@@ -43,13 +43,15 @@ pub(in crate::worker) struct State {
     pub(super) release: AtomicBool,
     /// The peer has closed its side.
     pub(super) eof: AtomicBool,
+    /// It speaks HTTP/2: hyper's HTTP/1.1 has seen none of its bytes.
+    pub(super) http2: AtomicBool,
 }
 
 impl State {
     pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer) -> Self {
         Self {
             number: server.next_connection(),
-            idle_since: AtomicU64::new(0),
+            idle_since: AtomicU64::new(server.now()),
             server,
             peer,
             requests: AtomicU64::new(0),
@@ -62,6 +64,7 @@ impl State {
             held: AtomicBool::new(false),
             release: AtomicBool::new(false),
             eof: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
         }
     }
 
@@ -76,7 +79,6 @@ impl State {
         number
     }
 
-    /// hyper has the whole response, or nobody wants it any more.
     /// hyper has the whole response, or nobody wants it any more. `begun` is the server's time then.
     pub(super) fn request_ended(&self, begun: u64) {
         let now = self.server.now();
