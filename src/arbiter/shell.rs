@@ -13,6 +13,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::Signal;
 
 use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::handoff::Handoff;
 use super::intake::Source;
 use super::seats::{Child, Children};
 use super::{diagnose, journal, memory, view};
@@ -67,6 +68,7 @@ pub(crate) struct Shell {
     /// How the forks went that the last event led to.
     answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
+    pub(super) handoff: Handoff,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -93,6 +95,7 @@ impl Shell {
             events: VecDeque::new(),
             answers: VecDeque::new(),
             refresh_at: None,
+            handoff: Handoff::default(),
             status: String::new(),
             summary: (ServiceState::Booting, 0, 0),
         };
@@ -126,6 +129,7 @@ impl Shell {
                 }
                 return outcome;
             }
+            self.hand_on(now());
             self.tell_manager();
             if let Err(error) = self.wait() {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
@@ -177,7 +181,10 @@ impl Shell {
                     error: error.to_string(),
                 }),
             },
-            Action::Send { worker, order } => self.send(worker, order),
+            Action::Send { worker, order } => {
+                self.link_heirs_before(worker, order);
+                self.send(worker, order);
+            }
             Action::Abort {
                 worker,
                 phase,
@@ -270,7 +277,7 @@ impl Shell {
         }
     }
 
-    fn send(&mut self, worker: WorkerId, order: Order) {
+    pub(super) fn send(&mut self, worker: WorkerId, order: Order) {
         let Some(channel) = self
             .children
             .get(worker)
@@ -326,10 +333,15 @@ impl Shell {
             .control
             .as_ref()
             .and_then(control::Server::poll_timeout);
-        let next = [self.core.poll_timeout(), self.refresh_at, pending, control]
-            .into_iter()
-            .flatten()
-            .min();
+        let handoff = self.handoff.poll_timeout();
+        let timeouts = [
+            self.core.poll_timeout(),
+            self.refresh_at,
+            pending,
+            control,
+            handoff,
+        ];
+        let next = timeouts.into_iter().flatten().min();
         match next {
             None => EpollTimeout::NONE,
             // Rounded up: a timer that fires early would only wait again.
@@ -354,6 +366,7 @@ impl Shell {
     /// Memory limits, and fresh counts for STATUS.
     fn refresh(&mut self, now: Moment) {
         self.refresh_at = Some(now + REFRESH);
+        self.handoff.look_at(now);
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);

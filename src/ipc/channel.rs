@@ -209,7 +209,10 @@ mod tests {
         arbiter.send_with(&order, near.as_fd()).unwrap();
         drop(near);
         let (first, none) = worker.receive_with().unwrap();
-        assert_eq!((first, none.is_none()), (Received::Message(Order::Serve), true));
+        assert_eq!(
+            (first, none.is_none()),
+            (Received::Message(Order::Serve), true)
+        );
         let (second, fd) = worker.receive_with().unwrap();
         assert_eq!(second, Received::Message(order));
         io::Write::write_all(&mut std::os::unix::net::UnixStream::from(fd.unwrap()), b"x").unwrap();

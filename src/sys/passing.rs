@@ -56,7 +56,7 @@ pub(crate) fn send(
 /// # Errors
 /// What recvmsg(2) says, among it `WouldBlock`.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
-    let mut control = Control::new();
+    let mut control = MaybeUninit::<Control>::uninit();
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -67,7 +67,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<M
     header.msg_iovlen = 1;
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     let length = loop {
-        header.msg_control = control.0.as_mut_ptr().cast();
+        header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = size_of::<Control>();
         // SAFETY: the header points to one part, which is `buffer` with its length, and to `control` with its
         // length; all of them outlive the call.
@@ -87,21 +87,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<M
     })
 }
 
-/// Room for one control message with [`MAX_FDS`] descriptors, aligned as its header wants it.
-#[repr(C, align(8))]
-struct Control([u8; 16 + MAX_FDS * size_of::<RawFd>()]);
-
-impl Control {
-    fn new() -> Self {
-        const {
-            assert!(align_of::<libc::cmsghdr>() <= align_of::<Self>());
-            // SAFETY: CMSG_SPACE only computes.
-            assert!(
-                size_of::<Self>() == unsafe { libc::CMSG_SPACE((MAX_FDS * size_of::<RawFd>()) as u32) } as usize
-            );
-        }
-        Self([0; 16 + MAX_FDS * size_of::<RawFd>()])
-    }
+/// Room for one control message with [`MAX_FDS`] descriptors.
+#[repr(C)]
+struct Control {
+    head: MaybeUninit<libc::cmsghdr>,
+    fds: [MaybeUninit<RawFd>; MAX_FDS],
 }
 
 /// Owns every descriptor that the kernel has put into this process with a message, also with one that it had to

@@ -11,10 +11,11 @@ use std::time::Duration;
 use nix::errno::Errno;
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::either::Either;
 
+use super::handoff::Stream;
+use super::room::Place;
 use super::server::Shared;
 use super::signal::{Order, Watch};
 use super::{balance, connection};
@@ -134,9 +135,9 @@ impl Acceptor {
                     self.queue(Queued::leave)?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
                     if self.queued.is_exclusive()
-                        && let Ok(permit) = server.room.clone().try_acquire_owned()
+                        && let Some(place) = server.room.take()
                     {
-                        self.accept(permit)?;
+                        self.accept(place)?;
                     }
                     return Ok(());
                 }
@@ -182,16 +183,16 @@ impl Acceptor {
             if burst && balance::is_ahead(&self.server.meter) {
                 return self.pause().await;
             }
-            let Ok(permit) = self.server.room.clone().try_acquire_owned() else {
+            let Some(place) = self.server.room.take() else {
                 return self.wait_for_room().await;
             };
-            match self.accept(permit)? {
+            match self.accept(place)? {
                 Accepted::Taken | Accepted::Lost => taken += 1,
                 Accepted::Nothing => break,
                 Accepted::Exhausted => return self.back_off().await,
             }
         }
-        if self.server.room.available_permits() == 0 {
+        if self.server.room.is_full() {
             return self.wait_for_room().await;
         }
         if taken > 0 {
@@ -201,12 +202,12 @@ impl Acceptor {
         Ok(())
     }
 
-    fn accept(&mut self, permit: OwnedSemaphorePermit) -> Result<Accepted, Failure> {
+    fn accept(&mut self, place: Place) -> Result<Accepted, Failure> {
         let error = match sys::accept::accept(self.queued.watcher().as_fd()) {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
                     self.backoff = BACKOFF;
-                    self.serve(stream, &address, permit);
+                    self.serve(stream, &address, place);
                     return Ok(Accepted::Taken);
                 }
                 Err(error) => error,
@@ -242,7 +243,7 @@ impl Acceptor {
         })
     }
 
-    fn open(&self, socket: OwnedFd) -> io::Result<Either<TcpStream, UnixStream>> {
+    fn open(&self, socket: OwnedFd) -> io::Result<Stream> {
         if self.tcp {
             let stream = TcpStream::from_std(socket.into())?;
             if self.sets_nodelay {
@@ -255,14 +256,9 @@ impl Acceptor {
         }
     }
 
-    fn serve(
-        &self,
-        stream: Either<TcpStream, UnixStream>,
-        address: &SockAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn serve(&self, stream: Stream, address: &SockAddr, place: Place) {
         let peer = Peer::new(address.as_socket(), self.name.clone());
-        let connection = connection::serve(stream, peer, self.server.clone(), Some(permit));
+        let connection = connection::serve(stream, peer, self.server.clone(), Some(place));
         // Boxed, since a task that is spawned is moved a dozen times.
         self.server.tasks.spawn(Box::pin(connection));
     }
@@ -271,8 +267,7 @@ impl Acceptor {
     async fn wait_for_room(&mut self) -> Result<(), Failure> {
         self.queue(Queued::leave)?;
         tokio::select! {
-            // Given back at once: the accept takes its own.
-            _ = self.server.room.acquire() => {}
+            () = self.server.room.wait() => {}
             () = self.server.signal().reached(Order::HandOff) => return Ok(()),
         }
         self.queue(Queued::join)
@@ -323,7 +318,7 @@ impl Acceptor {
         tracing::warn!(
             listener = &*self.name,
             error = %error,
-            connections = self.server.http.max_connections - self.server.room.available_permits(),
+            connections = self.server.room.taken(),
             "cannot accept: trying again soon; a higher LimitNOFILE= or a lower max_connections helps"
         );
     }

@@ -171,10 +171,7 @@ impl Keeper {
 }
 
 /// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(
-    readiness: &Readiness,
-    channel: &Channel,
-) -> Option<(Order, Option<OwnedFd>)> {
+async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, Option<OwnedFd>)> {
     loop {
         let mut ready = match readiness.readable().await {
             Ok(ready) => ready,

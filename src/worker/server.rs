@@ -85,7 +85,9 @@ impl Server {
                 server.signal().raise(Order::Drain);
                 Ok(())
             }
-            _ => Err(std::io::Error::other("the link did not come with the order")),
+            _ => Err(std::io::Error::other(
+                "the link did not come with the order",
+            )),
         };
         if let Err(error) = linked {
             // Its other end sees that it is closed.

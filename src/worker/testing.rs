@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::Notify;
 
 use super::connection;
+use super::handoff::Socket;
 use super::server::Shared;
 use crate::app::service::Service;
 use crate::body::Body;
@@ -80,10 +81,7 @@ impl Fixture {
         client
     }
 
-    pub(super) fn serve<S>(&self, socket: S)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub(super) fn serve(&self, socket: impl Socket) {
         let peer = Peer::new(None, "test".into());
         self.server
             .tasks

@@ -176,7 +176,12 @@ fn a_parcel_without_its_socket_or_its_bytes_is_refused() {
 #[test]
 fn garbage_is_an_error() {
     let (sender, receiver) = links();
-    for garbage in [&b"x"[..], b"\xff\xff\xff\xff{}", b"\x02\0\0\0{}", &[0; 60_000]] {
+    for garbage in [
+        &b"x"[..],
+        b"\xff\xff\xff\xff{}",
+        b"\x02\0\0\0{}",
+        &[0; 60_000],
+    ] {
         passing::send(sender.channel().as_fd(), &[IoSlice::new(garbage)], &[]).unwrap();
         assert!(receiver.receive().is_err(), "{garbage:?}");
     }

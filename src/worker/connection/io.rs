@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sniff::{Protocol, judge};
@@ -69,6 +69,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             drained: false,
             failed: false,
         }
+    }
+
+    /// For a connection that was served before: these bytes first.
+    pub(super) fn resume(socket: S, state: Arc<State>, unread: Bytes, http1: bool) -> Self {
+        state.head_begun.store(!unread.is_empty(), Relaxed);
+        Self {
+            sniffing: !http1,
+            replay: unread.into(),
+            ..Self::new(socket, state)
+        }
+    }
+
+    /// The socket, what was read and not answered, and whether it is known to be HTTP/1.1. `read` is what hyper
+    /// had read. Nothing must be held.
+    pub(super) fn into_parts(self, read: Bytes) -> (S, Bytes, bool) {
+        let unread = if self.replay.is_empty() {
+            read
+        } else {
+            let mut unread = BytesMut::from(read);
+            unread.extend_from_slice(&self.replay);
+            unread.freeze()
+        };
+        (self.socket, unread, !self.sniffing)
     }
 
     /// For HTTP/2, from the preface on. It batches by itself: writes, flushes and the shutdown go straight

@@ -101,7 +101,11 @@ impl Heir {
                 Ok(Outcome::Closed) => break,
                 // Only its end says that it will not serve what it was sent.
                 Err(error) => {
-                    tracing::warn!(to = self.worker, error = chain(&error), "an answer cannot be read");
+                    tracing::warn!(
+                        to = self.worker,
+                        error = chain(&error),
+                        "an answer cannot be read"
+                    );
                 }
             }
         }
@@ -132,7 +136,11 @@ impl Heir {
 
     /// Until the quota is used up, or the heir is gone. Cancel-safe.
     pub(super) async fn used_up(&self) {
-        let used = || self.quota.as_ref().is_some_and(|left| left.load(Relaxed) == 0);
+        let used = || {
+            self.quota
+                .as_ref()
+                .is_some_and(|left| left.load(Relaxed) == 0)
+        };
         self.wait(|| used() || self.has_ended()).await;
     }
 

@@ -40,7 +40,11 @@ impl Intake {
     pub(super) async fn run(self) {
         if let Err(error) = self.take_all().await {
             // Closing tells the sender that it keeps what it has no answer to.
-            tracing::warn!(from = self.from, error = chain(&error), "a link between workers is given up");
+            tracing::warn!(
+                from = self.from,
+                error = chain(&error),
+                "a link between workers is given up"
+            );
         }
     }
 
