@@ -127,6 +127,14 @@ async fn answer(script: Arc<Script>, request: Request<Body>) -> Result<Response<
             Body::from("waited")
         }
         "/echo" => Body::from(request.into_body().collect().await?.to_bytes()),
+        "/elsewhere" => {
+            // Somebody else drops the request's body, some time after the response.
+            tokio::spawn(async move {
+                tokio::task::yield_now().await;
+                drop(request);
+            });
+            Body::from("answered")
+        }
         "/big" => Body::from(vec![b'x'; 3_000_000]),
         "/middling" => Body::from(vec![b'm'; 6_000]),
         "/listener" => {

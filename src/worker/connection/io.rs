@@ -35,7 +35,9 @@ const KEEP: usize = 4 * 1024;
 ///    read writes the batch first, and when a read found nothing, every flush is a real one.
 /// 3. hyper can also end its poll without a read: a pipelined request's handler waits, or hyper yields.
 ///    Then the driver sets `release` and polls hyper again, whose flush is a real one then.
-/// 4. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
+/// 4. While the worker hands its connections on, every flush is a real one, so that a connection can leave
+///    between two pipelined requests.
+/// 5. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
 ///
 /// Shutting down is left to whoever takes it out of hyper: [`poll_end`](Io::poll_end). hyper's own wish to do so is
 /// answered without doing it, so that a connection can be taken out of hyper whole.
@@ -324,7 +326,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
         // hyper flushes only when its own buffer is empty.
         me.state.writing.store(false, Relaxed);
         if !me.batch.is_empty() {
-            if !me.drained && !me.state.release.load(Relaxed) {
+            if !me.drained && !me.state.release.load(Relaxed) && !me.state.is_leaving() {
                 return Poll::Ready(Ok(()));
             }
             ready!(me.poll_release(cx))?;

@@ -171,6 +171,11 @@ impl State {
         self.unwanted.load(Relaxed) != handoff.epoch() && handoff.has_heirs()
     }
 
+    /// Whether it leaves this worker as soon as it can.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.server.signal().order() == Order::HandOff
+    }
+
     /// Nothing is going on in either direction: the connection can be closed unnoticed.
     pub(super) fn idle(&self) -> bool {
         self.awaits_head() && !self.head_begun.load(Relaxed) && !self.unflushed()
