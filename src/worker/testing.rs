@@ -43,6 +43,8 @@ pub(super) fn limits() -> Http {
 pub(super) struct Script {
     /// `/wait` answers after this.
     pub(super) go: Notify,
+    /// After this, `/wait-and-keep` drops the request that it has answered.
+    pub(super) drop: Notify,
     /// `/wait` and `/stream` have begun.
     pub(super) begun: Notify,
     /// Handlers of `/wait` that were dropped before they answered.
@@ -127,10 +129,12 @@ async fn answer(script: Arc<Script>, request: Request<Body>) -> Result<Response<
             Body::from("waited")
         }
         "/echo" => Body::from(request.into_body().collect().await?.to_bytes()),
-        "/elsewhere" => {
-            // Somebody else drops the request's body, some time after the response.
+        "/wait-and-keep" => {
+            script.begun.notify_one();
+            script.go.notified().await;
+            // Somebody else has the request's body, for some time after the response.
             tokio::spawn(async move {
-                tokio::task::yield_now().await;
+                script.drop.notified().await;
                 drop(request);
             });
             Body::from("answered")

@@ -220,28 +220,29 @@ async fn a_response_on_its_way_is_finished_first_and_idle_connections_do_not_wai
     assert_eq!(new.calls(), 3);
 }
 
-/// Requests that are planted in bodies which nobody reads: answered, they would be somebody else's.
-async fn planted(path: &str, cut: usize, pause: bool) {
+/// Requests that are planted in a body which nobody reads: answered, they would be somebody else's.
+///
+/// The handler answers while the worker already hands on, and when the bytes up to the cut have come.
+async fn plant(path: &str, cut: usize, pause: bool) {
     let (old, new) = (Fixture::new(), Fixture::new());
     old.link_to(&new, None);
     let mut client = old.dial();
-    let bytes = post(path, &get("/planted").repeat(3)) + &get("/next");
-    let cut = cut.min(bytes.len());
-    client.write_all(&bytes.as_bytes()[..cut]).await.unwrap();
-    settle().await;
+    let (head, rest) = planted(path);
+    let (early, late) = rest.split_at(cut);
+    client.write_all((head + early).as_bytes()).await.unwrap();
+    old.script.begun.notified().await;
     old.hand_off();
+    settle().await;
+    old.script.go.notify_one();
     if pause {
         settle().await;
     }
-    // The server may have closed already.
-    let _ = client.write_all(&bytes.as_bytes()[cut..]).await;
-    // When it is closed with unread bytes, the last response can be followed by a reset.
+    old.script.drop.notify_one();
+    // The server may have closed already, and what it does not read makes it a reset.
+    let _ = client.write_all(late.as_bytes()).await;
     let mut answers = Vec::new();
-    let _ = timeout(
-        Duration::from_millis(if pause { 30 } else { 5 }),
-        client.read_to_end(&mut answers),
-    )
-    .await;
+    let patience = Duration::from_millis(if pause { 30 } else { 5 });
+    let _ = timeout(patience, client.read_to_end(&mut answers)).await;
     let answers = String::from_utf8_lossy(&answers);
     assert!(!answers.contains("planted"), "cut at {cut}: {answers}");
     assert!(old.calls() + new.calls() <= 2, "cut at {cut}");
@@ -249,43 +250,92 @@ async fn planted(path: &str, cut: usize, pause: bool) {
     old.drained().await;
 }
 
+/// A head, and the body with what follows it.
+fn planted(path: &str) -> (String, String) {
+    let body = get("/planted").repeat(3);
+    let head = post(path, &body).replace(&body, "");
+    (head, body + &get("/next"))
+}
+
 #[tokio::test]
 async fn a_body_that_nobody_reads_never_becomes_a_request() {
-    let whole = post("/ignored", &get("/planted").repeat(3)) + &get("/next");
-    for path in ["/ignored", "/elsewhere"] {
-        for cut in 0..=whole.len() + 4 {
-            planted(path, cut, cut % 8 == 0).await;
+    for path in ["/wait", "/wait-and-keep"] {
+        for cut in 0..=planted(path).1.len() {
+            plant(path, cut, cut % 8 == 0).await;
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nor_on_a_runtime_of_several_threads() {
-    let whole = post("/elsewhere", &get("/planted").repeat(3)) + &get("/next");
-    for path in ["/ignored", "/elsewhere"] {
-        for cut in 0..=whole.len() {
-            planted(path, cut, cut % 8 == 0).await;
+    for path in ["/wait", "/wait-and-keep"] {
+        for cut in 0..=planted(path).1.len() {
+            plant(path, cut, cut % 8 == 0).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_small_body_that_nobody_reads_does_not_hold_the_connection() {
-    for path in ["/ignored", "/elsewhere"] {
-        let (old, new) = (Fixture::new(), Fixture::new());
-        old.link_to(&new, None);
-        let mut client = old.dial();
-        client
-            .write_all(post(path, "small").as_bytes())
-            .await
-            .unwrap();
-        response(&mut client).await;
-        old.hand_off();
-        old.drained().await;
-        client.write_all(get("/next").as_bytes()).await.unwrap();
-        assert_eq!(response(&mut client).await.1, "/next");
-        assert_eq!(new.calls(), 1);
+    let (old, new) = (Fixture::new(), Fixture::new());
+    old.link_to(&new, None);
+    let mut client = old.dial();
+    client
+        .write_all(post("/wait", "small").as_bytes())
+        .await
+        .unwrap();
+    old.script.begun.notified().await;
+    old.hand_off();
+    old.script.go.notify_one();
+    response(&mut client).await;
+    old.drained().await;
+    client.write_all(get("/next").as_bytes()).await.unwrap();
+    assert_eq!(response(&mut client).await.1, "/next");
+    assert_eq!(new.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_somebody_keeps_holds_it_until_it_is_dropped() {
+    let (old, new) = (Fixture::new(), Fixture::new());
+    old.link_to(&new, None);
+    let mut client = old.dial();
+    client
+        .write_all(post("/wait-and-keep", "small").as_bytes())
+        .await
+        .unwrap();
+    old.script.begun.notified().await;
+    old.hand_off();
+    old.script.go.notify_one();
+    response(&mut client).await;
+    settle().await;
+    assert_eq!((old.open(), new.open()), (1, 0));
+    old.script.drop.notify_one();
+    old.drained().await;
+    client.write_all(get("/next").as_bytes()).await.unwrap();
+    assert_eq!(response(&mut client).await.1, "/next");
+    assert_eq!(new.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_response_that_its_client_reads_slowly_is_sent_whole_and_then_it_moves() {
+    let (old, new) = (Fixture::new(), Fixture::new());
+    old.link_to(&new, None);
+    let mut client = old.dial();
+    client.write_all(get("/big").as_bytes()).await.unwrap();
+    while old.server.meter.seat().requests.load(Relaxed) == 0 {
+        tokio::task::yield_now().await;
     }
+    // hyper has let go of the body, and the socket is full.
+    old.hand_off();
+    settle().await;
+    assert_eq!((old.open(), new.open()), (1, 0));
+    assert_eq!(response(&mut client).await.1.len(), 3_000_000);
+    old.drained().await;
+    client.write_all(get("/next").as_bytes()).await.unwrap();
+    let (head, body) = response(&mut client).await;
+    assert_eq!(body, "/next");
+    assert!(!head.contains("connection: close"));
+    assert_eq!(new.calls(), 1);
 }
 
 /// Announced with the next response, and then closed.
