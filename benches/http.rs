@@ -9,8 +9,11 @@
 //! - `untimed`: the same without a timeout, which a server that anybody can reach cannot do without;
 //! - `axum`: `axum::serve` on the multi-threaded runtime, as it is.
 //!
-//! All of them set TCP_NODELAY and send the date. `ROUNDS=3 LOAD=short cargo bench --bench http` for less.
-//! The load comes from a process of its own. Each figure is the median over the rounds.
+//! All of them set TCP_NODELAY, send the date and log warnings: with no subscriber at all, `tracing` would
+//! hand the spans of HTTP/2 to the `log` crate, which costs more than telling that nobody wants them.
+//!
+//! `ROUNDS=3 LOAD=short cargo bench --bench http` for less. The load comes from a process of its own. Each
+//! figure is the median over the rounds.
 
 #![allow(
     clippy::print_stdout,
@@ -55,13 +58,13 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     let result = match words.as_slice() {
         ["run", ..] => return payload::main(load),
+        ["client", load, address, connections, requests] => {
+            within(client(load, address, connections, requests))
+        }
         [role @ ("hyper" | "untimed"), version, _] => {
             within(bare_hyper(*version == "2", *role == "hyper"))
         }
         ["axum", workers, _] => multi_threaded_axum(workers),
-        ["client", load, address, connections, requests] => {
-            within(client(load, address, connections, requests))
-        }
         // Without the flag of `cargo bench`, only that it works is tested.
         words => within(compare(words.contains(&"--bench"))),
     };
@@ -188,6 +191,7 @@ async fn load(_context: payload::Context) -> payload::Result<payload::App> {
 
 /// Does not look which protocol the client speaks, it is told.
 async fn bare_hyper(speaks_http2: bool, timed: bool) -> Result<(), Error> {
+    log_warnings();
     let listener = tokio::net::TcpListener::from_std(support::passed()?)?;
     let mut http1 = hyper::server::conn::http1::Builder::new();
     http1
@@ -219,6 +223,7 @@ async fn bare_hyper(speaks_http2: bool, timed: bool) -> Result<(), Error> {
 }
 
 fn multi_threaded_axum(threads: &str) -> Result<(), Error> {
+    log_warnings();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads.parse()?)
         .enable_all()
@@ -231,6 +236,12 @@ fn multi_threaded_axum(threads: &str) -> Result<(), Error> {
         axum::serve(listener, axum::Router::new().route("/", hello)).await?;
         Ok(())
     })
+}
+
+fn log_warnings() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .init();
 }
 
 // The client: prints how many requests were answered, in how many microseconds, and the 99th percentile.

@@ -87,7 +87,7 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     // What was meant for this process alone leaves the environment first of all, before any child can see it.
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
-    let Loaded { config, report } = config::load(name, flags, std::env::vars_os())?;
+    let Loaded { config, report } = load_config(name, flags, &manager)?;
     let settings: S = config::app_settings(&config.app)?;
     logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
     let outcome = start_arbiter(
@@ -158,7 +158,8 @@ fn start_arbiter(
 /// `check`: everything that can be validated without serving.
 fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let passed = sockets::activation::take()?;
-    let Loaded { config, report } = config::load(name, flags, std::env::vars_os())?;
+    let manager = notify::Settings::take()?;
+    let Loaded { config, report } = load_config(name, flags, &manager)?;
     let _settings: S = config::app_settings(&config.app)?;
     logs::check(&config.log)?;
     if !passed.fds.is_empty() {
@@ -172,6 +173,15 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
         None => say(&format!("{name}: the configuration is valid (no file)\n")),
     }
     Ok(ExitCode::Ok)
+}
+
+/// The configuration, as this process under this manager can use it.
+fn load_config(name: &str, flags: &Flags, manager: &notify::Settings) -> Result<Loaded, Failure> {
+    let loaded = config::load(name, flags, std::env::vars_os())?;
+    if manager.is_watched(std::process::id()) {
+        loaded.check_watched()?;
+    }
+    Ok(loaded)
 }
 
 fn show_config(name: &str, flags: &Flags, json: bool) -> Result<ExitCode, Failure> {

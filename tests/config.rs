@@ -104,6 +104,27 @@ fn a_wrong_configuration_fails_the_check_with_all_mistakes() {
 }
 
 #[test]
+fn a_watchdog_and_workers_that_may_be_stuck_for_ever_do_not_go_together() {
+    let run = || Run::with("[timeouts]\nheartbeat_serving = 'unlimited'\n");
+    for command in ["check", "run"] {
+        let said = run().and("WATCHDOG_USEC", "30000000").say(&[command]);
+        assert_eq!((said.code, said.stdout.as_str()), (78, ""), "{command}");
+        assert!(
+            said.stderr
+                .starts_with("payload: f:2:21: timeouts.heartbeat_serving = unlimited "),
+            "{}",
+            said.stderr
+        );
+        assert!(said.stderr.contains("WatchdogSec="), "{}", said.stderr);
+    }
+    assert_eq!(run().say(&["check"]).code, 0, "without a watchdog");
+    let other = run()
+        .and("WATCHDOG_USEC", "30000000")
+        .and("WATCHDOG_PID", "1");
+    assert_eq!(other.say(&["check"]).code, 0, "that of another process");
+}
+
+#[test]
 fn a_syntax_error_shows_its_line() {
     let said = Run::with("[http\nmax_headers = 3\n").say(&["check"]);
     assert_eq!(said.code, 78);

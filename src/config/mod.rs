@@ -59,6 +59,19 @@ pub(crate) fn load(
     layers::resolve(name, flags, &environment, file, &Host::this())
 }
 
+impl Loaded {
+    /// Checks what a service manager's watchdog needs: a limit for the silence of every worker.
+    ///
+    /// # Errors
+    /// A heartbeat limit is "unlimited": [`ExitCode::Config`](crate::exit::ExitCode::Config).
+    pub(crate) fn check_watched(&self) -> Result<(), Failure> {
+        match rules::check_watched(&self.config, &self.report.entries) {
+            problems if problems.is_empty() => Ok(()),
+            problems => Err(origin::failure(problems)),
+        }
+    }
+}
+
 /// The effective settings of one process, checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {

@@ -41,6 +41,29 @@ pub(super) fn check(config: &Config, entries: &[Entry]) -> Vec<Problem> {
     problems
 }
 
+/// The complaints about a configuration whose service a manager watches: WATCHDOG=1 would say that all is well
+/// about a worker that is stuck for ever, since nothing else looks for it.
+pub(super) fn check_watched(config: &Config, entries: &[Entry]) -> Vec<Problem> {
+    let timeouts = &config.timeouts;
+    let limits = [
+        ("timeouts.heartbeat_boot", timeouts.heartbeat_boot),
+        ("timeouts.heartbeat_serving", timeouts.heartbeat_serving),
+        ("timeouts.heartbeat_stopping", timeouts.heartbeat_stopping),
+    ];
+    let unlimited = |key: &str| limits.contains(&(key, None));
+    let blamed = entries.iter().filter(|entry| unlimited(&entry.key));
+    let problem = |entry: &Entry| {
+        let text = format!(
+            "{} = unlimited leaves nothing to the watchdog that WATCHDOG_USEC asks for: a worker that is stuck \
+             would never be found; give it a limit, or take WatchdogSec= out of the unit",
+            entry.key
+        );
+        // Right by itself: it is the environment that it does not go with.
+        Problem::new(entry.origin.clone(), text).beyond_the_flag()
+    };
+    blamed.map(problem).collect()
+}
+
 /// The place is that of the first of the two that somebody has set.
 fn complain(
     entries: &[Entry],

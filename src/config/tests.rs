@@ -408,6 +408,37 @@ fn combinations_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn under_a_watchdog_no_worker_may_be_silent_for_ever() {
+    let told = |given: Given<'_>| {
+        let failure = given.load().unwrap().check_watched().unwrap_err();
+        assert_eq!(failure.code(), ExitCode::Config, "a flag is no exception");
+        failure.to_string()
+    };
+    assert_eq!(
+        told(from_file("timeouts.heartbeat_serving = 'unlimited'")),
+        "f:1:30: timeouts.heartbeat_serving = unlimited leaves nothing to the watchdog that WATCHDOG_USEC asks for: \
+         a worker that is stuck would never be found; give it a limit, or take WatchdogSec= out of the unit"
+    );
+    let flags = Given {
+        flags: &[("--heartbeat-boot", "unlimited")],
+        environment: &[("PAYLOAD_TIMEOUTS_HEARTBEAT_STOPPING", "unlimited")],
+        ..Given::default()
+    };
+    let both = told(flags);
+    assert!(
+        both.contains("\nPAYLOAD_TIMEOUTS_HEARTBEAT_STOPPING: timeouts.heartbeat_stopping = ")
+            && both.contains("\n--heartbeat-boot: timeouts.heartbeat_boot = "),
+        "{both}"
+    );
+    for fine in [
+        "",
+        "timeouts = { heartbeat_serving = '1d', startup = 'unlimited' }",
+    ] {
+        from_file(fine).load().unwrap().check_watched().unwrap();
+    }
+}
+
+#[test]
 fn a_combination_with_a_wrong_value_is_not_judged() {
     let told = from_file("restart = { backoff_initial = '1m', backoff_max = 'x' }").told();
     assert_eq!(told.lines().count(), 1, "{told}");

@@ -31,6 +31,9 @@ struct Place {
     /// What the runtime wants to get back with each event.
     token: u64,
     joined: bool,
+    /// What the kernel says to the next calls of [`Queued::join`], the last first.
+    #[cfg(test)]
+    refusals: Vec<nix::errno::Errno>,
 }
 
 impl Queued {
@@ -39,7 +42,7 @@ impl Queued {
     /// fd's number.
     ///
     /// # Errors
-    /// The runtime refused it.
+    /// The runtime refused it, or there is no memory for either registration.
     pub(crate) fn new(listener: OwnedFd) -> io::Result<(Self, Option<io::Error>)> {
         // SAFETY: an OwnedFd stays the same open file until it is dropped, which the watcher does last.
         let watcher = unsafe { AsyncFd::register_with_interest(listener, Interest::READABLE) }?;
@@ -53,7 +56,7 @@ impl Queued {
             queued.requeue()
         });
         if placed.is_err() {
-            queued.restore();
+            queued.restore()?;
         }
         Ok((queued, placed.err()))
     }
@@ -98,6 +101,10 @@ impl Queued {
 
     fn add(&mut self, flags: EpollFlags) -> io::Result<()> {
         if let Some(place) = self.place.as_mut().filter(|place| !place.joined) {
+            #[cfg(test)]
+            if let Some(errno) = place.refusals.pop() {
+                return Err(errno.into());
+            }
             place
                 .epoll
                 .add(&self.watcher, EpollEvent::new(flags, place.token))?;
@@ -107,16 +114,22 @@ impl Queued {
     }
 
     /// Back to a plain registration, which the runtime can end by itself.
-    fn restore(&mut self) {
-        // Without a registration there is no event and nothing to end: then there is nothing to restore.
-        let _ = self.add(EpollFlags::EPOLLIN | EpollFlags::EPOLLET);
+    fn restore(&mut self) -> io::Result<()> {
+        let added = self.add(EpollFlags::EPOLLIN | EpollFlags::EPOLLET);
         self.place = None;
+        added
+    }
+
+    #[cfg(test)]
+    pub(crate) fn refuse(&mut self, errors: &[nix::errno::Errno]) {
+        self.place.as_mut().unwrap().refusals = errors.iter().rev().copied().collect();
     }
 }
 
 impl Drop for Queued {
     fn drop(&mut self) {
-        self.restore();
+        // Without a registration there is no event and nothing to end: then nothing is to be restored.
+        let _ = self.restore();
     }
 }
 
@@ -161,6 +174,8 @@ fn find(fd: RawFd) -> io::Result<Place> {
         epoll: Epoll(epoll),
         token,
         joined: true,
+        #[cfg(test)]
+        refusals: Vec::new(),
     })
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
@@ -15,6 +15,8 @@ use crate::sys;
 
 /// systemd reads at most so many bytes of one message.
 const LARGEST: usize = 4096;
+/// A manager that is busy may not read for this long before anything is said about it.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// One assignment of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,8 @@ pub(crate) enum Say<'a> {
 
 /// The arbiter's line to the service manager. Without NOTIFY_SOCKET every message is a quiet nothing.
 ///
-/// 1. It never blocks and never fails: a manager that does not read, or is gone, costs one system call.
+/// 1. It never blocks and never fails: a manager that does not read, or is gone, costs one system call for
+///    each message, and one warning for all of them.
 /// 2. The states (READY, RELOADING, STOPPING) reach the manager in their order, and with them the newest
 ///    STATUS. What cannot be sent now waits for the next call or [`flush`](Notifier::flush).
 /// 3. What waits is bounded: at most four states and one status. WATCHDOG and EXTEND_TIMEOUT_USEC speak of
@@ -46,7 +49,15 @@ pub(crate) struct Notifier {
     states: VecDeque<State>,
     status: Option<String>,
     watchdog: Option<Duration>,
-    is_gone: bool,
+    trouble: Option<Trouble>,
+}
+
+/// The manager has taken nothing since then.
+#[derive(Debug)]
+struct Trouble {
+    since: Instant,
+    /// It was logged.
+    told: bool,
 }
 
 #[derive(Debug)]
@@ -92,6 +103,11 @@ impl Settings {
         }
         Ok(settings)
     }
+
+    /// The manager wants to hear WATCHDOG=1 from the process with this pid.
+    pub(crate) fn is_watched(&self, pid: u32) -> bool {
+        matches!(watchdog(self, pid), Ok(Some(_)))
+    }
 }
 
 impl Notifier {
@@ -115,7 +131,7 @@ impl Notifier {
             states: VecDeque::new(),
             status: None,
             watchdog,
-            is_gone: false,
+            trouble: None,
         };
         (notifier, notes)
     }
@@ -207,16 +223,34 @@ impl Notifier {
             .send_to_addr(message.as_bytes(), &manager.address)
         {
             Ok(_) => {
-                self.is_gone = false;
+                self.is_taken();
                 true
             }
             Err(error) => {
-                if !is_full(&error) && !self.is_gone {
-                    self.is_gone = true;
-                    tracing::debug!(error = %error, "the service manager does not take notifications");
-                }
+                self.is_refused(&error);
                 false
             }
+        }
+    }
+
+    fn is_refused(&mut self, error: &io::Error) {
+        let trouble = self.trouble.get_or_insert_with(|| Trouble {
+            since: Instant::now(),
+            told: false,
+        });
+        let patience = if is_full(error) { BUSY } else { Duration::ZERO };
+        if !trouble.told && trouble.since.elapsed() >= patience {
+            trouble.told = true;
+            tracing::warn!(
+                error = %error,
+                "the service manager does not take notifications: the service goes on, and tells it the state later"
+            );
+        }
+    }
+
+    fn is_taken(&mut self) {
+        if self.trouble.take().is_some_and(|trouble| trouble.told) {
+            tracing::info!("the service manager takes notifications again");
         }
     }
 

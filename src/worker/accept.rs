@@ -1,5 +1,9 @@
 //! Accepting on one shared listening socket.
 
+mod errors;
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,12 +12,12 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use nix::errno::Errno;
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::either::Either;
 
+use self::errors::{Remedy, Shortage};
 use super::handoff::Stream;
 use super::room::Place;
 use super::server::Shared;
@@ -25,24 +29,26 @@ use crate::sockets::{Listener, ListenerAddress};
 use crate::sys;
 use crate::sys::epoll::Queued;
 
-/// How often a worker takes a new place in the listener's queue although it got no connection: the kernel
-/// may have dealt one to a worker that died, or that was blocked in that moment.
+/// How often a worker looks for a connection although it was told of none: the kernel may have dealt one to a
+/// worker that died. Looking does not change the worker's place in the queue: a new place every time would put
+/// the workers into the order of their heartbeats, and connections that come more slowly would all go to one.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// The pause after an accept that failed for want of something; it doubles up to the maximum.
-const BACKOFF: Duration = Duration::from_millis(10);
-const MAX_BACKOFF: Duration = Duration::from_millis(250);
 /// How long a worker that is ahead of the others stands back. Connections that come faster are a burst.
 const PAUSE: Duration = Duration::from_millis(1);
 /// In a burst, what one wake takes at most before the others have their turn.
 const BURST: usize = 16;
-/// Such failures are logged this often at most.
-const COMPLAINT: Duration = Duration::from_secs(10);
 
 /// Starts to accept from `listener`, in a task of its own.
 ///
 /// # Errors
 /// Its fd could not be duplicated, or the runtime could not watch it.
 pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
+    let acceptor = acceptor(listener, server)?;
+    server.tasks.spawn(acceptor.run());
+    Ok(())
+}
+
+fn acceptor(listener: &Listener, server: &Arc<Shared>) -> Result<Acceptor, Failure> {
     let place = format!(
         "the listening socket '{}' ({})",
         listener.name, listener.address
@@ -63,7 +69,7 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         );
     }
     let tcp = matches!(listener.address, ListenerAddress::Tcp(_));
-    let acceptor = Acceptor {
+    Ok(Acceptor {
         // An accepted socket inherits it from the listener: one call now instead of one per connection.
         sets_nodelay: tcp && SockRef::from(&listener.fd).set_tcp_nodelay(true).is_err(),
         tcp,
@@ -71,12 +77,9 @@ pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Fai
         name: Arc::from(listener.name.as_str()),
         place,
         server: server.clone(),
-        backoff: BACKOFF,
-        complained: None,
+        shortage: Shortage::new(),
         woken: None,
-    };
-    server.tasks.spawn(acceptor.run());
-    Ok(())
+    })
 }
 
 /// One listener in one worker.
@@ -91,8 +94,7 @@ struct Acceptor {
     tcp: bool,
     sets_nodelay: bool,
     server: Arc<Shared>,
-    backoff: Duration,
-    complained: Option<Instant>,
+    shortage: Shortage,
     /// When it was woken last.
     woken: Option<Instant>,
 }
@@ -129,10 +131,9 @@ impl Acceptor {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
-                Wake::Heartbeat => self.queue(Queued::requeue)?,
-                Wake::Connection => self.take().await?,
+                Wake::Connection | Wake::Heartbeat => self.take().await?,
                 Wake::Drain => {
-                    self.queue(Queued::leave)?;
+                    self.leave()?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
                     if self.queued.is_exclusive()
                         && let Some(place) = server.room.take()
@@ -181,7 +182,11 @@ impl Acceptor {
         while taken < most {
             // When connections come slowly, a pause could only delay them.
             if burst && balance::is_ahead(&self.server.meter) {
-                return self.pause().await;
+                if taken == 0 {
+                    return self.pause().await;
+                }
+                // What it has just taken may be served soon, and then it is not ahead any more.
+                break;
             }
             let Some(place) = self.server.room.take() else {
                 return self.wait_for_room().await;
@@ -197,7 +202,7 @@ impl Acceptor {
         }
         if taken > 0 {
             // The queue's end deals what is next to somebody else, and tells of what is there.
-            self.queue(Queued::requeue)?;
+            self.requeue().await?;
         }
         Ok(())
     }
@@ -206,40 +211,33 @@ impl Acceptor {
         let error = match sys::accept::accept(self.queued.watcher().as_fd()) {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
-                    self.backoff = BACKOFF;
+                    if self.shortage.end() {
+                        tracing::info!(listener = &*self.name, "accepting again");
+                    }
                     self.serve(stream, &address, place);
                     return Ok(Accepted::Taken);
                 }
-                Err(error) => error,
+                // The runtime could not watch it.
+                Err(error) => {
+                    self.complain(&error);
+                    return Ok(Accepted::Exhausted);
+                }
             },
             Err(error) => error,
         };
-        Ok(match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-            Errno::EAGAIN => {
+        Ok(match errors::remedy(&error) {
+            Remedy::Wait => {
                 if !self.queued.is_exclusive() {
                     self.forget_readiness();
                 }
                 Accepted::Nothing
             }
-            // accept(2): errors that the network had for the new connection, and its rules.
-            Errno::ECONNABORTED
-            | Errno::EINTR
-            | Errno::EPERM
-            | Errno::EPROTO
-            | Errno::ENOPROTOOPT
-            | Errno::ENETDOWN
-            | Errno::ENETUNREACH
-            | Errno::EHOSTDOWN
-            | Errno::EHOSTUNREACH
-            | Errno::ENONET
-            | Errno::ETIMEDOUT => Accepted::Lost,
-            Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK | Errno::EOPNOTSUPP | Errno::EFAULT => {
-                return Err(self.failure("accept on", error));
-            }
-            _ => {
+            Remedy::Retry => Accepted::Lost,
+            Remedy::Pause => {
                 self.complain(&error);
                 Accepted::Exhausted
             }
+            Remedy::End => return Err(self.failure("accept on", error)),
         })
     }
 
@@ -265,12 +263,12 @@ impl Acceptor {
 
     /// Until a connection has ended, or the drain has begun.
     async fn wait_for_room(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
+        self.leave()?;
         tokio::select! {
             () = self.server.room.wait() => {}
             () = self.server.signal().reached(Order::HandOff) => return Ok(()),
         }
-        self.queue(Queued::join)
+        self.join().await
     }
 
     /// Whether the last wake was a moment ago.
@@ -282,24 +280,51 @@ impl Acceptor {
 
     /// A worker that is ahead lets the others go first.
     async fn pause(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
+        self.leave()?;
         tokio::time::sleep(PAUSE).await;
-        self.queue(Queued::join)
+        self.join().await
     }
 
     async fn back_off(&mut self) -> Result<(), Failure> {
-        self.queue(Queued::leave)?;
-        let pause = self.backoff;
-        self.backoff = (pause * 2).min(MAX_BACKOFF);
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = self.server.signal().reached(Order::HandOff) => return Ok(()),
+        self.leave()?;
+        if self.rest().await {
+            self.join().await?;
         }
-        self.queue(Queued::join)
+        Ok(())
     }
 
-    fn queue(&mut self, change: fn(&mut Queued) -> io::Result<()>) -> Result<(), Failure> {
-        change(&mut self.queued).map_err(|error| self.failure("take turns on", error))
+    /// Waits for better times; `false`: the drain has begun.
+    async fn rest(&mut self) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(self.shortage.next_pause()) => true,
+            () = self.server.signal().reached(Order::HandOff) => false,
+        }
+    }
+
+    /// Goes to the end of the queue.
+    async fn requeue(&mut self) -> Result<(), Failure> {
+        self.leave()?;
+        self.join().await
+    }
+
+    fn leave(&mut self) -> Result<(), Failure> {
+        let left = self.queued.leave();
+        left.map_err(|error| self.failure("leave the queue of", error))
+    }
+
+    /// Until there is memory for the registration, or the drain has begun. Meanwhile no connection is dealt
+    /// to this worker, and those that it has are served.
+    async fn join(&mut self) -> Result<(), Failure> {
+        while let Err(error) = self.queued.join() {
+            if errors::remedy_of_queue(&error) == Remedy::End {
+                return Err(self.failure("queue for", error));
+            }
+            self.complain(&error);
+            if !self.rest().await {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn forget_readiness(&self) {
@@ -310,17 +335,15 @@ impl Acceptor {
     }
 
     fn complain(&mut self, error: &io::Error) {
-        let now = Instant::now();
-        if self.complained.is_some_and(|last| now < last + COMPLAINT) {
-            return;
+        if self.shortage.is_news(Instant::now()) {
+            tracing::warn!(
+                listener = &*self.name,
+                error = %error,
+                connections = self.server.room.taken(),
+                cure = errors::cure(error),
+                "cannot accept: trying again soon"
+            );
         }
-        self.complained = Some(now);
-        tracing::warn!(
-            listener = &*self.name,
-            error = %error,
-            connections = self.server.room.taken(),
-            "cannot accept: trying again soon; a higher LimitNOFILE= or a lower max_connections helps"
-        );
     }
 
     fn failure(&self, act: &str, error: io::Error) -> Failure {

@@ -2,6 +2,10 @@
 //!
 //! The listener's queue deals connections in turn to workers that wait. In a burst nobody waits: whoever
 //! has the processor takes one after the other. So a worker that is clearly ahead of the others pauses.
+//!
+//! It pauses briefly, since new connections must not wait for a worker that is blocked. One that has no processor
+//! for the whole of a short burst gets nothing of it, then. It is not starved: it keeps its place in the queue,
+//! where everybody who takes one goes behind it, so that it is dealt one of the next as soon as it waits.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,13 +1,11 @@
 //! The server's tasks: counted, so that none is left behind, and told when to stop.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio_util::task::TaskTracker;
 
-use super::signal::{Order, Signal};
+use super::signal::Signal;
 
 /// Every acceptor, connection and HTTP/2 stream is one of these tasks.
 #[derive(Debug)]
@@ -37,7 +35,8 @@ impl Tasks {
     }
 }
 
-/// Runs each HTTP/2 stream as a task. Their connection wakes all of them when it is dropped.
+/// Runs each HTTP/2 stream as a task. A connection that is dropped resets all of its streams, which wakes
+/// and ends them, so that they need not listen to the signal.
 #[derive(Clone, Debug)]
 pub(super) struct Streams(pub(super) Arc<Tasks>);
 
@@ -46,14 +45,6 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        let tasks = self.0.clone();
-        self.0.spawn(async move {
-            let mut stream = pin!(stream);
-            poll_fn(|cx| match tasks.signal.order() {
-                Order::Cancel => Poll::Ready(()),
-                _ => stream.as_mut().poll(cx),
-            })
-            .await;
-        });
+        self.0.spawn(stream);
     }
 }

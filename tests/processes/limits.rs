@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -12,6 +12,9 @@ use crate::support::service::{Setup, lives, signal_to, stat};
 
 /// The limit counts all processes of a user: each test has one of its own.
 const NOBODY_ELSE: u32 = 1_640_000_000;
+
+/// Refused forks, enough for the longest pause to be reached.
+const ATTEMPTS: usize = 5;
 
 /// Processes of this user, until it is dropped.
 struct Crowd(Vec<Child>);
@@ -66,17 +69,44 @@ fn no_process_for_a_replacement() {
     if !is_root("RLIMIT_NPROC of another user") {
         return;
     }
-    let service = Setup::new("workers = 2\nrestart.backoff_max = '1s'")
-        .through(&["prlimit", "--nproc=30:30", "--"])
-        .under_user(NOBODY_ELSE + 1)
-        .serve();
+    let service = Setup::new(
+        "workers = 2
+restart.backoff_initial = '100ms'
+restart.backoff_max = '800ms'
+restart.crash_budget = 100",
+    )
+    .through(&["prlimit", "--nproc=30:30", "--"])
+    .under_user(NOBODY_ELSE + 1)
+    .serve();
     let workers = service.workers();
     let crowd = Crowd::of(NOBODY_ELSE + 1, 30);
+    let begun = Instant::now();
     signal_to(workers[0], Signal::SIGKILL);
-    let failures = service.count("it is tried again", 3, |record| record.is("fork-failed"));
-    assert!(failures[0].text("reason").contains("unavailable"));
-    let waits = service.count("with pauses", 3, |record| record.is("worker-backoff"));
-    assert!(waits[2].seconds("delay_seconds") > waits[0].seconds("delay_seconds"));
+    let refusals = service.count("it is tried again", ATTEMPTS, |record| {
+        record.is("fork-failed")
+    });
+    let took = begun.elapsed().as_secs_f64();
+    for refused in &refusals {
+        assert!(refused.text("reason").contains("unavailable"));
+    }
+    let waits = service.count("with pauses", ATTEMPTS, |event| event.is("worker-backoff"));
+    let delays: Vec<f64> = waits
+        .iter()
+        .take(ATTEMPTS)
+        .map(|wait| wait.seconds("delay_seconds"))
+        .collect();
+    // Each is between half and all of its bound, and the bounds double: no jitter looks like growth.
+    for ((wait, delay), failures) in waits.iter().zip(&delays).zip(1..) {
+        assert_eq!(wait.number("failures"), failures);
+        let bound = (0.1 * f64::from(1 << (failures - 1))).min(0.8);
+        assert!(
+            (bound / 2.0..=bound).contains(delay),
+            "{failures}: {delays:?}"
+        );
+    }
+    // What is announced is kept: so many pauses lie between the refusals. A busy machine can only add to it.
+    let sum: f64 = delays.iter().take(ATTEMPTS - 1).sum();
+    assert!(took >= sum, "{took} s for {delays:?}");
     assert_eq!(service.status()["arbiter"]["state"], "degraded");
     assert!(lives(workers[1]), "the healthy one stays");
     assert_eq!(service.get("/").trim(), workers[1].to_string());
@@ -120,6 +150,7 @@ fn no_descriptors() {
         record.text("message").starts_with("cannot accept")
     });
     assert!(warned.text("error").contains("open files"), "{}", warned.0);
+    assert!(warned.text("cure").contains("LimitNOFILE="), "{}", warned.0);
 
     let before = stat(worker).unwrap().1.ticks;
     thread::sleep(Duration::from_secs(2));

@@ -19,14 +19,17 @@ mod boot;
 mod crash;
 mod idle;
 mod limits;
+mod manager_lost;
 mod orphans;
 mod payloads;
 mod pid_one;
 mod replacement;
 mod signals;
+mod slow_connections;
 mod stop;
 mod stuck;
 mod trace;
+mod watchdog;
 
 use support::service::{Record, Service};
 

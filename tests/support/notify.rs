@@ -1,5 +1,6 @@
 //! A service manager's side of sd_notify(3): a datagram socket, and what arrived on it.
 
+use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
@@ -106,6 +107,21 @@ impl Manager {
             .count();
         assert!(full > 0 && full < 100_000);
         full
+    }
+
+    /// The file of its socket is gone.
+    pub(crate) fn vanish(&self) {
+        fs::remove_file(&self.address).expect("a socket on a path");
+    }
+
+    /// Its socket is closed, and the file is left.
+    pub(crate) fn die(&mut self) {
+        self.socket = UnixDatagram::unbound().expect("a socket");
+    }
+
+    /// With a new socket at the place of one that has vanished.
+    pub(crate) fn come_back(&mut self) {
+        self.socket = UnixDatagram::bind(&self.address).expect("bind");
     }
 }
 

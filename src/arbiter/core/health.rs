@@ -85,8 +85,15 @@ impl Core {
         let unkillable = self.workers.values().any(
             |worker| matches!(worker.ending, Ending::Killed { at } if now.since(at) > UNKILLABLE),
         );
-        let hopeless = self.was_ready && self.serving() == 0 && self.crashes.exhausted();
+        let hopeless = self.was_ready && self.serving() == 0 && self.budget_is_spent();
         !unkillable && (!hopeless || self.stop.is_some())
+    }
+
+    /// The window forgets crashes while the pauses between them grow; failures in a row are not forgotten
+    /// before somebody has served for a while.
+    fn budget_is_spent(&self) -> bool {
+        let in_a_row = self.slots.iter().map(|slot| u64::from(slot.failures));
+        self.crashes.exhausted() || in_a_row.sum::<u64>() > u64::from(self.policy.crash_budget)
     }
 
     pub(super) fn worker_timeout(&self, worker: &Worker) -> Option<Moment> {

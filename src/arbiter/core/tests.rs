@@ -688,6 +688,44 @@ fn the_watchdog_is_fed_while_slots_are_replaced_within_their_limits_and_not_when
 }
 
 #[test]
+fn the_watchdog_stays_silent_while_pauses_outgrow_the_crash_window_and_is_fed_again_when_one_serves()
+ {
+    let mut bench = Bench::ready_with(|policy| {
+        policy.watchdog = Some(Duration::from_secs(1));
+        policy.crash_budget = 3;
+        policy.crash_window = Duration::from_secs(2);
+        policy.backoff_initial = Duration::from_secs(8);
+        policy.backoff_max = Duration::from_secs(8);
+    });
+    let mut alive = vec![FIRST, SECOND];
+    // Two crashes in eight seconds: never more than the budget in one window, but too many in a row.
+    for fed in [true, false, false, false] {
+        for worker in alive {
+            bench.exit(worker, Exit::Signal(11));
+        }
+        bench.taken();
+        bench.pass(Duration::from_secs(8), &[]);
+        let wanted = bench.wanted();
+        assert_eq!(wanted.contains(&Action::Watchdog), fed);
+        alive = forked(&wanted);
+        assert_eq!(alive.len(), 2);
+    }
+    bench.boot(alive[0]);
+    bench.serve(alive[0]);
+    bench.taken();
+    bench.pass(Duration::from_secs(1), &alive);
+    assert!(bench.wanted().contains(&Action::Watchdog), "one serves");
+}
+
+fn forked(actions: &[Action]) -> Vec<WorkerId> {
+    let forks = actions.iter().filter_map(|action| match action {
+        Action::Fork { worker, .. } => Some(*worker),
+        _ => None,
+    });
+    forks.collect()
+}
+
+#[test]
 fn a_worker_that_does_not_even_die_is_reported_to_the_manager_by_silence() {
     let mut bench = Bench::ready_with(|policy| policy.watchdog = Some(Duration::from_secs(1)));
     bench.pass(Duration::from_secs(8), &[SECOND]);

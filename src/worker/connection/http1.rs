@@ -94,8 +94,9 @@ struct Driver<'a, S: Socket> {
     state: &'a State,
     /// How many requests the connection had when hyper got it.
     begun_with: u64,
-    /// When the driver first saw a part of the head that is being read.
-    head_since: Option<Instant>,
+    /// When the driver first saw a part of the head that is being read, and how many requests were read before it:
+    /// one poll can end a request and begin the next head.
+    head_since: Option<(u64, Instant)>,
     /// When the peer took the last bytes, if that was later than the end of the exchange.
     flushed_at: Option<Instant>,
     /// hyper was told to close; it does so after what it has.
@@ -240,7 +241,12 @@ impl<S: Socket> Driver<'_, S> {
             return false;
         }
         if self.state.head_begun.load(Relaxed) {
-            let since = *self.head_since.get_or_insert_with(Instant::now);
+            let requests = self.state.requests();
+            let since = match self.head_since {
+                Some((before, since)) if before == requests => since,
+                _ => Instant::now(),
+            };
+            self.head_since = Some((requests, since));
             return clock.passed(since + limits.header_read_timeout, cx);
         }
         let drains = match self.state.server.signal().order() {

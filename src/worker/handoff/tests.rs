@@ -72,11 +72,11 @@ async fn cut_at(cut: usize, bytes: &str, count: usize) -> Vec<String> {
     old.link_to(&new, None);
     let mut client = old.dial();
     client.write_all(&bytes.as_bytes()[..cut]).await.unwrap();
-    if cut % 2 == 0 {
+    if cut.is_multiple_of(2) {
         settle().await;
     }
     old.hand_off();
-    if cut % 3 == 0 {
+    if cut.is_multiple_of(3) {
         settle().await;
     }
     client.write_all(&bytes.as_bytes()[cut..]).await.unwrap();
@@ -261,7 +261,7 @@ fn planted(path: &str) -> (String, String) {
 async fn a_body_that_nobody_reads_never_becomes_a_request() {
     for path in ["/wait", "/wait-and-keep"] {
         for cut in 0..=planted(path).1.len() {
-            plant(path, cut, cut % 8 == 0).await;
+            plant(path, cut, cut.is_multiple_of(8)).await;
         }
     }
 }
@@ -270,7 +270,7 @@ async fn a_body_that_nobody_reads_never_becomes_a_request() {
 async fn nor_on_a_runtime_of_several_threads() {
     for path in ["/wait", "/wait-and-keep"] {
         for cut in 0..=planted(path).1.len() {
-            plant(path, cut, cut % 8 == 0).await;
+            plant(path, cut, cut.is_multiple_of(8)).await;
         }
     }
 }

@@ -41,6 +41,20 @@ async fn a_request_in_pieces_is_one_request() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_preface_leaves_nothing_behind() {
+    for piece in ["", "PRI * HT", "PUT"] {
+        let fixture = Fixture::new();
+        let mut client = fixture.connect();
+        client.write_all(piece.as_bytes()).await.unwrap();
+        tokio::task::yield_now().await;
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut client).await, "");
+        fixture.server.tasks.over().await;
+        assert_eq!(fixture.server.meter.seat().requests.load(Relaxed), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_body_reaches_the_handler_and_the_connection_goes_on() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();

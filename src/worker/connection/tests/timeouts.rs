@@ -59,6 +59,20 @@ async fn half_a_head_gets_408_at_the_header_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_head_has_the_whole_time_for_itself() {
+    let fixture = Fixture::new();
+    let mut client = fixture.connect();
+    let (begin, end) = ("GET /x HT", "TP/1.1\r\nhost: x\r\n\r\n");
+    for _ in 0..4 {
+        client.write_all(begin.as_bytes()).await.unwrap();
+        sleep(HEADER_READ * 2 / 3).await;
+        client.write_all(end.as_bytes()).await.unwrap();
+        let (head, _) = response(&mut client).await;
+        assert!(head.starts_with("http/1.1 200"), "{head}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn half_a_head_that_came_with_the_request_before_gets_408_too() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
