@@ -28,6 +28,8 @@ pub(crate) struct Message {
 
 /// Sends one message whole, or not at all. Never waits, never raises SIGPIPE.
 ///
+/// A peer that has closed is EPIPE, also where the kernel reports first, once, that it has left messages unread.
+///
 /// # Errors
 /// What sendmsg(2) says; among it `WouldBlock`, EPIPE, EMSGSIZE, and ETOOMANYREFS for an unprivileged process
 /// with as many descriptors on their way as RLIMIT_NOFILE allows it.
@@ -42,7 +44,7 @@ pub(crate) fn send(
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     loop {
         match sendmsg::<()>(socket.as_raw_fd(), parts, control, flags, None) {
-            Err(Errno::EINTR) => {}
+            Err(Errno::EINTR | Errno::ECONNRESET) => {}
             other => return other.map(drop).map_err(Into::into),
         }
     }
@@ -212,6 +214,8 @@ mod tests {
         // It closes with something unread: the other side's next call would say ECONNRESET.
         drop(a);
         let mut buffer = [0; 8];
+        let error = send(b.as_fd(), &[IoSlice::new(b"x")], &[]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         for expected in ["one", "two", ""] {
             let length = receive(b.as_fd(), &mut buffer).unwrap().length;
             assert_eq!(&buffer[..length], expected.as_bytes());
