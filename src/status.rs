@@ -99,6 +99,10 @@ pub struct Worker {
     pub requests: u64,
     /// Connections accepted in all.
     pub accepted: u64,
+    /// Connections handed on to other workers, open.
+    pub given: u64,
+    /// Connections taken over from other workers.
+    pub received: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.

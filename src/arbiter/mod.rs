@@ -2,8 +2,10 @@
 //!
 //! [`core`] decides, [`shell`] does.
 
+mod balance;
 pub(crate) mod core;
 mod diagnose;
+mod handoff;
 mod image;
 mod intake;
 mod journal;

@@ -12,6 +12,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::signal::Signal;
 
 use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
@@ -74,6 +75,7 @@ pub(crate) struct Shell {
     /// Which control client waits for which trigger's answer.
     pub(super) waiting: BTreeMap<u64, u32>,
     pub(super) next_trigger: u64,
+    pub(super) handoff: Handoff,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -132,6 +134,7 @@ impl Shell {
             refresh_at: None,
             waiting: BTreeMap::new(),
             next_trigger: 0,
+            handoff: Handoff::default(),
             status: String::new(),
             summary: (ServiceState::Booting, None, 0, 0),
             earlier_drops: 0,
@@ -149,6 +152,7 @@ impl Shell {
                 }
                 return outcome;
             }
+            self.hand_on(now());
             self.tell_manager();
             if let Err(error) = self.wait() {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
@@ -207,7 +211,10 @@ impl Shell {
                     error: error.to_string(),
                 }),
             },
-            Action::Send { worker, order } => self.send(worker, order),
+            Action::Send { worker, order } => {
+                self.link_heirs_before(worker, order);
+                self.send(worker, order);
+            }
             Action::Abort {
                 worker,
                 phase,
@@ -310,7 +317,7 @@ impl Shell {
         }
     }
 
-    fn send(&mut self, worker: WorkerId, order: Order) {
+    pub(super) fn send(&mut self, worker: WorkerId, order: Order) {
         let Some(channel) = self
             .children
             .get(worker)
@@ -366,10 +373,15 @@ impl Shell {
             .control
             .as_ref()
             .and_then(control::Server::poll_timeout);
-        let next = [self.core.poll_timeout(), self.refresh_at, pending, control]
-            .into_iter()
-            .flatten()
-            .min();
+        let handoff = self.handoff.poll_timeout();
+        let timeouts = [
+            self.core.poll_timeout(),
+            self.refresh_at,
+            pending,
+            control,
+            handoff,
+        ];
+        let next = timeouts.into_iter().flatten().min();
         match next {
             None => EpollTimeout::NONE,
             // Rounded up: a timer that fires early would only wait again.
@@ -394,6 +406,7 @@ impl Shell {
     /// Memory limits, and fresh counts for STATUS.
     fn refresh(&mut self, now: Moment) {
         self.refresh_at = Some(now + REFRESH);
+        self.handoff.look_at(now);
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);

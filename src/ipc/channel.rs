@@ -1,15 +1,15 @@
 //! The typed channel between the arbiter and one worker: a pair of SOCK_SEQPACKET sockets, one message a
 //! packet, JSON inside, so that a newer binary can talk to an older one.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ipc::orders::Recycle;
+use crate::sys::passing;
 use crate::worker::phase::Phase;
 
 /// The largest message. What can grow (a reason, names) is cut before it is sent.
@@ -68,6 +68,51 @@ impl Channel {
     /// # Errors
     /// `WouldBlock`: the other side does not read. `BrokenPipe`: it is gone.
     pub(crate) fn send<M: Serialize>(&self, message: &M) -> io::Result<()> {
+        self.write(message, &[])
+    }
+
+    /// The same with a descriptor, of which the other side gets a copy.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send); and ETOOMANYREFS, see unix(7).
+    pub(crate) fn send_with<M: Serialize>(
+        &self,
+        message: &M,
+        fd: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        self.write(message, &[fd])
+    }
+
+    /// Takes the next message. Never blocks.
+    ///
+    /// # Errors
+    /// A packet that is no message of this type, or what recvmsg(2) says.
+    pub(crate) fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
+        self.receive_with().map(|(received, _)| received)
+    }
+
+    /// The same with the descriptor that came with it; `None` also where this process had no room for it.
+    ///
+    /// # Errors
+    /// As for [`receive`](Self::receive).
+    pub(crate) fn receive_with<M: DeserializeOwned>(
+        &self,
+    ) -> io::Result<(Received<M>, Option<OwnedFd>)> {
+        let mut bytes = vec![0; MAX];
+        let message = match passing::receive(self.0.as_fd(), &mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok((Received::Empty, None));
+            }
+            other => other?,
+        };
+        if message.length == 0 {
+            return Ok((Received::Closed, None));
+        }
+        let received = Received::Message(serde_json::from_slice(&bytes[..message.length])?);
+        Ok((received, message.fds.into_iter().next()))
+    }
+
+    fn write<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MAX {
             return Err(io::Error::other(format!(
@@ -75,29 +120,7 @@ impl Channel {
                 bytes.len()
             )));
         }
-        loop {
-            match send(self.0.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL) {
-                Err(Errno::EINTR) => {}
-                other => return other.map(drop).map_err(Into::into),
-            }
-        }
-    }
-
-    /// Takes the next message. Never blocks.
-    ///
-    /// # Errors
-    /// A packet that is no message of this type, or what recv(2) says.
-    pub(crate) fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
-        let mut bytes = vec![0; MAX];
-        loop {
-            return match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => Ok(Received::Empty),
-                Err(Errno::ECONNRESET) | Ok(0) => Ok(Received::Closed),
-                Err(errno) => Err(errno.into()),
-                Ok(length) => Ok(Received::Message(serde_json::from_slice(&bytes[..length])?)),
-            };
-        }
+        passing::send(self.0.as_fd(), &[IoSlice::new(&bytes)], fds)
     }
 }
 
@@ -184,6 +207,38 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_arrives_with_its_message_and_with_no_other() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        arbiter.send(&Order::Serve).unwrap();
+        let order = Order::Receive { from: 3 };
+        arbiter.send_with(&order, near.as_fd()).unwrap();
+        drop(near);
+        let (first, none) = worker.receive_with().unwrap();
+        assert_eq!(
+            (first, none.is_none()),
+            (Received::Message(Order::Serve), true)
+        );
+        let (second, fd) = worker.receive_with().unwrap();
+        assert_eq!(second, Received::Message(order));
+        io::Write::write_all(&mut std::os::unix::net::UnixStream::from(fd.unwrap()), b"x").unwrap();
+        assert_eq!(io::read_to_string(far).unwrap(), "x");
+    }
+
+    #[test]
+    fn the_last_messages_of_a_side_that_left_orders_unread_are_received() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        arbiter.send(&Order::Serve).unwrap();
+        let last = Report::Failed {
+            reason: "why".to_owned(),
+        };
+        worker.send(&last).unwrap();
+        drop(worker);
+        assert_eq!(arbiter.receive().unwrap(), Received::Message(last));
+        assert_eq!(arbiter.receive::<Report>().unwrap(), Received::Closed);
+    }
+
+    #[test]
     fn a_side_that_does_not_read_blocks_nobody() {
         let (arbiter, _worker) = Channel::pair().unwrap();
         let refused = (0..1_000_000).find_map(|_| arbiter.send(&Order::Serve).err());
@@ -196,7 +251,7 @@ mod tests {
     #[test]
     fn garbage_is_an_error_and_not_a_message() {
         let (arbiter, worker) = Channel::pair().unwrap();
-        send(worker.as_raw_fd(), b"\"nonsense\"", MsgFlags::empty()).unwrap();
+        worker.send(&"nonsense").unwrap();
         assert!(arbiter.receive::<Report>().is_err());
     }
 

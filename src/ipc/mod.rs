@@ -2,5 +2,6 @@
 
 pub(crate) mod channel;
 pub(crate) mod orders;
+pub(crate) mod parcel;
 pub(crate) mod reading;
 pub(crate) mod scoreboard;

@@ -8,6 +8,18 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Order {
     /// Accept connections.
     Serve,
+    /// Take the connections that come over the link which is passed with this order, from that worker.
+    Receive { from: u64 },
+    /// Give connections to that worker, over the link which is passed with this order.
+    Give {
+        to: u64,
+        /// Where it sits on the scoreboard.
+        seat: u32,
+        /// At most so many, at once; `None`: whatever is there when this worker is told to stop.
+        count: Option<u32>,
+    },
+    /// Nobody serves any more who could be given connections: close them.
+    Close,
     /// Leave.
     Stop(Level),
 }

@@ -47,6 +47,8 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
         in_flight: seat.in_flight.load(Relaxed),
         requests: seat.requests.load(Relaxed),
         accepted: seat.accepted.load(Relaxed),
+        given: seat.given.load(Relaxed),
+        received: seat.received.load(Relaxed),
         bytes_in: seat.bytes_in.load(Relaxed),
         bytes_out: seat.bytes_out.load(Relaxed),
         panics: seat.panics.load(Relaxed),

@@ -76,6 +76,9 @@ shareable! {
         pub(crate) stops: AtomicU32,
         pub(crate) connections: AtomicU64,
         pub(crate) accepted: AtomicU64,
+        /// Connections handed on to other workers, and taken over from them.
+        pub(crate) given: AtomicU64,
+        pub(crate) received: AtomicU64,
         pub(crate) in_flight: AtomicU64,
         pub(crate) requests: AtomicU64,
         /// Handlers that panicked.
@@ -119,6 +122,8 @@ impl Seat {
             &self.beat,
             &self.connections,
             &self.accepted,
+            &self.given,
+            &self.received,
             &self.in_flight,
             &self.requests,
             &self.panics,
@@ -203,6 +208,16 @@ impl Meter {
     pub(crate) fn connection_opened(&self) {
         self.seat().accepted.fetch_add(1, Relaxed);
         self.seat().connections.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn connection_received(&self) {
+        self.seat().received.fetch_add(1, Relaxed);
+        self.seat().connections.fetch_add(1, Relaxed);
+    }
+
+    /// It still counts as open until [`connection_closed`](Self::connection_closed).
+    pub(crate) fn connection_given(&self) {
+        self.seat().given.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn connection_closed(&self) {

@@ -124,6 +124,11 @@ events! {
     WorkerReplaced "worker-replaced" INFO "836cb677ea524c26a7792e3ca1a970b6"
         "A worker has taken over slot @PAYLOAD_SLOT@"
         "The slot's new worker serves, and the old one finishes what it has."
+    HandedOn "connections-handed-on" INFO "68622a0312da45179c9801dba99877c1"
+        "Worker @PAYLOAD_WORKER@ has handed on its connections"
+        "A worker that leaves gives its open connections to workers that stay; their\n\
+         clients notice nothing. The record says how many were given, how many came\n\
+         back since nobody took them, and how many were still open at the deadline."
     WorkerExited "worker-exited" INFO "6d242f17fe0a43dda1ce95b4f5af16bb"
         "Worker @PAYLOAD_WORKER@ has ended"
         "The process ended as it had been told to."

@@ -45,6 +45,8 @@ pub(super) fn status(worker: u32) -> Status {
             in_flight: 1,
             requests: 40,
             accepted: 3,
+            given: 0,
+            received: 0,
             bytes_in: 400,
             bytes_out: 4000,
             panics: 0,

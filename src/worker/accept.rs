@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use socket2::{SockAddr, SockRef};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::either::Either;
 
 use self::errors::{Remedy, Shortage};
+use super::handoff::Stream;
+use super::room::Place;
 use super::server::Shared;
 use super::signal::{Order, Watch};
 use super::{balance, connection};
@@ -135,9 +136,9 @@ impl Acceptor {
                     self.leave()?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
                     if self.queued.is_exclusive()
-                        && let Ok(permit) = server.room.clone().try_acquire_owned()
+                        && let Some(place) = server.room.take()
                     {
-                        self.accept(permit)?;
+                        self.accept(place)?;
                     }
                     return Ok(());
                 }
@@ -152,7 +153,7 @@ impl Acceptor {
     ) -> Result<Wake, Failure> {
         let exclusive = self.queued.is_exclusive();
         poll_fn(|cx| {
-            if watch.poll_order(cx) > Order::Serve {
+            if watch.poll_order(cx) >= Order::HandOff {
                 return Poll::Ready(Ok(Wake::Drain));
             }
             if exclusive && heartbeat.poll_tick(cx).is_ready() {
@@ -187,16 +188,16 @@ impl Acceptor {
                 // What it has just taken may be served soon, and then it is not ahead any more.
                 break;
             }
-            let Ok(permit) = self.server.room.clone().try_acquire_owned() else {
+            let Some(place) = self.server.room.take() else {
                 return self.wait_for_room().await;
             };
-            match self.accept(permit)? {
+            match self.accept(place)? {
                 Accepted::Taken | Accepted::Lost => taken += 1,
                 Accepted::Nothing => break,
                 Accepted::Exhausted => return self.back_off().await,
             }
         }
-        if self.server.room.available_permits() == 0 {
+        if self.server.room.is_full() {
             return self.wait_for_room().await;
         }
         if taken > 0 {
@@ -206,14 +207,14 @@ impl Acceptor {
         Ok(())
     }
 
-    fn accept(&mut self, permit: OwnedSemaphorePermit) -> Result<Accepted, Failure> {
+    fn accept(&mut self, place: Place) -> Result<Accepted, Failure> {
         let error = match sys::accept::accept(self.queued.watcher().as_fd()) {
             Ok((socket, address)) => match self.open(socket) {
                 Ok(stream) => {
                     if self.shortage.end() {
                         tracing::info!(listener = &*self.name, "accepting again");
                     }
-                    self.serve(stream, &address, permit);
+                    self.serve(stream, &address, place);
                     return Ok(Accepted::Taken);
                 }
                 // The runtime could not watch it.
@@ -240,7 +241,7 @@ impl Acceptor {
         })
     }
 
-    fn open(&self, socket: OwnedFd) -> io::Result<Either<TcpStream, UnixStream>> {
+    fn open(&self, socket: OwnedFd) -> io::Result<Stream> {
         if self.tcp {
             let stream = TcpStream::from_std(socket.into())?;
             if self.sets_nodelay {
@@ -253,14 +254,9 @@ impl Acceptor {
         }
     }
 
-    fn serve(
-        &self,
-        stream: Either<TcpStream, UnixStream>,
-        address: &SockAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn serve(&self, stream: Stream, address: &SockAddr, place: Place) {
         let peer = Peer::new(address.as_socket(), self.name.clone());
-        let connection = connection::serve(stream, peer, self.server.clone(), Some(permit));
+        let connection = connection::serve(stream, peer, self.server.clone(), Some(place));
         // Boxed, since a task that is spawned is moved a dozen times.
         self.server.tasks.spawn(Box::pin(connection));
     }
@@ -269,9 +265,8 @@ impl Acceptor {
     async fn wait_for_room(&mut self) -> Result<(), Failure> {
         self.leave()?;
         tokio::select! {
-            // Given back at once: the accept takes its own.
-            _ = self.server.room.acquire() => {}
-            () = self.server.signal().reached(Order::Drain) => return Ok(()),
+            () = self.server.room.wait() => {}
+            () = self.server.signal().reached(Order::HandOff) => return Ok(()),
         }
         self.join().await
     }
@@ -302,7 +297,7 @@ impl Acceptor {
     async fn rest(&mut self) -> bool {
         tokio::select! {
             () = tokio::time::sleep(self.shortage.next_pause()) => true,
-            () = self.server.signal().reached(Order::Drain) => false,
+            () = self.server.signal().reached(Order::HandOff) => false,
         }
     }
 
@@ -344,7 +339,7 @@ impl Acceptor {
             tracing::warn!(
                 listener = &*self.name,
                 error = %error,
-                connections = self.server.http.max_connections - self.server.room.available_permits(),
+                connections = self.server.room.taken(),
                 cure = errors::cure(error),
                 "cannot accept: trying again soon"
             );

@@ -2,12 +2,12 @@
 
 use std::future::pending;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
@@ -56,6 +56,8 @@ struct Keeper {
     /// since a default disposition would end the process.
     _ignored: Vec<Signal>,
     wish: watch::Sender<Wish>,
+    /// Orders about links go on to the app's runtime as they are.
+    links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     timeouts: Timeouts,
 }
 
@@ -79,7 +81,8 @@ impl Keeper {
         sys::signals::unblock_all()?;
         let (wish, wishes) = watch::channel(Wish::Prepare);
         let timeouts = start.config.timeouts.clone();
-        let life = Life::new(start, wishes);
+        let (links, links_out) = mpsc::unbounded_channel();
+        let life = Life::new(start, wishes, links_out);
         let channel = life.channel();
         let keeper = Self {
             readiness: Readiness::of(channel.as_fd())?,
@@ -87,6 +90,7 @@ impl Keeper {
             terminate,
             _ignored: ignored,
             wish,
+            links,
             timeouts,
         };
         Ok((keeper, life))
@@ -117,8 +121,10 @@ impl Keeper {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
                 order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
-                    Some(Order::Serve) => self.wish(Wish::Serve, &mut deadline),
-                    Some(Order::Stop(level)) => self.wish(Wish::Stop(level), &mut deadline),
+                    Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
+                    Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
+                    // An app that has ended needs no link.
+                    Some(link) => drop(self.links.send(link)),
                     None => {
                         has_arbiter = false;
                         lifecycle!(Event::ArbiterLost, "the arbiter is gone: the worker drains and leaves");
@@ -164,8 +170,8 @@ impl Keeper {
     }
 }
 
-/// The arbiter's next order; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<Order> {
+/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. Cancel-safe.
+async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, Option<OwnedFd>)> {
     loop {
         let mut ready = match readiness.readable().await {
             Ok(ready) => ready,
@@ -174,10 +180,10 @@ async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<Order> {
                 return pending().await;
             }
         };
-        match channel.receive() {
-            Ok(Received::Message(order)) => return Some(order),
-            Ok(Received::Empty) => ready.clear_ready(),
-            Ok(Received::Closed) => return None,
+        match channel.receive_with() {
+            Ok((Received::Message(order), fd)) => return Some((order, fd)),
+            Ok((Received::Empty, _)) => ready.clear_ready(),
+            Ok((Received::Closed, _)) => return None,
             Err(error) => {
                 tracing::warn!(error = %chain(&error), "an order of the arbiter cannot be read");
             }

@@ -1,12 +1,13 @@
 //! The worker's life: its phases, and what leads from one to the next.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,7 @@ use crate::app::{App, Context, ContextParts, Tokens};
 use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
-use crate::ipc::orders::{Level, Recycle};
+use crate::ipc::orders::{Level, Order, Recycle};
 use crate::ipc::reading;
 use crate::ipc::scoreboard::Meter;
 use crate::sockets::Listener;
@@ -43,6 +44,9 @@ pub(super) enum Wish {
     Stop(Level),
 }
 
+/// Orders about links to other workers, with the links. Each is here before a wish that came after it.
+pub(super) type Links = mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>;
+
 /// Everything between the fork and the exit, for the app's thread.
 pub(super) struct Life {
     worker: u64,
@@ -54,6 +58,7 @@ pub(super) struct Life {
     channel: Arc<Channel>,
     stages: Arc<Stages>,
     wishes: watch::Receiver<Wish>,
+    links: Links,
 }
 
 /// How a life came to its end.
@@ -64,7 +69,7 @@ enum End {
 }
 
 impl Life {
-    pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>) -> Self {
+    pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
         Self {
             worker: start.worker,
@@ -76,6 +81,7 @@ impl Life {
             stages: Arc::new(Stages::new(channel.clone(), start.meter)),
             channel,
             wishes,
+            links,
         }
     }
 
@@ -240,7 +246,8 @@ impl Life {
         }
         self.stages.enter(Phase::Draining);
         running.drain();
-        self.drain(&server).await;
+        let left = self.drain(&server).await;
+        server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
         let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
@@ -272,6 +279,7 @@ impl Life {
             tokio::select! {
                 biased;
                 () = told_to_stop(&self.wishes) => return End::Told,
+                (order, link) = next_link(&mut self.links) => server.link(order, link),
                 failure = &mut failed => return End::Failed(failure.to_string()),
                 failure = server.fatal() => return End::Failed(chain(&failure)),
                 () = server.request_limit(), if !recycled => {
@@ -282,18 +290,28 @@ impl Life {
         }
     }
 
-    /// Until no request is left, the deadline has passed, or the wish has become more urgent; then the rest is
-    /// cancelled.
-    async fn drain(&mut self, server: &Server) {
-        tokio::select! {
-            biased;
-            () = server.drain() => return,
-            () = until(after(self.config.timeouts.graceful)) => {
-                tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
-            }
-            () = told_to_hurry(&self.wishes) => {}
+    /// Until no connection is left, the deadline has passed, or the wish has become more urgent; then the rest is
+    /// cancelled. Gives back how many were left.
+    async fn drain(&mut self, server: &Server) -> u64 {
+        let deadline = after(self.config.timeouts.graceful);
+        while let Ok((order, link)) = self.links.try_recv() {
+            server.link(order, link);
         }
+        loop {
+            tokio::select! {
+                biased;
+                () = server.drain() => return 0,
+                (order, link) = next_link(&mut self.links) => server.link(order, link),
+                () = until(deadline) => {
+                    tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
+                    break;
+                }
+                () = told_to_hurry(&self.wishes) => break,
+            }
+        }
+        let left = server.connections();
         server.cancel().await;
+        left
     }
 
     fn told_or_said(&self, end: End) -> End {
@@ -382,6 +400,14 @@ async fn told_to_stop(wishes: &watch::Receiver<Wish>) {
 
 async fn told_to_hurry(wishes: &watch::Receiver<Wish>) {
     wait_for(wishes, |wish| wish >= Wish::Stop(Level::Quick)).await;
+}
+
+/// Cancel-safe.
+async fn next_link(links: &mut Links) -> (Order, Option<OwnedFd>) {
+    match links.recv().await {
+        Some(link) => link,
+        None => std::future::pending().await,
+    }
 }
 
 /// A keeper that is gone wishes nothing any more.

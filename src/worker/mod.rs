@@ -8,11 +8,13 @@
 mod accept;
 mod balance;
 mod connection;
+mod handoff;
 mod keeper;
 mod life;
 mod observer;
 mod panics;
 pub(crate) mod phase;
+mod room;
 mod server;
 mod signal;
 mod stages;

@@ -1,21 +1,27 @@
 //! The worker's HTTP server: accepts, serves, drains.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::accept;
+use super::handoff::Handoff;
+use super::room::Room;
 use super::signal::{Order, Signal};
 use super::tasks::{Streams, Tasks};
 use crate::app::service::Service;
 use crate::config::Http;
 use crate::exit::Failure;
+use crate::ipc::orders;
 use crate::ipc::scoreboard::Meter;
+use crate::lifecycle;
+use crate::logs::events::Event;
 use crate::sockets::Listener;
 
 /// hyper's own limit; with any other it allocates for the headers of every request.
@@ -29,8 +35,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Serves the listeners with one service, in the runtime it is used in.
 ///
 /// 1. [`serve`](Server::serve) once, when the worker may accept.
-/// 2. [`drain`](Server::drain), as often as one likes: nothing new is taken; it ends when nothing is left.
-/// 3. [`cancel`](Server::cancel), at the deadline.
+/// 2. [`link`](Server::link), whenever the arbiter says something about handing connections on.
+/// 3. [`drain`](Server::drain), as often as one likes: nothing new is taken; it ends when nothing is left.
+/// 4. [`cancel`](Server::cancel), at the deadline.
+/// 5. [`end`](Server::end).
 ///
 /// All of it must run inside one tokio runtime with time and IO.
 pub(crate) struct Server {
@@ -65,12 +73,44 @@ impl Server {
         Ok(())
     }
 
-    /// Stops accepting and resolves when no connection is left. What was accepted is served, idle
-    /// connections are closed, HTTP/1.1 responses announce the close, HTTP/2 gets GOAWAY.
+    /// Does what the arbiter orders about links to other workers; `link` is the end that came with the order.
+    pub(crate) fn link(&self, order: orders::Order, link: Option<OwnedFd>) {
+        let server = &self.shared;
+        let linked = match (order, link) {
+            (orders::Order::Receive { from }, Some(link)) => Handoff::receive(server, from, link),
+            (orders::Order::Give { to, seat, count }, Some(link)) => {
+                Handoff::add_heir(server, to, seat, count, link)
+            }
+            (orders::Order::Close, _) => {
+                server.signal().raise(Order::Drain);
+                Ok(())
+            }
+            _ => Err(std::io::Error::other(
+                "the link did not come with the order",
+            )),
+        };
+        if let Err(error) = linked {
+            // Its other end sees that it is closed.
+            tracing::warn!(order = ?order, error = %error, "a link to another worker cannot be used");
+        }
+    }
+
+    /// Stops accepting and resolves when no connection is left.
+    ///
+    /// Where other workers take over, idle HTTP/1.1 connections are given to them, and busy ones after their
+    /// response. Else what was accepted is served, idle connections are closed, and responses announce the
+    /// close. HTTP/2 gets GOAWAY in both cases.
     ///
     /// Cancel-safe: dropped, it leaves the server draining.
     pub(crate) async fn drain(&self) {
-        self.shared.signal().raise(Order::Drain);
+        let signal = self.shared.signal();
+        if signal.order() < Order::HandOff {
+            signal.raise(if self.shared.handoff.has_heirs() {
+                Order::HandOff
+            } else {
+                Order::Drain
+            });
+        }
         self.shared.tasks.over().await;
     }
 
@@ -79,6 +119,26 @@ impl Server {
     pub(crate) async fn cancel(&self) {
         self.shared.signal().raise(Order::Cancel);
         self.shared.tasks.over().await;
+    }
+
+    /// Closes the links to other workers, and says what came of the handoff. `left`: the connections that were
+    /// open when the drain was over.
+    pub(crate) async fn end(&self, left: u64) {
+        let tally = self.shared.handoff.tally();
+        if self.shared.handoff.epoch() > 0 {
+            lifecycle!(
+                Event::HandedOn,
+                given = tally.given,
+                taken_back = tally.taken_back,
+                left,
+                "connections were handed on"
+            );
+        }
+        self.shared.handoff.end().await;
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.shared.meter.seat().connections.load(Relaxed)
     }
 
     /// Resolves when accepting has failed for good. Cancel-safe.
@@ -123,8 +183,8 @@ pub(super) struct Shared {
     pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
     pub(super) tasks: Arc<Tasks>,
-    /// One permit per connection that the worker may hold.
-    pub(super) room: Arc<Semaphore>,
+    pub(super) room: Arc<Room>,
+    pub(super) handoff: Handoff,
     pub(super) started: Instant,
     connections: AtomicU64,
     requests: AtomicU64,
@@ -145,9 +205,8 @@ impl Shared {
         Self {
             http1: http1_builder(&http),
             http2: http2_builder(&http, tasks.clone()),
-            room: Arc::new(Semaphore::new(
-                http.max_connections.min(Semaphore::MAX_PERMITS),
-            )),
+            room: Room::new(http.max_connections),
+            handoff: Handoff::default(),
             service,
             http,
             meter,

@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::Notify;
 
 use super::connection;
+use super::handoff::Socket;
 use super::server::Shared;
 use crate::app::service::Service;
 use crate::body::Body;
@@ -42,6 +43,8 @@ pub(super) fn limits() -> Http {
 pub(super) struct Script {
     /// `/wait` answers after this.
     pub(super) go: Notify,
+    /// After this, `/wait-and-keep` drops the request that it has answered.
+    pub(super) drop: Notify,
     /// `/wait` and `/stream` have begun.
     pub(super) begun: Notify,
     /// Handlers of `/wait` that were dropped before they answered.
@@ -80,10 +83,7 @@ impl Fixture {
         client
     }
 
-    pub(super) fn serve<S>(&self, socket: S)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
+    pub(super) fn serve(&self, socket: impl Socket) {
         let peer = Peer::new(None, "test".into());
         self.server
             .tasks
@@ -129,6 +129,16 @@ async fn answer(script: Arc<Script>, request: Request<Body>) -> Result<Response<
             Body::from("waited")
         }
         "/echo" => Body::from(request.into_body().collect().await?.to_bytes()),
+        "/wait-and-keep" => {
+            script.begun.notify_one();
+            script.go.notified().await;
+            // Somebody else has the request's body, for some time after the response.
+            tokio::spawn(async move {
+                script.drop.notified().await;
+                drop(request);
+            });
+            Body::from("answered")
+        }
         "/big" => Body::from(vec![b'x'; 3_000_000]),
         "/middling" => Body::from(vec![b'm'; 6_000]),
         "/listener" => {

@@ -230,6 +230,21 @@ impl Core {
             .count()
     }
 
+    /// The workers that serve and stay, each with its slot.
+    pub(crate) fn serving_workers(&self) -> impl Iterator<Item = (WorkerId, u16)> {
+        let serving = self.slots.iter().filter_map(|slot| slot.serving);
+        serving.filter_map(|id| {
+            let worker = self.workers.get(&id)?;
+            (!worker.is_leaving()).then_some((id, worker.slot))
+        })
+    }
+
+    /// The workers that were told to leave and are still there.
+    pub(crate) fn leaving_workers(&self) -> impl Iterator<Item = WorkerId> {
+        let leaving = self.workers.iter();
+        leaving.filter_map(|(id, worker)| worker.is_leaving().then_some(*id))
+    }
+
     /// Everything that depends on several workers together, or on the time and not on heartbeats.
     fn advance(&mut self, now: Moment) {
         if self.stop.is_some() {

@@ -177,6 +177,8 @@ impl World {
                     match order {
                         Order::Serve => actor.told_to_serve = true,
                         Order::Stop(_) => actor.told_to_stop = true,
+                        // The shell's own.
+                        Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
                     }
                     actor.next_at = soon;
                 }

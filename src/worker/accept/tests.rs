@@ -19,6 +19,7 @@ fn listener() -> (Listener, std::net::SocketAddr) {
         name: "web".into(),
         address: ListenerAddress::Tcp(address),
         origin: Origin::Bound,
+        wanted: None,
     };
     (listener, address)
 }

@@ -217,7 +217,13 @@ impl Exchange {
 
     /// HTTP/2 has GOAWAY for that.
     fn announces_close(&self) -> bool {
-        self.state.server.signal().order() > Order::Serve && !self.state.http2.load(Relaxed)
+        let closes = match self.state.server.signal().order() {
+            Order::Serve | Order::Rebalance => false,
+            // Then it goes on elsewhere.
+            Order::HandOff => !self.state.has_heir(),
+            Order::Drain | Order::Cancel => true,
+        };
+        closes && !self.state.http2.load(Relaxed)
     }
 
     /// Counts and logs a panic.

@@ -7,15 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::exchange::Calls;
 use super::io::Io;
 use super::state::State;
+use crate::worker::handoff::Socket;
 use crate::worker::signal::{Order, Watch};
 
 /// For a client whose request head did not come in time. RFC 9110, section 15.5.9.
@@ -31,12 +32,14 @@ pub(super) enum Left<S> {
     Ended(Io<S>),
     /// The client speaks HTTP/2, and none of its bytes is lost.
     Http2(Io<S>),
+    /// Another worker is to go on with it, from these bytes on and those that were kept from hyper.
+    Leaving(Io<S>, Bytes),
     /// It was cancelled and is gone.
     Nothing,
 }
 
 /// Serves until the connection has ended, is to be closed, or turns out to speak HTTP/2.
-pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+pub(super) async fn serve<S: Socket>(
     io: Io<S>,
     state: &Arc<State>,
     clock: &mut Clock<'_>,
@@ -48,6 +51,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             .http1
             .serve_connection(TokioIo::new(io), Calls::new(state.clone())),
         state,
+        begun_with: state.requests(),
         head_since: None,
         flushed_at: None,
         closing: false,
@@ -58,8 +62,10 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let parts = driver.connection.into_parts();
     let mut io = parts.io.into_inner();
-    if end == End::Http2 {
-        return Left::Http2(io);
+    match end {
+        End::Http2 => return Left::Http2(io),
+        End::Leaving => return Left::Leaving(io, parts.read_buf),
+        _ => {}
     }
     if end == End::TimedOut && !(parts.read_buf.is_empty() && io.unread().is_empty()) {
         io.write_own(REQUEST_TIMEOUT);
@@ -72,6 +78,7 @@ enum End {
     /// hyper is done with it.
     Done,
     Http2,
+    Leaving,
     /// Idle for too long, or a head was too slow.
     TimedOut,
     Cancelled,
@@ -82,9 +89,11 @@ enum End {
 /// 2. what the batch still holds goes to the socket;
 /// 3. the server's order;
 /// 4. the timer.
-struct Driver<'a, S: AsyncRead + AsyncWrite + Unpin> {
+struct Driver<'a, S: Socket> {
     connection: http1::Connection<TokioIo<Io<S>>, Calls>,
     state: &'a State,
+    /// How many requests the connection had when hyper got it.
+    begun_with: u64,
     /// When the driver first saw a part of the head that is being read, and how many requests were read before it:
     /// one poll can end a request and begin the next head.
     head_since: Option<(u64, Instant)>,
@@ -94,7 +103,7 @@ struct Driver<'a, S: AsyncRead + AsyncWrite + Unpin> {
     closing: bool,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
+impl<S: Socket> Driver<'_, S> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -109,10 +118,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         }
         match watch.poll_order(cx) {
             Order::Serve => {}
-            Order::Drain if self.closing || !self.state.idle() => {}
+            order @ (Order::Rebalance | Order::HandOff) if S::MOVES => {
+                if let Poll::Ready(end) = self.poll_leave(order, cx) {
+                    return Poll::Ready(end);
+                }
+            }
+            Order::Rebalance => {}
+            Order::HandOff | Order::Drain if self.closing || !self.state.idle() => {}
             // Its deadline closes it.
-            Order::Drain if self.state.requests() == 0 => {}
-            Order::Drain => {
+            Order::HandOff | Order::Drain if self.state.requests() == 0 => {}
+            Order::HandOff | Order::Drain => {
                 if self.poll_close(cx).is_ready() {
                     return Poll::Ready(End::Done);
                 }
@@ -126,8 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             // hyper had its chance.
             return Poll::Ready(End::Cancelled);
         }
-        // Before the first request hyper would keep half a head to itself and wait for the rest.
-        if self.state.requests() > 0 && self.poll_close(cx).is_pending() {
+        if !self.is_fresh() && self.poll_close(cx).is_pending() {
             return Poll::Pending;
         }
         Poll::Ready(End::TimedOut)
@@ -171,6 +185,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
         self.poll_hyper(cx)
     }
 
+    /// Takes the connection out of hyper for another worker, if one may take it and nothing is going on. What
+    /// hyper has read then begins with a request, or with a part of one.
+    fn poll_leave(&mut self, order: Order, cx: &mut Context<'_>) -> Poll<End> {
+        let state = self.state;
+        if self.closing || !state.can_leave() || order == Order::HandOff && !state.has_heir() {
+            return Poll::Pending;
+        }
+        // The rest of an abandoned body would look like a request to the other worker. hyper reads it away, or
+        // closes, when it is polled once more after nobody holds the body.
+        if state.take_abandoned() {
+            if self.poll_hyper(cx).is_ready() {
+                return Poll::Ready(End::Done);
+            }
+            if !state.can_leave() {
+                return Poll::Pending;
+            }
+        }
+        if order == Order::Rebalance && !state.server.handoff.reserve() {
+            return Poll::Pending;
+        }
+        if self.is_fresh() {
+            return Poll::Ready(End::Leaving);
+        }
+        let requests = state.requests();
+        let closed = self.poll_close(cx);
+        // What hyper closes for another reason than having nothing to do is at its end.
+        if closed.is_ready() && state.can_leave() && state.requests() == requests {
+            return Poll::Ready(End::Leaving);
+        }
+        if order == Order::Rebalance {
+            state.server.handoff.unreserve();
+        }
+        closed.map(|()| End::Done)
+    }
+
+    /// Before its first request, hyper would keep half a head to itself and wait for the rest. Nothing was
+    /// written then, so the connection can be taken apart as it is.
+    fn is_fresh(&self) -> bool {
+        self.state.requests() == self.begun_with
+    }
+
     /// True when the present deadline has passed.
     fn poll_deadline(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> bool {
         let limits = &self.state.server.http;
@@ -194,7 +249,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<'_, S> {
             self.head_since = Some((requests, since));
             return clock.passed(since + limits.header_read_timeout, cx);
         }
-        let drains = self.state.server.signal().order() > Order::Serve;
+        let drains = match self.state.server.signal().order() {
+            Order::Serve | Order::Rebalance => false,
+            Order::HandOff => !S::MOVES,
+            Order::Drain | Order::Cancel => true,
+        };
         let (urgent, limit) = if drains && self.state.requests() == 0 {
             (true, GRACE)
         } else {

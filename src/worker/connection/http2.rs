@@ -46,7 +46,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         if order == Order::Cancel {
             return Poll::Ready(());
         }
-        if order == Order::Drain && goaway.is_none() {
+        if order >= Order::HandOff && goaway.is_none() {
             goaway = Some(Instant::now());
             connection.as_mut().graceful_shutdown();
             cx.waker().wake_by_ref();

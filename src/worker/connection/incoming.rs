@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,9 +16,9 @@ pub(super) fn wrap(body: Incoming, state: &Arc<State>) -> Body {
     if body.is_end_stream() {
         return Body::empty();
     }
-    state.bodies_open.fetch_add(1, Relaxed);
+    state.body_begun();
     Body::new(Watched {
-        body,
+        body: Some(body),
         state: state.clone(),
         ended: false,
     })
@@ -27,7 +26,8 @@ pub(super) fn wrap(body: Incoming, state: &Arc<State>) -> Body {
 
 /// Dropped before its end, a body leaves its rest on the wire; only hyper knows how to get past it.
 struct Watched {
-    body: Incoming,
+    /// Until the drop.
+    body: Option<Incoming>,
     state: Arc<State>,
     ended: bool,
 }
@@ -40,7 +40,10 @@ impl HttpBody for Watched {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
         if frame.is_none() {
             self.ended = true;
         }
@@ -48,19 +51,22 @@ impl HttpBody for Watched {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body
+            .as_ref()
+            .map_or_else(SizeHint::default, HttpBody::size_hint)
     }
 }
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        if !self.ended && !self.body.is_end_stream() {
-            self.state.body_abandoned.store(true, Relaxed);
-        }
-        self.state.bodies_open.fetch_sub(1, Relaxed);
+        let abandoned = !self.ended && !self.is_end_stream();
+        // hyper's side of it first: the connection may be in another thread, and may leave hyper as soon as
+        // nobody holds a body.
+        self.body = None;
+        self.state.body_ended(abandoned);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sniff::{Protocol, judge};
@@ -35,7 +35,9 @@ const KEEP: usize = 4 * 1024;
 ///    read writes the batch first, and when a read found nothing, every flush is a real one.
 /// 3. hyper can also end its poll without a read: a pipelined request's handler waits, or hyper yields.
 ///    Then the driver sets `release` and polls hyper again, whose flush is a real one then.
-/// 4. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
+/// 4. While the worker hands its connections on, every flush is a real one, so that a connection can leave
+///    between two pipelined requests.
+/// 5. The batch is bounded. Beyond it, and for large writes, a write waits for the socket, in order.
 ///
 /// Shutting down is left to whoever takes it out of hyper: [`poll_end`](Io::poll_end). hyper's own wish to do so is
 /// answered without doing it, so that a connection can be taken out of hyper whole.
@@ -69,6 +71,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
             drained: false,
             failed: false,
         }
+    }
+
+    /// For a connection that was served before: these bytes first.
+    pub(super) fn resume(socket: S, state: Arc<State>, unread: Bytes, http1: bool) -> Self {
+        state.head_begun.store(!unread.is_empty(), Relaxed);
+        Self {
+            sniffing: !http1,
+            replay: unread.into(),
+            ..Self::new(socket, state)
+        }
+    }
+
+    /// The socket, what was read and not answered, and whether it is known to be HTTP/1.1. `read` is what hyper
+    /// had read. Nothing must be held.
+    pub(super) fn into_parts(self, read: Bytes) -> (S, Bytes, bool) {
+        let unread = if self.replay.is_empty() {
+            read
+        } else {
+            let mut unread = BytesMut::from(read);
+            unread.extend_from_slice(&self.replay);
+            unread.freeze()
+        };
+        (self.socket, unread, !self.sniffing)
     }
 
     /// For HTTP/2, from the preface on. It batches by itself: writes, flushes and the shutdown go straight
@@ -301,7 +326,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Io<S> {
         // hyper flushes only when its own buffer is empty.
         me.state.writing.store(false, Relaxed);
         if !me.batch.is_empty() {
-            if !me.drained && !me.state.release.load(Relaxed) {
+            if !me.drained && !me.state.release.load(Relaxed) && !me.state.is_leaving() {
                 return Poll::Ready(Ok(()));
             }
             ready!(me.poll_release(cx))?;

@@ -24,48 +24,127 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use self::clock::Clock;
 use self::http1::Left;
 use self::io::Io;
 use self::state::State;
+use super::handoff::{Given, Socket, give};
+use super::room::Place;
 use super::server::Shared;
 use super::signal::{Order, Watch};
+use crate::ipc::parcel::Parcel;
 use crate::peer::Peer;
 
 /// How long a closed connection is read and ignored, so that a reset does not overtake the last response.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one connection to its end, and gives its `room` back then. It counts as open from the call on. Dropping the future closes the
-/// socket and cancels its handlers.
-pub(super) fn serve<S>(
+/// Serves one connection to its end, or until another worker has taken it, and gives its place back then. It
+/// counts as open from the call on. Dropping the future closes the socket and cancels its handlers.
+pub(super) fn serve<S: Socket>(
     socket: S,
     peer: Peer,
     server: Arc<Shared>,
-    room: Option<OwnedSemaphorePermit>,
-) -> impl Future<Output = ()> + Send + use<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let open = Open::new(server, room);
-    async move {
-        let server = &open.server;
-        let state = Arc::new(State::new(server.clone(), peer));
-        let sleep = pin!(tokio::time::sleep_until(server.started));
-        let mut clock = Clock::new(sleep);
-        let changed = pin!(server.signal().changed());
-        let mut watch = Watch::new(server.signal(), changed);
+    place: Option<Place>,
+) -> impl Future<Output = ()> + Send + use<S> {
+    server.meter.connection_opened();
+    run(
+        Open {
+            server,
+            _place: place,
+        },
+        socket,
+        peer,
+        None,
+    )
+}
 
-        let io = Io::new(socket, state.clone());
+/// The same for a connection that comes from another worker.
+pub(super) fn resume<S: Socket>(
+    socket: S,
+    peer: Peer,
+    parcel: Parcel,
+    server: Arc<Shared>,
+) -> impl Future<Output = ()> + Send + use<S> {
+    let place = Some(server.room.take_or_owe());
+    server.meter.connection_received();
+    let before = Before {
+        requests: parcel.requests,
+        unread: parcel.unread,
+        http1: parcel.http1,
+    };
+    run(
+        Open {
+            server,
+            _place: place,
+        },
+        socket,
+        peer,
+        Some(before),
+    )
+}
+
+/// What another worker knows of a connection.
+struct Before {
+    requests: u64,
+    unread: Bytes,
+    http1: bool,
+}
+
+async fn run<S: Socket>(open: Open, socket: S, peer: Peer, before: Option<Before>) {
+    let server = &open.server;
+    let earlier = before.as_ref().map_or(0, |before| before.requests);
+    let state = Arc::new(State::new(server.clone(), peer, earlier));
+    let sleep = pin!(tokio::time::sleep_until(server.started));
+    let mut clock = Clock::new(sleep);
+    let changed = pin!(server.signal().changed());
+    let mut watch = Watch::new(server.signal(), changed);
+
+    let mut io = match before {
+        None => Io::new(socket, state.clone()),
+        Some(before) => Io::resume(socket, state.clone(), before.unread, before.http1),
+    };
+    loop {
         match http1::serve(io, &state, &mut clock, &mut watch).await {
             Left::Ended(io) => {
-                finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
+                return finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
             }
-            Left::Http2(io) => Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await,
-            Left::Nothing => {}
+            Left::Http2(io) => {
+                return Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
+            }
+            Left::Leaving(leaving, read) => match Box::pin(hand_on(leaving, read, &state)).await {
+                Some(back) => io = back,
+                None => return,
+            },
+            Left::Nothing => return,
+        }
+    }
+}
+
+/// Gives the connection to another worker. It comes back when nobody wants it.
+async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Option<Io<S>> {
+    let server = &state.server;
+    let epoch = server.handoff.epoch();
+    let leaves = server.signal().order() >= Order::HandOff;
+    let (socket, unread, http1) = io.into_parts(read);
+    let parcel = Parcel {
+        id: 0,
+        listener: state.peer.listener().to_owned(),
+        peer: state.peer.address(),
+        http1,
+        requests: state.all_requests(),
+        unread,
+    };
+    match give(server, socket, parcel).await {
+        Given::Gone => None,
+        Given::Back(socket, unread) => {
+            if leaves {
+                state.is_unwanted(epoch);
+            }
+            Some(Io::resume(socket, state.clone(), unread, http1))
         }
     }
 }
@@ -137,20 +216,10 @@ fn poll_patience(
     Poll::Pending
 }
 
-/// Counts the connection, and keeps its room, for as long as its task lives.
+/// Counts the connection, and keeps its place, for as long as its task lives.
 struct Open {
     server: Arc<Shared>,
-    _room: Option<OwnedSemaphorePermit>,
-}
-
-impl Open {
-    fn new(server: Arc<Shared>, room: Option<OwnedSemaphorePermit>) -> Self {
-        server.meter.connection_opened();
-        Self {
-            server,
-            _room: room,
-        }
-    }
+    _place: Option<Place>,
 }
 
 impl Drop for Open {

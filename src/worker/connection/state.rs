@@ -2,25 +2,31 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::peer::Peer;
 use crate::worker::server::Shared;
+use crate::worker::signal::Order;
 
 /// The state of one connection, shared by the socket's wrapper, the calls of the service and the driver.
 ///
 /// All of them run in the connection's task, except HTTP/2 streams and request bodies that a handler gave
 /// to another task. So each flag has one writer, and plain loads and stores are enough; only the counts
 /// that other tasks lower are read-modify-write. Nothing is published through them: what one task must
-/// see of another comes with the wake-up.
+/// see of another comes with the wake-up. The one exception is `bodies_open`: who sees that nobody holds a
+/// body any more also sees that it was abandoned, and hyper sees that its receiver is gone.
 pub(in crate::worker) struct State {
     pub(super) server: Arc<Shared>,
     pub(super) peer: Peer,
     /// Unique in this worker.
     number: u64,
+    /// Requests that other workers have served on it before.
+    earlier: u64,
     /// How many requests were read. Written by the calls.
     requests: AtomicU64,
     /// Requests whose response hyper has not taken whole.
@@ -28,9 +34,9 @@ pub(in crate::worker) struct State {
     /// When the connection began or `in_flight` last fell to zero: nanoseconds since the server was made.
     idle_since: AtomicU64,
     /// Request bodies that somebody still holds and that have not ended.
-    pub(super) bodies_open: AtomicU32,
+    bodies_open: AtomicU32,
     /// A request body was dropped before its end: what follows on the wire may be the rest of it.
-    pub(super) body_abandoned: AtomicBool,
+    body_abandoned: AtomicBool,
     /// A request asked to leave HTTP.
     pub(super) upgrade: AtomicBool,
     /// Bytes were read since the last request ended, and no request came of them yet.
@@ -45,11 +51,17 @@ pub(in crate::worker) struct State {
     pub(super) eof: AtomicBool,
     /// It speaks HTTP/2: hyper's HTTP/1.1 has seen none of its bytes.
     pub(super) http2: AtomicBool,
+    /// The offers to other workers that it has had in vain, as [`Handoff::epoch`] names them.
+    ///
+    /// [`Handoff::epoch`]: crate::worker::handoff::Handoff::epoch
+    unwanted: AtomicU32,
 }
 
 impl State {
-    pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer) -> Self {
+    /// `earlier`: requests that other workers have served on it.
+    pub(in crate::worker) fn new(server: Arc<Shared>, peer: Peer, earlier: u64) -> Self {
         Self {
+            earlier,
             number: server.next_connection(),
             idle_since: AtomicU64::new(server.now()),
             server,
@@ -65,6 +77,7 @@ impl State {
             release: AtomicBool::new(false),
             eof: AtomicBool::new(false),
             http2: AtomicBool::new(false),
+            unwanted: AtomicU32::new(0),
         }
     }
 
@@ -89,13 +102,47 @@ impl State {
         }
     }
 
+    /// Somebody holds a request's body.
+    pub(super) fn body_begun(&self) {
+        self.bodies_open.fetch_add(1, Relaxed);
+    }
+
+    /// Nobody holds it any more: hyper must not be able to give anything to it by now.
+    pub(super) fn body_ended(&self, abandoned: bool) {
+        if abandoned {
+            self.body_abandoned.store(true, Relaxed);
+        }
+        if self.bodies_open.fetch_sub(1, Release) == 1
+            && self.server.signal().order() > Order::Serve
+        {
+            // Whoever held it may have been the last thing that the connection had to wait for.
+            self.server.signal().call();
+        }
+    }
+
+    /// Whether a body was abandoned since the last time that this was asked.
+    pub(super) fn take_abandoned(&self) -> bool {
+        self.body_abandoned.swap(false, Relaxed)
+    }
+
+    /// No other worker has taken it.
+    pub(super) fn is_unwanted(&self, epoch: u32) {
+        self.unwanted.store(epoch, Relaxed);
+    }
+
     /// Nothing is in flight as yet, and from now on that counts as idle.
     pub(super) fn idle_begins(&self) {
         self.idle_since.store(self.server.now(), Relaxed);
     }
 
+    /// Those that this worker has read.
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Relaxed)
+    }
+
+    /// Those that all workers together have read.
+    pub(super) fn all_requests(&self) -> u64 {
+        self.earlier + self.requests()
     }
 
     pub(super) fn busy(&self) -> bool {
@@ -104,7 +151,7 @@ impl State {
 
     /// Whether bytes that come in now begin a request (or a body nobody waits for, which hyper sorts out).
     pub(super) fn awaits_head(&self) -> bool {
-        !self.busy() && self.bodies_open.load(Relaxed) == 0
+        !self.busy() && self.bodies_open.load(Acquire) == 0
     }
 
     /// Whether something that was answered is not in the kernel yet.
@@ -112,7 +159,24 @@ impl State {
         self.writing.load(Relaxed) || self.held.load(Relaxed)
     }
 
-    /// Nothing is going on in either direction: the connection can be closed, or later moved, unnoticed.
+    /// Whether another worker could go on with it from what is unread: a half-read head does not matter, since
+    /// it goes along.
+    pub(super) fn can_leave(&self) -> bool {
+        self.awaits_head() && !self.unflushed() && !self.eof.load(Relaxed)
+    }
+
+    /// Whether there is another worker that might take it when this one leaves.
+    pub(super) fn has_heir(&self) -> bool {
+        let handoff = &self.server.handoff;
+        self.unwanted.load(Relaxed) != handoff.epoch() && handoff.has_heirs()
+    }
+
+    /// Whether it leaves this worker as soon as it can.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.server.signal().order() == Order::HandOff
+    }
+
+    /// Nothing is going on in either direction: the connection can be closed unnoticed.
     pub(super) fn idle(&self) -> bool {
         self.awaits_head() && !self.head_begun.load(Relaxed) && !self.unflushed()
     }

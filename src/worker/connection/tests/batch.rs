@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 
+use crate::worker::handoff::Socket;
 use crate::worker::testing::{Fixture, get, response, rest};
 
 /// Counts the writes that would be system calls.
@@ -52,6 +53,8 @@ impl AsyncWrite for Counting {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }
+
+impl Socket for Counting {}
 
 fn counted(fixture: &Fixture, buffer: usize) -> (DuplexStream, Arc<AtomicUsize>) {
     let (client, socket) = tokio::io::duplex(buffer);

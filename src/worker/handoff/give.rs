@@ -1,0 +1,56 @@
+//! One connection's way out of this worker, and maybe back.
+
+use std::os::fd::AsFd;
+
+use bytes::Bytes;
+
+use super::heir::Verdict;
+use super::socket::Socket;
+use crate::ipc::parcel::Parcel;
+use crate::worker::server::Shared;
+use crate::worker::signal::Order;
+
+/// Where a connection is that was to be given away.
+pub(in crate::worker) enum Given<S> {
+    /// With another worker, or closed.
+    Gone,
+    /// Nobody took it: it is to be served here, these bytes first.
+    Back(S, Bytes),
+}
+
+/// Offers a connection to one heir after the other, and takes it back when nobody wants it.
+pub(in crate::worker) async fn give<S: Socket>(
+    server: &Shared,
+    socket: S,
+    mut parcel: Parcel,
+) -> Given<S> {
+    let fd = match socket.detach() {
+        Ok(fd) => fd,
+        Err(error) => {
+            tracing::warn!(error = %error, "a connection was lost on its way out of the runtime");
+            return Given::Gone;
+        }
+    };
+    let mut tried = Vec::new();
+    while let Some(heir) = server.handoff.choose(server, &tried) {
+        let verdict = tokio::select! {
+            biased;
+            verdict = heir.offer(&mut parcel, fd.as_fd()) => verdict,
+            () = server.signal().reached(Order::Cancel) => return Given::Gone,
+        };
+        if verdict == Verdict::Taken {
+            server.handoff.was_given();
+            server.meter.connection_given();
+            return Given::Gone;
+        }
+        tried.push(heir.worker);
+    }
+    server.handoff.was_taken_back();
+    match S::attach(fd) {
+        Ok(socket) => Given::Back(socket, parcel.unread),
+        Err(error) => {
+            tracing::warn!(error = %error, "a connection was lost that nobody took");
+            Given::Gone
+        }
+    }
+}

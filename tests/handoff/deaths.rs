@@ -1,0 +1,146 @@
+//! One of the two dies while connections move, or has no room for them.
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+
+use crate::load::seed;
+use crate::support::http::Client;
+use crate::support::process::signal_to;
+use crate::support::service::{Service, Setup};
+use crate::support::status::workers_of;
+
+const CLIENTS: usize = 200;
+const TURNS: u32 = 8;
+
+/// A service with two workers, and the clients of each: of the one that stays and of the one that leaves with
+/// TTOU.
+struct Scene {
+    service: Service,
+    staying: u32,
+    leaving: u32,
+    of_staying: Vec<Client>,
+    of_leaving: Vec<Client>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let service = Setup::new("workers = 2").serve();
+        let workers = service.workers();
+        let (staying, leaving) = (workers[0], workers[1]);
+        let (mut of_staying, mut of_leaving) = (Vec::new(), Vec::new());
+        for _ in 0..CLIENTS {
+            let mut client = service.client();
+            let pid = client.get("/").unwrap().number();
+            if pid == staying {
+                &mut of_staying
+            } else {
+                &mut of_leaving
+            }
+            .push(client);
+        }
+        Self {
+            service,
+            staying,
+            leaving,
+            of_staying,
+            of_leaving,
+        }
+    }
+}
+
+/// How many get an answer on the connection that they have.
+fn alive(clients: &mut [Client]) -> usize {
+    let answers = clients.iter_mut().filter_map(|client| client.get("/").ok());
+    answers.filter(|answer| answer.status == 200).count()
+}
+
+#[test]
+fn the_receiver_is_killed() {
+    let mut random = Rng::with_seed(seed());
+    for _ in 0..TURNS {
+        let mut scene = Scene::new();
+        let pause = Duration::from_micros(random.u64(..8_000));
+        scene.service.signal(Signal::SIGTTOU);
+        sleep(pause);
+        signal_to(scene.staying, Signal::SIGKILL);
+        scene.service.event("worker-failed");
+        // What it had taken dies with it. Everything else is still with the other, or with its replacement.
+        let alive = alive(&mut scene.of_leaving);
+        let handed_on = scene.service.event("connections-handed-on");
+        let to_victim = scene.of_leaving.len() - alive;
+        assert!(
+            to_victim <= handed_on.number("given") as usize,
+            "{to_victim} lost after {pause:?}: {handed_on}"
+        );
+        eprintln!(
+            "{pause:?}: {alive} of {} live, {handed_on}",
+            scene.of_leaving.len()
+        );
+        scene.service.event("worker-exited");
+        drop(scene.of_staying);
+    }
+}
+
+#[test]
+fn the_sender_is_killed() {
+    let mut random = Rng::with_seed(seed());
+    for _ in 0..TURNS {
+        let mut scene = Scene::new();
+        let pause = Duration::from_micros(random.u64(..8_000));
+        scene.service.signal(Signal::SIGTTOU);
+        sleep(pause);
+        signal_to(scene.leaving, Signal::SIGKILL);
+        scene.service.record("its end", |record| {
+            record.is("worker-failed") || record.is("worker-exited")
+        });
+        assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
+        let alive = alive(&mut scene.of_leaving);
+        let status = scene.service.status();
+        let receiver = workers_of(&status)
+            .iter()
+            .find(|worker| worker["pid"] == scene.staying);
+        let received = receiver.unwrap()["received"].as_u64().unwrap();
+        eprintln!("{pause:?}: {alive} live, {received} received");
+        assert_eq!(alive as u64, received, "after {pause:?}");
+    }
+}
+
+#[test]
+fn the_receiver_has_no_descriptors_left() {
+    let mut scene = Scene::new();
+    let used = std::fs::read_dir(format!("/proc/{}/fd", scene.staying))
+        .unwrap()
+        .count();
+    let limit = Command::new("prlimit")
+        .args(["--pid", &scene.staying.to_string()])
+        .arg(format!("--nofile={0}:{0}", used + 20))
+        .status()
+        .unwrap();
+    assert!(limit.success());
+    scene.service.signal(Signal::SIGTTOU);
+    scene
+        .service
+        .record("the drain", |record| record["phase"] == "draining");
+    let mut announced = 0;
+    for client in &mut scene.of_leaving {
+        let answer = client.get("/").expect("no request is lost");
+        assert_eq!(answer.status, 200);
+        if answer.announces_close() {
+            assert_eq!(answer.number(), scene.leaving);
+            client.expect_end();
+            announced += 1;
+        }
+    }
+    scene.service.event("worker-exited");
+    let handed_on = scene.service.event("connections-handed-on");
+    assert!(announced >= CLIENTS / 2 - 20, "{announced}");
+    assert_eq!(
+        handed_on.number("given") as usize + announced,
+        scene.of_leaving.len()
+    );
+    assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
+}
