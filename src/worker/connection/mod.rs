@@ -113,7 +113,11 @@ async fn run<S: Socket>(open: Open, socket: S, peer: Peer, before: Option<Before
                 return finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
             }
             Left::Http2(io) => {
-                return Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
+                let over = Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
+                if let Some(io) = over {
+                    linger(io, &mut clock, &mut watch).await;
+                }
+                return;
             }
             Left::Leaving(leaving, read) => match Box::pin(hand_on(leaving, read, &state)).await {
                 Some(back) => io = back,
