@@ -238,6 +238,8 @@ impl Life {
         if let End::Failed(reason) = &end {
             self.stages.fail(reason);
         }
+        // First: who hears that it drains relies on it.
+        server.close();
         self.stages.enter(Phase::Draining);
         running.drain();
         self.drain(&server).await;

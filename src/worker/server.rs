@@ -65,6 +65,11 @@ impl Server {
         Ok(())
     }
 
+    /// Accepts nothing any more. [`drain`](Self::drain) follows.
+    pub(crate) fn close(&self) {
+        self.shared.signal().raise(Order::Drain);
+    }
+
     /// Stops accepting and resolves when no connection is left. What was accepted is served, idle
     /// connections are closed, HTTP/1.1 responses announce the close, HTTP/2 gets GOAWAY.
     ///

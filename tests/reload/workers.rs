@@ -142,7 +142,7 @@ fn an_old_worker_that_crashes_meanwhile_is_replaced_by_its_own_kind_after_a_roll
     signal_to(victim, Signal::SIGKILL);
     wait_for_end_of(victim);
     stage.press();
-    assert_eq!(stage.service.get("/word"), "old", "the other one serves");
+    assert_eq!(stage.word(), "old", "the other one serves");
     stage.service.write("gate", "");
     let output = reload.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(70));
@@ -156,7 +156,7 @@ fn an_old_worker_that_crashes_meanwhile_is_replaced_by_its_own_kind_after_a_roll
     );
     assert_eq!(number(&workers[1]["pid"]), other);
     assert_eq!(program_of(number(&workers[0]["pid"])), program_of(other));
-    assert_eq!(stage.service.get("/word"), "old");
+    assert_eq!(stage.word(), "old");
     std::fs::remove_file(gate).unwrap();
     stage.recovers();
 }
@@ -181,7 +181,7 @@ fn an_old_worker_that_crashes_meanwhile_does_not_keep_the_new_ones_from_serving(
     stage.service.write("gate", "");
     assert!(reload.wait_with_output().unwrap().status.success());
     stage.hear_reload();
-    assert_eq!(stage.service.get("/word"), "new");
+    assert_eq!(stage.word(), "new");
     stage.service.wait_until_serving(2);
     stage.ends();
 }
