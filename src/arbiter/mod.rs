@@ -7,6 +7,7 @@ mod diagnose;
 mod image;
 mod intake;
 mod journal;
+mod maps;
 mod memory;
 mod reload;
 mod seats;
