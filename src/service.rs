@@ -59,7 +59,7 @@ where
 fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = name(&arguments);
-    match arbiter::arrival() {
+    match arbiter::arrival(&arguments) {
         Ok(Arrival::Fresh) => command(&name, arguments, load),
         Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, load),
         Ok(Arrival::Preflight(trial)) => {

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::core::{Overdue, WorkerId};
+use super::maps::Maps;
 use super::seats::{Child, Children};
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -44,6 +45,7 @@ pub(super) fn report(
         Event::WorkerStuck,
         payload_worker = worker.0,
         payload_slot = seat.slot.load(Relaxed),
+        payload_generation = seat.generation.load(Relaxed),
         worker_pid = child.pid,
         phase = phase.name(),
         limit = overdue.limit_name(),
@@ -56,7 +58,9 @@ pub(super) fn report(
         return None;
     }
     // Turning addresses into names reads the program's debug information, which can take seconds and much
-    // memory: a fork of the arbiter does it, has the same code at the same addresses, and ends.
+    // memory: a fork of the arbiter does it, and ends.
+    // Another image of the arbiter may have forked the worker: then its code is elsewhere.
+    let (theirs, ours) = (Maps::of(child.pid), Maps::of(std::process::id()));
     match fork_single_threaded() {
         Ok(Forked::Parent { .. }) => None,
         Ok(Forked::Child) => Some(Helper {
@@ -65,6 +69,8 @@ pub(super) fn report(
             generation: seat.generation.load(Relaxed),
             pid: child.pid,
             traces,
+            theirs,
+            ours,
         }),
         Err(error) => {
             tracing::warn!(error = %error, "the backtraces cannot be resolved");
@@ -80,6 +86,8 @@ pub(crate) struct Helper {
     generation: u32,
     pid: u32,
     traces: Vec<Trace>,
+    theirs: Maps,
+    ours: Maps,
 }
 
 impl Helper {
@@ -96,32 +104,35 @@ impl Helper {
                 Event::WorkerTrace,
                 worker_pid = self.pid,
                 tid = trace.tid,
-                backtrace = resolve(trace),
+                backtrace = self.resolve(trace),
                 "backtrace of a stuck worker's thread"
             );
         }
     }
-}
 
-fn resolve(trace: &Trace) -> String {
-    let mut text = String::new();
-    for address in &trace.frames {
-        let mut named = false;
-        backtrace::resolve(*address as *mut std::ffi::c_void, |symbol| {
-            named = true;
-            let name = symbol
-                .name()
-                .map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
-            let _ = write!(text, "\n  {name}");
-            if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
-                let _ = write!(text, " ({}:{line})", file.display());
+    /// One line per function. An address that is nowhere in this program is of another one: it stays a number.
+    fn resolve(&self, trace: &Trace) -> String {
+        let mut text = String::new();
+        for address in &trace.frames {
+            let mut named = false;
+            let own = self.ours.translate(&self.theirs, *address);
+            let own = own.and_then(|own| usize::try_from(own).ok());
+            backtrace::resolve(own.unwrap_or(0) as *mut std::ffi::c_void, |symbol| {
+                named = true;
+                let name = symbol
+                    .name()
+                    .map_or_else(|| "?".to_owned(), |name| format!("{name:#}"));
+                let _ = write!(text, "\n  {name}");
+                if let (Some(file), Some(line)) = (symbol.filename(), symbol.lineno()) {
+                    let _ = write!(text, " ({}:{line})", file.display());
+                }
+            });
+            if !named {
+                let _ = write!(text, "\n  {address:#x}");
             }
-        });
-        if !named {
-            let _ = write!(text, "\n  {address:#x}");
         }
+        text
     }
-    text
 }
 
 /// Name, state and kernel function of each thread, proc_pid_task(5).

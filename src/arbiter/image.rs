@@ -116,6 +116,14 @@ impl Check {
             format!("{} cannot be executed: {error}{cure}", path.display())
         };
         let executable = Executable::open(&path).map_err(failed)?;
+        let failed = |error: io::Error| match error.raw_os_error() {
+            // It is there, and closes before an interpreter could open it: execveat(2).
+            Some(nix::libc::ENOENT) => format!(
+                "{} cannot be executed: a script, or its loader is missing; let the path lead to the program itself",
+                path.display()
+            ),
+            _ => failed(error),
+        };
         let (verdict, verdict_end) = pipe().map_err(failed)?;
         let (stderr, stderr_end) = pipe().map_err(failed)?;
         let variables = super::state::preflight_variables(state, &verdict_end);

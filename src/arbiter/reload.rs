@@ -20,6 +20,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{self, Board, Scoreboard};
 use crate::sockets::{Listener, ListenerAddress, OwnPaths};
+use crate::sys;
 use crate::sys::exec::Executable;
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
@@ -108,7 +109,13 @@ impl Shell {
         let file = self.state(image).seal(Some(own.as_fd()), &along)?;
         along.push(file.as_fd());
         let arguments = &images.program.arguments;
-        Err(target.replace(arguments, &state::variables(&file), &along))
+        let variables = state::variables(&file);
+        Err(sys::exec::replace(
+            target.as_fd(),
+            arguments,
+            &variables,
+            &along,
+        ))
     }
 
     /// The reload is over: lets go of the other image's program, and of the listeners that only it has.

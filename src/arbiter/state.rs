@@ -16,12 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::core::Saved;
 use crate::config::Snapshot;
 use crate::control;
-use crate::exit::{ExitCode, Failure};
+use crate::exit::{ExitCode, Failure, chain};
 use crate::ipc::channel::cut;
 use crate::ipc::scoreboard::Board;
 use crate::sockets::{Origin, OwnPaths};
 use crate::sys;
-use crate::sys::exec::Executable;
 use crate::systemd::notify;
 
 /// The number of a descriptor, the same before and after.
@@ -153,56 +152,55 @@ pub(crate) enum Arrival {
     Preflight(Trial),
 }
 
-/// Looks at the variables, and unsets them. First of all in `main`.
+/// Looks at the variables, and unsets them. First of all in `main`, with the command line.
 ///
 /// # Errors
-/// They make no sense: nothing can be served, and nothing can be given back.
-pub(crate) fn arrival() -> Result<Arrival, Failure> {
-    let refuse = |what: String| Failure::new(ExitCode::Os, what);
-    let taken = sys::environment::take(&[ADOPT, REJECTED, PREFLIGHT])
-        .map_err(|error| refuse(format!("unset {ADOPT}: {error}")))?;
-    let taken: BTreeMap<_, _> = taken.into_iter().collect();
-    let number = |name: &str| {
-        let Some(value) = taken.get(name) else {
-            return Ok(None);
-        };
-        let fd = value
-            .to_str()
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| "not a number".to_owned())
-            .and_then(|raw| sys::fds::adopt(raw).map_err(|error| error.to_string()));
-        fd.map(Some).map_err(|why| {
-            refuse(format!(
-                "{name}={} is no descriptor ({why}); it is set by payload itself: unset it",
-                value.display()
-            ))
-        })
-    };
-    let Some(file) = number(ADOPT)? else {
+/// They make no sense, or cannot be unset and nothing can be given back.
+pub(crate) fn arrival(arguments: &[OsString]) -> Result<Arrival, Failure> {
+    let Some(file) = descriptor(ADOPT)? else {
+        unset()?;
         return Ok(Arrival::Fresh);
     };
     let text = sys::exec::read_sealed(file.as_fd())
-        .map_err(|error| refuse(format!("read the state in {ADOPT}")).because(error))?;
-    if let Some(verdict) = number(PREFLIGHT)? {
+        .map_err(|error| refused(format!("read the state in {ADOPT}")).because(error))?;
+    if let Some(verdict) = descriptor(PREFLIGHT)? {
+        unset()?;
         return Ok(Arrival::Preflight(Trial { text, verdict }));
     }
-    let head: Head = serde_json::from_slice(&text)
-        .map_err(|error| refuse(format!("the state in {ADOPT} has no head")).because(error))?;
-    let mut descriptors = BTreeMap::new();
-    for number in &head.descriptors {
-        let fd = sys::fds::adopt(*number)
-            .map_err(|error| refuse(format!("descriptor {number} of the state")).because(error))?;
-        descriptors.insert(*number, fd);
+    let inherited = Inherited::new(file, text)?;
+    // From here on there is a way back, which needs no descriptor that is not there.
+    match unset() {
+        Ok(()) => Ok(Arrival::Inherited(inherited)),
+        Err(failure) => Err(inherited.give_back(arguments, &chain(&failure))),
     }
-    Ok(Arrival::Inherited(Inherited {
-        file,
-        text,
-        last: head.last,
-        descriptors,
-        rejected: taken
-            .get(REJECTED)
-            .map(|reason| reason.to_string_lossy().into_owned()),
-    }))
+}
+
+fn unset() -> Result<(), Failure> {
+    sys::environment::take(&[ADOPT, REJECTED, PREFLIGHT])
+        .map(drop)
+        .map_err(|error| refused(format!("unset {ADOPT}")).because(error))
+}
+
+/// The descriptor of which the number stands in a variable.
+fn descriptor(name: &str) -> Result<Option<OwnedFd>, Failure> {
+    let Some(value) = std::env::var_os(name) else {
+        return Ok(None);
+    };
+    let fd = value
+        .to_str()
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| "not a number".to_owned())
+        .and_then(|raw| sys::fds::adopt(raw).map_err(|error| error.to_string()));
+    fd.map(Some).map_err(|why| {
+        refused(format!(
+            "{name}={} is no descriptor ({why}); it is set by payload itself: unset it",
+            value.display()
+        ))
+    })
+}
+
+fn refused(what: String) -> Failure {
+    Failure::new(ExitCode::Os, what)
 }
 
 /// What the image before has left. As long as this exists, everything can be given back.
@@ -216,6 +214,27 @@ pub(crate) struct Inherited {
 }
 
 impl Inherited {
+    /// Takes over every descriptor that came along.
+    fn new(file: OwnedFd, text: Vec<u8>) -> Result<Self, Failure> {
+        let head: Head = serde_json::from_slice(&text)
+            .map_err(|error| refused(format!("the state in {ADOPT} has no head")).because(error))?;
+        let mut descriptors = BTreeMap::new();
+        for number in &head.descriptors {
+            let fd = sys::fds::adopt(*number).map_err(|error| {
+                refused(format!("descriptor {number} of the state")).because(error)
+            })?;
+            descriptors.insert(*number, fd);
+        }
+        let rejected = std::env::var_os(REJECTED);
+        Ok(Self {
+            file,
+            text,
+            last: head.last,
+            descriptors,
+            rejected: rejected.map(|reason| reason.to_string_lossy().into_owned()),
+        })
+    }
+
     /// # Errors
     /// Of another version, or no state at all.
     pub(super) fn read(&self) -> Result<State, Failure> {
@@ -250,10 +269,8 @@ impl Inherited {
             return failed(io::Error::other(format!("it refused: {before}")));
         }
         let last = self.last.and_then(|number| self.descriptors.get(&number));
-        let last = match last.map(|fd| fd.try_clone()) {
-            Some(Ok(fd)) => Executable::from(fd),
-            Some(Err(error)) => return failed(error),
-            None => return failed(io::Error::other("there is none")),
+        let Some(last) = last else {
+            return failed(io::Error::other("there is none"));
         };
         let mut variables = variables(&self.file);
         variables.push((REJECTED, reason.replace(['\0', '\n'], " ").into()));
@@ -263,7 +280,12 @@ impl Inherited {
             .map(AsFd::as_fd)
             .chain([self.file.as_fd()])
             .collect();
-        failed(last.replace(arguments, &variables, &keep))
+        failed(sys::exec::replace(
+            last.as_fd(),
+            arguments,
+            &variables,
+            &keep,
+        ))
     }
 }
 

@@ -9,11 +9,13 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, FdFlag, OFlag, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::sys::uio::pread;
 
 /// A program by its open file: it stays what it is when the path leads elsewhere or nowhere.
 #[derive(Debug)]
@@ -50,81 +52,93 @@ impl Executable {
         keep: &[BorrowedFd<'_>],
         stderr: OwnedFd,
     ) -> io::Result<u32> {
-        // Resolved by the child, in which the number is the same, before the exec closes it.
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
-        if let Some((name, rest)) = arguments.split_first() {
-            command.arg0(name).args(rest);
-        }
+        let line = Line::new(arguments, variables)?;
+        let program = self.0.as_raw_fd();
+        let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
+        // The path is for the error only: the child executes in the hook. What std would do after it is execvp(3),
+        // which gives whatever is no program to a shell.
+        let mut command = Command::new("/proc/self/exe");
         command
-            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
-        let keep: Vec<RawFd> = keep.iter().map(AsRawFd::as_raw_fd).collect();
-        // SAFETY: the closure runs in the child between fork and exec and makes nothing but system calls.
+        // SAFETY: the closure runs in the child between fork and exec. It makes system calls, and allocates, which
+        // is sound where the parent has one thread, and with the allocator of glibc and of musl also elsewhere.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
                 for fd in &keep {
                     set_close_on_exec(*fd, false)?;
                 }
-                Ok(())
+                Err(line.execute(BorrowedFd::borrow_raw(program)))
             });
         }
         // Dropping the handle neither waits nor kills: the arbiter reaps every child it has.
         command.spawn().map(|child| child.id())
     }
+}
 
-    /// Goes over to this program: same process, same parent, same children, same blocked signals. What is in `keep`
-    /// stays open there under the same number. Returns only when it failed, and then nothing has changed.
-    pub(crate) fn replace(
-        &self,
-        arguments: &[OsString],
-        variables: &[(&str, OsString)],
-        keep: &[BorrowedFd<'_>],
-    ) -> io::Error {
+/// Goes over to this program: same process, same parent, same children, same blocked signals. What is in `keep`
+/// stays open there under the same number. Returns only when it failed, and then nothing has changed. Needs no
+/// descriptor of its own.
+pub(crate) fn replace(
+    program: BorrowedFd<'_>,
+    arguments: &[OsString],
+    variables: &[(&str, OsString)],
+    keep: &[BorrowedFd<'_>],
+) -> io::Error {
+    let line = match Line::new(arguments, variables) {
+        Ok(line) => line,
+        Err(error) => return error,
+    };
+    let opened = keep
+        .iter()
+        .try_for_each(|fd| set_close_on_exec(fd.as_raw_fd(), false));
+    let error = match opened {
+        Err(error) => error,
+        Ok(()) => line.execute(program),
+    };
+    for fd in keep {
+        // It was just changed by the same call, so this works too.
+        let _ = set_close_on_exec(fd.as_raw_fd(), true);
+    }
+    error
+}
+
+/// What execve(2) takes beside the program.
+struct Line {
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl Line {
+    /// This process's environment, with `variables` in it.
+    fn new(arguments: &[OsString], variables: &[(&str, OsString)]) -> io::Result<Self> {
         let zero = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
-        let arguments: io::Result<Vec<CString>> = arguments
-            .iter()
-            .map(|argument| zero(argument.as_bytes()))
-            .collect();
         let own = std::env::vars_os()
             .filter(|(name, _)| variables.iter().all(|(other, _)| name != OsStr::new(other)));
         let new = variables
             .iter()
             .map(|(name, value)| (OsString::from(name), value.clone()));
-        let environment: io::Result<Vec<CString>> = own
+        let environment = own
             .chain(new)
-            .map(|(name, value)| zero(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
-            .collect();
-        let (arguments, environment) = match (arguments, environment) {
-            (Ok(arguments), Ok(environment)) => (arguments, environment),
-            (Err(error), _) | (_, Err(error)) => return error,
-        };
-        let opened = keep
-            .iter()
-            .try_for_each(|fd| set_close_on_exec(fd.as_raw_fd(), false));
-        let error = match opened {
-            Err(error) => error,
-            Ok(()) => {
-                let done = nix::unistd::execveat(
-                    &self.0,
-                    c"",
-                    &arguments,
-                    &environment,
-                    AtFlags::AT_EMPTY_PATH,
-                );
-                match done {
-                    Err(errno) => errno.into(),
-                    Ok(never) => match never {},
-                }
-            }
-        };
-        for fd in keep {
-            // It was just changed by the same call, so this works too.
-            let _ = set_close_on_exec(fd.as_raw_fd(), true);
+            .map(|(name, value)| zero(&[name.as_bytes(), b"=", value.as_bytes()].concat()));
+        Ok(Self {
+            arguments: arguments
+                .iter()
+                .map(|argument| zero(argument.as_bytes()))
+                .collect::<io::Result<_>>()?,
+            environment: environment.collect::<io::Result<_>>()?,
+        })
+    }
+
+    fn execute(&self, program: BorrowedFd<'_>) -> io::Error {
+        let (arguments, environment) = (&self.arguments, &self.environment);
+        let flags = AtFlags::AT_EMPTY_PATH;
+        match nix::unistd::execveat(program, c"", arguments, environment, flags) {
+            Err(errno) => errno.into(),
+            Ok(never) => match never {},
         }
-        error
     }
 }
 
@@ -156,17 +170,24 @@ pub(crate) fn sealed(name: &str, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// The content of a [`sealed`] file, from its beginning.
+/// The content of a [`sealed`] file, from its beginning. Needs no descriptor of its own.
 ///
 /// # Errors
-/// What read(2) says.
+/// What pread(2) says.
 pub(crate) fn read_sealed(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
-    use std::os::unix::fs::FileExt;
-    let file = File::from(fd.try_clone_to_owned()?);
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    let mut content = vec![0; length];
+    let length = nix::sys::stat::fstat(fd)?.st_size;
+    let mut content = vec![0; usize::try_from(length).unwrap_or(0)];
+    let mut done = 0;
     // By position: the offset is shared with whoever holds another copy.
-    file.read_exact_at(&mut content, 0)?;
+    while done < content.len() {
+        let at = i64::try_from(done).map_err(io::Error::other)?;
+        match pread(fd, &mut content[done..], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
     Ok(content)
 }
 
@@ -194,7 +215,6 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::errno::Errno;
     use std::io::Read;
 
     #[test]
@@ -231,11 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_program_is_not_given_to_a_shell() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("program");
+        std::fs::write(&path, "exit 0").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (_stderr, stderr_end) = pipe().unwrap();
+        let program = Executable::open(&path).unwrap();
+        let error = program.spawn(&["x".into()], &[], &[], stderr_end);
+        let error = error.unwrap_err().raw_os_error();
+        assert_eq!(error, Some(Errno::ENOEXEC as i32));
+    }
+
+    #[test]
     fn what_is_no_program_is_refused_and_changes_nothing() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let executable = Executable::open(file.path()).unwrap();
         let (read, _write) = pipe().unwrap();
-        let error = executable.replace(&["x".into()], &[], &[read.as_fd()]);
+        let error = replace(executable.as_fd(), &["x".into()], &[], &[read.as_fd()]);
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         let flags = FdFlag::from_bits_retain(fcntl(&read, FcntlArg::F_GETFD).unwrap());
         assert!(flags.contains(FdFlag::FD_CLOEXEC));

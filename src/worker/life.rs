@@ -244,6 +244,9 @@ impl Life {
         if let End::Failed(reason) = &end {
             self.stages.fail(reason);
         }
+        // First: who hears that it drains relies on it.
+        self.take_links(&server);
+        server.close();
         self.stages.enter(Phase::Draining);
         running.drain();
         let left = self.drain(&server).await;
@@ -294,9 +297,7 @@ impl Life {
     /// cancelled. Gives back how many were left.
     async fn drain(&mut self, server: &Server) -> u64 {
         let deadline = after(self.config.timeouts.graceful);
-        while let Ok((order, link)) = self.links.try_recv() {
-            server.link(order, link);
-        }
+        self.take_links(server);
         loop {
             tokio::select! {
                 biased;
@@ -312,6 +313,13 @@ impl Life {
         let left = server.connections();
         server.cancel().await;
         left
+    }
+
+    /// Those that came with or before the order to stop count from its beginning.
+    fn take_links(&mut self, server: &Server) {
+        while let Ok((order, link)) = self.links.try_recv() {
+            server.link(order, link);
+        }
     }
 
     fn told_or_said(&self, end: End) -> End {

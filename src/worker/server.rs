@@ -95,14 +95,8 @@ impl Server {
         }
     }
 
-    /// Stops accepting and resolves when no connection is left.
-    ///
-    /// Where other workers take over, idle HTTP/1.1 connections are given to them, and busy ones after their
-    /// response. Else what was accepted is served, idle connections are closed, and responses announce the
-    /// close. HTTP/2 gets GOAWAY in both cases.
-    ///
-    /// Cancel-safe: dropped, it leaves the server draining.
-    pub(crate) async fn drain(&self) {
+    /// Accepts nothing any more. [`drain`](Self::drain) follows.
+    pub(crate) fn close(&self) {
         let signal = self.shared.signal();
         if signal.order() < Order::HandOff {
             signal.raise(if self.shared.handoff.has_heirs() {
@@ -111,6 +105,17 @@ impl Server {
                 Order::Drain
             });
         }
+    }
+
+    /// Stops accepting and resolves when no connection is left.
+    ///
+    /// Where other workers take over, idle HTTP/1.1 connections are given to them, and busy ones after their
+    /// response. Else what was accepted is served, idle connections are closed, and responses announce the
+    /// close. HTTP/2 gets GOAWAY in both cases.
+    ///
+    /// Cancel-safe: dropped, it leaves the server draining.
+    pub(crate) async fn drain(&self) {
+        self.close();
         self.shared.tasks.over().await;
     }
 

@@ -58,7 +58,7 @@ fn it_is_another_program_and_ends_well() {
 fn it_is_a_script() {
     let stage = Stage::set();
     stage.replace_program(b"#!/bin/sh\nexec sleep 100\n", 0o755);
-    stage.rolls_back("probe");
+    stage.rolls_back("let the path lead to the program itself");
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn comes_back(lose: fn(&Path)) {
         assert_eq!(program_of(pid), old, "the old program");
     }
     for _ in 0..4 {
-        assert_eq!(stage.service.get("/word"), "old", "the old configuration");
+        assert_eq!(stage.word(), "old", "the old configuration");
     }
     stage.press();
     stage.recovers();

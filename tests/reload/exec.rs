@@ -1,12 +1,14 @@
 //! The moment in which the arbiter's process changes its program, and a program that gives it back.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::stage::{OLD, Stage, program_of};
 use crate::support::service::{Quiet as _, Service, Setup, lives, signal_to, wait_for_end_of};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually, within};
 
 #[test]
 fn a_new_image_that_can_open_nothing_gives_everything_back() {
@@ -69,9 +71,8 @@ fn names_and_descriptors_stay_as_they_are_over_many_reloads() {
     for _ in 0..20 {
         stage.reload();
     }
-    // A control client of the test may just be there.
-    let same = || (comm(), line(), descriptors(pid)) == before;
-    eventually("as before", DEADLINE, || same().then_some(()));
+    assert_eq!((comm(), line()), (before.0, before.1));
+    wait_for_descriptors(pid, &before.2);
     assert!(line().starts_with(b"probe: arbiter"));
     use std::os::unix::fs::MetadataExt as _;
     let now = fs::metadata(stage.service.control()).unwrap();
@@ -92,10 +93,7 @@ fn a_failed_reload_leaves_no_descriptor_behind() {
         let output = stage.service.reload();
         stage.rolled_back(&output, "payload.toml:1:11");
     }
-    let pid = stage.service.pid();
-    eventually("as before", DEADLINE, || {
-        (descriptors(pid) == before).then_some(())
-    });
+    wait_for_descriptors(stage.service.pid(), &before);
     stage.recovers();
 }
 
@@ -150,6 +148,26 @@ fn wait_for_the_exec(service: &Service) {
     });
 }
 
-fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+/// What it has open, by kind. A control client of the test may just be there.
+fn descriptors(pid: u32) -> BTreeMap<String, usize> {
+    let mut kinds = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        if let Ok(link) = fs::read_link(entry.path()) {
+            let text = link.to_string_lossy().into_owned();
+            let kind = text.split(":[").next().unwrap_or_default().to_owned();
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+    kinds
+}
+
+#[track_caller]
+fn wait_for_descriptors(pid: u32, wanted: &BTreeMap<String, usize>) {
+    let mut last = BTreeMap::new();
+    let same = within(Duration::from_secs(5), || {
+        last = descriptors(pid);
+        let fits = |(kind, count): (&String, &usize)| wanted.get(kind) >= Some(count);
+        last.iter().all(fits).then_some(())
+    });
+    assert!(same.is_some(), "{last:#?} and not {wanted:#?}");
 }

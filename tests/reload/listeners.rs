@@ -40,7 +40,7 @@ fn a_new_address_is_served_and_one_that_is_gone_is_closed_at_the_commit() {
 fn a_tcp_address_that_is_gone_refuses() {
     let setup = Setup::new(&listening("127.0.0.1:0', '127.0.0.2:0", "old"));
     let stage = Stage::of(in_its_folder(setup));
-    let gone = addresses(&stage.service)[1];
+    let gone = stage.service.addresses()[1];
     drop(TcpStream::connect(gone).unwrap());
     configure(&stage.service, &listening("127.0.0.1:0", "new"));
     stage.reload();
@@ -147,11 +147,4 @@ fn in_its_folder(setup: Setup) -> Setup {
 fn configure(service: &Service, text: &str) {
     let folder = service.folder().display().to_string();
     service.configure(&text.replace("@FOLDER@", &folder));
-}
-
-fn addresses(service: &Service) -> Vec<SocketAddr> {
-    let status = service.status();
-    let sockets = status["sockets"].as_array().unwrap();
-    let addresses = sockets.iter().filter_map(|one| one["address"].as_str());
-    addresses.map(|text| text.parse().unwrap()).collect()
 }

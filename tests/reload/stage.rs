@@ -1,11 +1,13 @@
 //! A service under load that is about to be reloaded, and what must be true of it afterwards.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Output;
 
 use crate::load::Load;
+use crate::support::http::get;
 use crate::support::notify::{Datagram, Manager};
 use crate::support::service::{Service, Setup, number, probe};
 use crate::support::status::workers_of;
@@ -23,6 +25,7 @@ word = \"old\"
 pub(crate) struct Stage {
     pub(crate) service: Service,
     pub(crate) manager: Manager,
+    address: SocketAddr,
     load: Option<Load>,
     /// Before the reload.
     before: Snapshot,
@@ -30,7 +33,7 @@ pub(crate) struct Stage {
 
 /// What a reload changes, and what a rollback leaves as it was.
 #[derive(Debug, PartialEq)]
-struct Snapshot {
+pub(crate) struct Snapshot {
     generation: u32,
     workers: Vec<u32>,
     /// Device and inode of the programs that run, the arbiter's first.
@@ -48,7 +51,8 @@ impl Stage {
         let service = setup.notify(&manager).serve();
         manager.hear_until("READY=1");
         Self {
-            load: Some(Load::start(service.address())),
+            address: service.addresses()[0],
+            load: Some(Load::start(service.addresses()[0])),
             before: Snapshot::of(&service),
             service,
             manager,
@@ -64,7 +68,7 @@ impl Stage {
     }
 
     pub(crate) fn press(&mut self) {
-        self.load = Some(Load::start(self.service.address()));
+        self.load = Some(Load::start(self.address));
     }
 
     /// Puts something else into the program's place.
@@ -120,7 +124,7 @@ impl Stage {
         });
         assert_eq!(status["arbiter"]["state"], "ready", "{status:#}");
         assert_eq!(Snapshot::of(service), self.before);
-        assert_eq!(service.get("/word"), "old");
+        assert_eq!(self.word(), "old");
     }
 
     /// Puts everything right, and reloads; then the new generation serves, and no request was lost.
@@ -157,7 +161,13 @@ impl Stage {
             now.workers.iter().all(|pid| !before.workers.contains(pid)),
             "{before:?} {now:?}"
         );
-        assert_eq!(self.service.get("/word"), "new");
+        assert_eq!(self.word(), "new");
+    }
+
+    /// Which configuration answers.
+    #[track_caller]
+    pub(crate) fn word(&self) -> String {
+        get(self.address, "/word").body
     }
 
     /// No request was lost, and the service ends as it should.
@@ -176,7 +186,7 @@ impl Stage {
 
     /// Waits until a generation after this one is alone.
     #[track_caller]
-    fn wait_for_generation_after(&self, last: u32) -> Snapshot {
+    pub(crate) fn wait_for_generation_after(&self, last: u32) -> Snapshot {
         self.service
             .status_where("one generation is left", |status| {
                 let generation = number(&status["arbiter"]["generation"]);

@@ -15,7 +15,8 @@ fn a_signal_reloads() {
     stage.service.configure(&new());
     stage.service.signal(Signal::SIGHUP);
     stage.hear_reload();
-    assert_eq!(stage.service.get("/word"), "new");
+    stage.wait_for_generation_after(1);
+    assert_eq!(stage.word(), "new");
     stage.ends();
 }
 
@@ -237,6 +238,7 @@ fn three_generations_at_once() {
         busy.push(client);
         let output = stage.service.reload();
         assert!(output.status.success(), "{output:?}");
+        stage.hear_reload();
     }
     for client in &mut busy {
         assert_eq!(client.answer().unwrap().status, 200);

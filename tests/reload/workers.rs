@@ -4,6 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::stage::{OLD, Stage, program_of};
+use crate::support::http::try_get;
 use crate::support::service::{Quiet as _, Service, Setup, number, signal_to, wait_for_end_of};
 use crate::support::status::workers_of;
 
@@ -142,7 +143,7 @@ fn an_old_worker_that_crashes_meanwhile_is_replaced_by_its_own_kind_after_a_roll
     signal_to(victim, Signal::SIGKILL);
     wait_for_end_of(victim);
     stage.press();
-    assert_eq!(stage.service.get("/word"), "old", "the other one serves");
+    assert_eq!(stage.word(), "old", "the other one serves");
     stage.service.write("gate", "");
     let output = reload.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(70));
@@ -156,7 +157,7 @@ fn an_old_worker_that_crashes_meanwhile_is_replaced_by_its_own_kind_after_a_roll
     );
     assert_eq!(number(&workers[1]["pid"]), other);
     assert_eq!(program_of(number(&workers[0]["pid"])), program_of(other));
-    assert_eq!(stage.service.get("/word"), "old");
+    assert_eq!(stage.word(), "old");
     std::fs::remove_file(gate).unwrap();
     stage.recovers();
 }
@@ -181,7 +182,7 @@ fn an_old_worker_that_crashes_meanwhile_does_not_keep_the_new_ones_from_serving(
     stage.service.write("gate", "");
     assert!(reload.wait_with_output().unwrap().status.success());
     stage.hear_reload();
-    assert_eq!(stage.service.get("/word"), "new");
+    assert_eq!(stage.word(), "new");
     stage.service.wait_until_serving(2);
     stage.ends();
 }
@@ -199,6 +200,28 @@ fn a_limit_of_requests_that_is_reached_in_the_trial_counts_after_it() {
     stage.service.configure(&new());
     stage.hear_reload();
     stage.succeeds();
+}
+
+/// The way back leads to the same program at other addresses.
+#[test]
+fn a_stuck_worker_of_the_old_generation_is_diagnosed_after_a_rollback() {
+    let old = OLD.replace(
+        "[reload]",
+        "[timeouts]\nheartbeat_serving = '1s'\nabort_grace = '100ms'\n[reload]",
+    );
+    let mut stage = Stage::of(Setup::new(&old).installed());
+    stage.service.configure(&(new() + "load = 'fail'"));
+    let output = stage.service.reload();
+    stage.rolled_back(&output, "no such table");
+    stage.calm();
+    let _ = try_get(stage.service.addresses()[0], "/block?ms=20000");
+    let stuck = stage.service.event("worker-stuck");
+    assert_eq!(stuck["payload_generation"], 1);
+    stage.service.event_where("worker-trace", |event| {
+        event.text("backtrace").contains("probe::hold_the_thread")
+    });
+    stage.service.wait_until_serving(2);
+    stage.recovers();
 }
 
 fn new() -> String {

@@ -322,6 +322,17 @@ impl Service {
         address.parse().unwrap()
     }
 
+    /// The TCP addresses on which it listens.
+    #[track_caller]
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let status = self.status();
+        let sockets = status["sockets"].as_array().expect("a list");
+        let texts = sockets
+            .iter()
+            .filter_map(|socket| socket["address"].as_str());
+        texts.filter_map(|text| text.parse().ok()).collect()
+    }
+
     /// A new connection.
     #[track_caller]
     pub(crate) fn client(&self) -> Client {

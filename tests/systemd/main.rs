@@ -21,6 +21,7 @@ mod cgroup;
 mod failure;
 mod journal;
 mod machine;
+mod reload;
 mod service;
 mod stop;
 mod turn;
@@ -55,6 +56,9 @@ on_both_suites! {
     failure::a_client_outlives_wrong_configuration,
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
+    reload::reload_takes_over_or_says_why_not,
+    reload::an_upgrade_is_a_new_file_and_a_reload,
+    reload::a_drop_in_for_notify_reload_works,
     stop::stop_drains_and_leaves_nothing,
     stop::stop_with_nothing_to_do_is_prompt,
     units::the_units_are_in_order,

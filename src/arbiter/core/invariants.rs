@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::actions::{Action, Notice};
+use super::actions::{Action, Cause};
 use super::events::{Event, Request};
 use super::reload::Trigger;
 use super::roster::WorkerId;
@@ -17,6 +17,7 @@ pub(super) struct Witness {
     alive: BTreeSet<WorkerId>,
     /// Where each worker says that it is, by its slot.
     said: BTreeMap<WorkerId, (u16, Phase)>,
+    generation: u32,
     ready: u32,
     leaves: u32,
     stopping: u32,
@@ -153,7 +154,7 @@ impl Witness {
                     let outcome = outcome.as_ref().map_or("failed", |_| "reloaded");
                     self.count(outcome.to_owned());
                 }
-                Action::Log(Notice::Reloaded { workers, .. }) => self.check_commit(core, *workers),
+                Action::Release if core.generation != self.generation => self.check_commit(core),
                 Action::Preflight
                 | Action::EndPreflight
                 | Action::Release
@@ -162,6 +163,7 @@ impl Witness {
                 | Action::Log(_) => {}
             }
         }
+        self.generation = core.generation;
         self.check_roster(core);
         self.check_service(core, actions);
         if ticked
@@ -198,12 +200,13 @@ impl Witness {
         assert!(core.serving() > 0, "worker {id} was the last that served");
     }
 
-    /// Every slot has a worker of the new generation, which serves; slots that a change of their number has made
-    /// in the same step aside.
-    fn check_commit(&self, core: &Core, slots: usize) {
+    /// Every slot has a worker of the new generation, which serves. A change of their number may have made more in
+    /// the same step.
+    fn check_commit(&self, core: &Core) {
         let serving: BTreeMap<_, _> = self.serving().collect();
-        assert!(slots > 0);
-        for slot in core.slots.iter().take(slots) {
+        let slots = core.slots.iter().filter(|slot| slot.cause == Cause::Reload);
+        assert!(slots.clone().count() > 0);
+        for slot in slots {
             let id = slot.serving.expect("a commit that is not complete");
             assert_eq!(core.workers[&id].generation, core.last_generation);
             assert!(serving.contains_key(&id), "worker {id} does not serve");
@@ -214,6 +217,9 @@ impl Witness {
     fn check_service(&self, core: &Core, actions: &[Action]) {
         if self.ready == 0 || core.state() == ServiceState::Stopping {
             assert!(core.leaves_for().is_none(), "another image, and no READY");
+            return;
+        }
+        if actions.is_empty() {
             return;
         }
         let told = |action: &Action| match action {

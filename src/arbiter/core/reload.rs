@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! old image   Waiting → Preflight → Leaving ─┐ exec
-//! new image                                  └→ Preparing → Trial → committed
+//! new image                                  └→ Preparing → Trial → Retiring → answered
 //!                                                    └───────┴→ Returning ─┐ exec
 //! old image                                                                └→ answered
 //! ```
 //! The old generation serves through all of it. Its workers are retired when every new one has served for the
 //! trial, and not before; so the way back never needs anything that is gone. What the new image cannot do is
 //! fork an old worker: while it is not committed, a slot whose old worker ends stays empty.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,9 +47,17 @@ enum Stage {
         members: Vec<WorkerId>,
         until: Option<Moment>,
     },
+    /// Committed. The old workers were told to leave, and may take a connection until they have heard it.
+    Retiring {
+        leaving: Vec<WorkerId>,
+        deadline: Moment,
+    },
     /// This image is about to be replaced by the one before it.
     Returning { reason: String },
 }
+
+/// A worker that has not heard by then is busy or stuck, and its limits see to it.
+const HEARD: Duration = Duration::from_secs(1);
 
 impl Reload {
     pub(super) fn new(now: Moment) -> Self {
@@ -68,7 +78,10 @@ impl Reload {
 
     /// The old generation cannot be forked, or nothing should be forked any more by this image.
     pub(super) fn suspends_forks(&self) -> bool {
-        !matches!(self.stage, Stage::Waiting | Stage::Preflight { .. })
+        !matches!(
+            self.stage,
+            Stage::Waiting | Stage::Preflight { .. } | Stage::Retiring { .. }
+        )
     }
 
     pub(super) fn is_under_way(&self) -> bool {
@@ -95,13 +108,14 @@ impl Reload {
             Stage::Leaving => "executing",
             Stage::Preparing { .. } => "preparing",
             Stage::Trial { .. } => "trial",
+            Stage::Retiring { .. } => "retiring",
             Stage::Returning { .. } => "going back",
         }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
         match self.stage {
-            Stage::Preflight { deadline } => Some(deadline),
+            Stage::Preflight { deadline } | Stage::Retiring { deadline, .. } => Some(deadline),
             Stage::Trial { until, .. } => until,
             _ => None,
         }
@@ -146,6 +160,20 @@ impl Core {
             } if *until <= now => self.commit(now),
             _ => {}
         }
+        // Also in the same step as the commit.
+        if let Some(Stage::Retiring { leaving, deadline }) =
+            self.reload.as_ref().map(|reload| &reload.stage)
+            && (*deadline <= now || leaving.iter().all(|id| self.has_heard(*id)))
+        {
+            self.end_reload(now, &Ok(self.generation));
+        }
+    }
+
+    /// The worker takes no new connection any more.
+    fn has_heard(&self, id: WorkerId) -> bool {
+        self.workers
+            .get(&id)
+            .is_none_or(|worker| worker.phase > Phase::Serving)
     }
 
     fn begin_preflight(&mut self, now: Moment) {
@@ -293,9 +321,7 @@ impl Core {
     }
 
     fn commit(&mut self, now: Moment) {
-        let Some(reload) = self.reload.take() else {
-            return;
-        };
+        let Some(reload) = &self.reload else { return };
         let members = reload.members().to_vec();
         self.generation = self.last_generation;
         let mut old = std::mem::take(&mut self.slots).into_iter();
@@ -315,11 +341,14 @@ impl Core {
         // New code: its crashes are counted from now on.
         self.crashes.clear();
         self.act(Action::Release);
-        for id in leaving {
-            self.retire(now, id);
+        for id in &leaving {
+            self.retire(now, *id);
         }
-        self.reload = Some(reload);
-        self.end_reload(now, &Ok(self.generation));
+        // Whoever is told that the reload has succeeded meets the new generation only.
+        self.set_stage(Stage::Retiring {
+            leaving,
+            deadline: now + HEARD,
+        });
     }
 
     /// One answer for every trigger, and READY=1 in every outcome.
@@ -355,11 +384,15 @@ impl Core {
     /// A stop wins over a reload.
     pub(super) fn stop_reload(&mut self, now: Moment, reason: &str) {
         let Some(reload) = &self.reload else { return };
+        let outcome = match reload.stage {
+            Stage::Retiring { .. } => Ok(self.generation),
+            _ => Err(reason.to_owned()),
+        };
         if matches!(reload.stage, Stage::Preflight { .. }) {
             self.act(Action::EndPreflight);
         }
         self.wanted_slots = None;
-        self.end_reload(now, &Err(reason.to_owned()));
+        self.end_reload(now, &outcome);
     }
 
     pub(super) fn is_member(&self, id: WorkerId) -> bool {

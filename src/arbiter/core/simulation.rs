@@ -292,8 +292,12 @@ impl World {
         if self.leave() {
             return;
         }
-        let booting = self.core.state() == ServiceState::Booting;
-        if self.chance(if booting { 0.1 } else { 0.02 }) {
+        let share = match self.core.state() {
+            ServiceState::Booting => 0.1,
+            ServiceState::Reloading => 0.05,
+            _ => 0.02,
+        };
+        if self.chance(share) {
             self.now = self.now + self.span(500);
             let event = self.operator();
             self.deliver(event);
@@ -554,6 +558,7 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
         "executing",
         "preparing",
         "trial",
+        "retiring",
         "going back",
     ];
     let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
@@ -570,7 +575,7 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
     wanted.retain(|what| what != "old worker ended while waiting");
     let missing: Vec<_> = wanted
         .iter()
-        .filter(|what| tally.get(*what).is_none_or(|count| *count < 10))
+        .filter(|what| tally.get(*what).is_none_or(|count| *count < 5))
         .collect();
     assert!(missing.is_empty(), "hardly ever: {missing:?}");
 }

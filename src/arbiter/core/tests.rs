@@ -1,5 +1,7 @@
 //! One decision at a time.
 
+mod reload;
+
 use std::time::Duration;
 
 use super::actions::{Action, Cause, Fatal, Notice, Overdue};
@@ -372,6 +374,25 @@ fn each_phase_has_its_own_limit() {
     // It beats and does not come to its end: the worker's own limit, and the margin.
     assert_eq!(abort_after(Phase::Loading, true), ("startup", 10));
     assert_eq!(abort_after(Phase::Starting, true), ("startup", 10));
+}
+
+#[test]
+fn a_healthy_worker_is_not_given_up_for_one_that_is_about_to_be_killed() {
+    let mut bench = Bench::ready();
+    bench.pass(Duration::from_secs(6), &[SECOND]);
+    let wanted = bench.wanted();
+    assert!(
+        matches!(wanted[..], [Action::Abort { worker: FIRST, .. }]),
+        "{wanted:?}"
+    );
+    bench.tell(Event::Asked(Request::OneLess));
+    assert_eq!(bench.wanted(), [], "the second is all there is");
+    bench.exit(FIRST, Exit::Signal(6));
+    bench.pass(Duration::from_secs(1), &[SECOND]);
+    bench.boot(THIRD);
+    bench.taken();
+    bench.serve(THIRD);
+    assert_eq!(bench.wanted(), [stop(SECOND, Level::Graceful)]);
 }
 
 #[test]
