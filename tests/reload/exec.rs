@@ -22,7 +22,9 @@ fn a_new_image_that_can_open_nothing_gives_everything_back() {
 #[test]
 fn what_happens_during_the_exec_is_heard_after_it() {
     let mut stage = Stage::set();
-    stage.service.configure(&OLD.replace("old", "new"));
+    let gate = stage.service.folder().join("gate");
+    let app = format!("gate = '{}'\n", gate.display());
+    stage.service.configure(&(OLD.replace("old", "new") + &app));
     stage.service.write("probe.main", "wait");
     stage.calm();
     let first = stage.service.reload_command().spawn_quiet();
@@ -34,14 +36,16 @@ fn what_happens_during_the_exec_is_heard_after_it() {
     // It waits in the socket's queue, and may be answered by the next image.
     let second = stage.service.reload_command().spawn_quiet();
     stage.service.write("probe.go", "");
+    // Nothing else ends before the gate opens: no other death can tell of this one.
+    let failed = stage.service.event("worker-failed");
+    assert_eq!(failed.text("exit"), "killed by SIGKILL");
+    stage.service.write("gate", "");
     for reload in [first, second] {
         let output = reload.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
     }
     stage.service.wait_until_serving(3);
     wait_for_end_of(victim);
-    let failed = stage.service.event("worker-failed");
-    assert_eq!(failed.text("exit"), "killed by SIGKILL");
     stage.press();
     stage.ends();
 }
