@@ -141,9 +141,9 @@ fn the_receiver_has_no_descriptors_left() {
             announced += 1;
         }
     }
+    assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
     scene.service.event("worker-exited");
     let handed_on = scene.service.event("connections-handed-on");
     assert!(announced >= CLIENTS / 4, "{announced}");
     assert!(handed_on.number("given") as usize + announced >= scene.of_leaving.len());
-    assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
 }

@@ -390,7 +390,7 @@ async fn an_heir_that_dies_with_parcels_unread_or_unanswered_gets_none_of_them()
         old.give_over(a, None);
         let heir = Link::over(b);
         old.hand_off();
-        while old.server.handoff.heirs()[0].unanswered() < 2 {
+        while old.server.handoff.heirs()[0].on_their_way() < 2 {
             tokio::task::yield_now().await;
         }
         let mut taken = None;
