@@ -7,6 +7,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::support::http::Client;
 use crate::support::service::{Setup, number};
+use crate::support::skip;
 
 const CONNECTIONS: u32 = 10_000;
 
@@ -71,7 +72,9 @@ fn enough_descriptors() -> Option<u32> {
     setrlimit(Resource::RLIMIT_NOFILE, hard.min(needed), hard).unwrap();
     if hard < needed {
         let fewer = u32::try_from(hard.saturating_sub(1_000)).unwrap().max(100);
-        eprintln!("only {fewer} connections: RLIMIT_NOFILE is {hard}");
+        skip(&format!(
+            "{CONNECTIONS} connections, {fewer} instead: RLIMIT_NOFILE is {hard}"
+        ));
         return Some(fewer);
     }
     Some(CONNECTIONS)

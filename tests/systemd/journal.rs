@@ -78,7 +78,7 @@ pub(crate) fn lifecycle_events_have_fields(machine: &Machine) {
 
 pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
     // Enough panics, one line each, to fill what the kernel queues for the journal.
-    const PANICS: &str = "for i in $(seq 30); do curl --silent --max-time 20 --output /dev/null \
+    const PANICS: &str = "for i in $(seq 30); do curl --silent --max-time 5 --output /dev/null \
          'http://127.0.0.1:8080/panic?[1-100]' || exit 1; done";
     machine.install_probe("workers = 2");
     machine.drop_in("WatchdogSec=2s");
