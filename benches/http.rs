@@ -21,7 +21,7 @@
     reason = "a bench prints what it measured"
 )]
 
-#[allow(unreachable_pub)]
+#[allow(unreachable_pub, dead_code, reason = "each bench uses its part")]
 mod support;
 
 use std::convert::Infallible;

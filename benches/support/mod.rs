@@ -71,6 +71,40 @@ impl Fleet {
         Ok(total)
     }
 
+    /// The same for an arbiter with its workers, also those that are gone.
+    pub fn cpu_of_all(&self) -> Result<Duration, Error> {
+        let mut ticks = 0;
+        for process in &self.processes {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.id()))?;
+            // proc_pid_stat(5): cutime and cstime, of children that were waited for.
+            let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
+            for field in [13, 14] {
+                ticks += fields.get(field).copied().unwrap_or("0").parse::<u32>()?;
+            }
+        }
+        Ok(self.cpu()? + ticks * Duration::from_millis(10))
+    }
+
+    /// To every process that was started.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        for process in &self.processes {
+            kill(Pid::from_raw(i32::try_from(process.id())?), signal)?;
+        }
+        Ok(())
+    }
+
+    /// Until an arbiter has so many workers.
+    pub fn wait_for_workers(&self, workers: usize) -> Result<(), Error> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.pids().len() != workers + 1 {
+            if Instant::now() > deadline {
+                return Err("the workers did not come or go within 30 s".into());
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    }
+
     /// The proportional set sizes, in KiB, largest first.
     pub fn memory(&self) -> Result<Vec<u64>, Error> {
         let mut sizes = Vec::new();

@@ -1,8 +1,9 @@
 //! Links between workers: who may give its connections to whom.
 //!
-//! A worker that leaves gets links to workers that stay, before it is told to leave. One that has too many
-//! connections gets a link for so many. What is sent over a link is the workers' business, see
-//! [`crate::ipc::parcel`]; the arbiter keeps neither end.
+//! A worker that leaves gets links to workers that stay: before it is told to leave, or when it leaves by
+//! itself, and again when somebody new serves. It waits with its idle connections for that, unless it is told
+//! that the service stops. One that has too many connections gets a link for so many. What is sent over a link is
+//! the workers' business, see [`crate::ipc::parcel`]; the arbiter keeps neither end.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -32,8 +33,10 @@ pub(super) struct Handoff {
     balance: Balance,
     /// The workers that served at the last look.
     serving: BTreeSet<WorkerId>,
-    /// Those that leave were told that nobody takes over.
-    closed: bool,
+    /// The workers that leave and have got links, or were told that nobody takes over.
+    told: BTreeSet<WorkerId>,
+    /// The service stops, and nobody takes over any more.
+    stops: bool,
     /// The next look at the balance, and whether there is a reason for a difference.
     look: Option<(Moment, bool)>,
 }
@@ -65,34 +68,87 @@ impl Handoff {
 impl Shell {
     /// After every round of events.
     pub(super) fn hand_on(&mut self, now: Moment) {
+        self.update_links(now);
         if self.core.state() == ServiceState::Stopping {
-            self.close_what_leaves();
-            return;
+            self.handoff.look = None;
+        } else if let Some(urgent) = self.handoff.take_due(now) {
+            self.balance(now, urgent);
         }
+    }
+
+    /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
+    /// who takes over, and whoever counted on it as an heir has another one.
+    pub(super) fn prepare_for(&mut self, order: Order, now: Moment) {
+        if order == Order::Stop(Level::Graceful) {
+            self.update_links(now);
+        }
+    }
+
+    /// Whoever leaves since the last time is told who takes over; whoever serves since then takes over from all
+    /// that leave.
+    fn update_links(&mut self, now: Moment) {
         let serving = self.core.serving_workers().map(|(id, _)| id).collect();
         let new = self.handoff.note_serving(serving);
         if !new.is_empty() {
-            self.link_new_heirs(&new);
             self.handoff.look = Some((now + SETTLE, true));
         }
-        if let Some(urgent) = self.handoff.take_due(now) {
-            let loads = self.loads();
-            let moves = self.handoff.balance.look(now, &loads, urgent);
-            for Move { from, to, count } in &moves {
-                self.link(*from, *to, Some(*count));
+        for worker in self.leaving() {
+            if !self.handoff.told.contains(&worker) {
+                self.tell_before_it_leaves(worker);
+                continue;
             }
-            if !moves.is_empty() {
-                self.handoff.look = Some((now + REVIEW, true));
+            for heir in new.iter().take(MAX_HEIRS) {
+                self.link(worker, *heir, None);
             }
         }
     }
 
-    /// A worker that is told to leave while others stay gets links to them first.
-    pub(super) fn link_heirs_before(&mut self, worker: WorkerId, order: Order) {
-        let stays_up = self.core.state() != ServiceState::Stopping;
-        if order != Order::Stop(Level::Graceful) || !stays_up || !self.has_connections(worker) {
-            return;
+    fn balance(&mut self, now: Moment, urgent: bool) {
+        let loads = self.loads();
+        let moves = self.handoff.balance.look(now, &loads, urgent);
+        for Move { from, to, count } in &moves {
+            self.link(*from, *to, Some(*count));
         }
+        if !moves.is_empty() {
+            self.handoff.look = Some((now + REVIEW, true));
+        }
+    }
+
+    fn tell_before_it_leaves(&mut self, worker: WorkerId) {
+        if self.core.state() == ServiceState::Stopping {
+            self.send(worker, Order::Close);
+        } else if self.may_have_connections(worker) {
+            for heir in self.heirs_of(worker) {
+                self.link(worker, heir, None);
+            }
+        }
+        let told = &mut self.handoff.told;
+        told.insert(worker);
+        told.retain(|worker| self.children.get(*worker).is_some());
+    }
+
+    /// Every worker on its way out that still serves what it has. When the service begins to stop, all of them
+    /// have to be told again.
+    fn leaving(&mut self) -> Vec<WorkerId> {
+        let stops = self.core.state() == ServiceState::Stopping;
+        if stops && !std::mem::replace(&mut self.handoff.stops, true) {
+            self.handoff.told.clear();
+        }
+        let drains = |id| self.phase(id) == Some(Phase::Draining);
+        let told_to = self
+            .core
+            .leaving_workers()
+            .filter(|id| self.may_have_connections(*id));
+        let by_itself = self
+            .children
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| drains(*id));
+        let all: BTreeSet<WorkerId> = told_to.chain(by_itself).collect();
+        all.into_iter().collect()
+    }
+
+    fn heirs_of(&self, worker: WorkerId) -> Vec<WorkerId> {
         let slot = self
             .children
             .get(worker)
@@ -103,33 +159,7 @@ impl Shell {
             is_successor: slot == Some(u32::from(its)),
             connections: self.connections(id),
         });
-        for heir in heirs(candidates.collect()) {
-            self.link(worker, heir, None);
-        }
-    }
-
-    /// Workers that are leaving, and may have lost their heirs, get these.
-    fn link_new_heirs(&mut self, heirs: &[WorkerId]) {
-        let leaving: Vec<WorkerId> = self.core.leaving_workers().collect();
-        for from in leaving {
-            for to in heirs.iter().take(MAX_HEIRS) {
-                if self.has_connections(from) {
-                    self.link(from, *to, None);
-                }
-            }
-        }
-    }
-
-    /// The service stops: workers that were leaving before have nobody to give anything to any more.
-    fn close_what_leaves(&mut self) {
-        if std::mem::replace(&mut self.handoff.closed, true) {
-            return;
-        }
-        self.handoff.look = None;
-        let leaving: Vec<WorkerId> = self.core.leaving_workers().collect();
-        for worker in leaving {
-            self.send(worker, Order::Close);
-        }
+        heirs(candidates.collect())
     }
 
     /// One link. Without it the connections stay where they are, or are closed as they would be without a
@@ -178,12 +208,14 @@ impl Shell {
         })
     }
 
-    /// Whether it may have connections: it has accepted.
-    fn has_connections(&self, worker: WorkerId) -> bool {
-        self.children
-            .get(worker)
-            .and_then(|child| self.children.seat(child).phase())
-            .is_some_and(|phase| matches!(phase, Phase::Serving | Phase::Draining))
+    fn phase(&self, worker: WorkerId) -> Option<Phase> {
+        let child = self.children.get(worker)?;
+        self.children.seat(child).phase()
+    }
+
+    /// Whether it has begun to accept, and has not ended what came of it.
+    fn may_have_connections(&self, worker: WorkerId) -> bool {
+        matches!(self.phase(worker), Some(Phase::Serving | Phase::Draining))
     }
 }
 

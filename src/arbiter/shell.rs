@@ -212,7 +212,7 @@ impl Shell {
                 }),
             },
             Action::Send { worker, order } => {
-                self.link_heirs_before(worker, order);
+                self.prepare_for(order, now());
                 self.send(worker, order);
             }
             Action::Abort {

@@ -18,7 +18,7 @@ pub(crate) enum Order {
         /// At most so many, at once; `None`: whatever is there when this worker is told to stop.
         count: Option<u32>,
     },
-    /// Nobody serves any more who could be given connections: close them.
+    /// The service stops: nobody will take connections any more, so close them.
     Close,
     /// Leave.
     Stop(Level),

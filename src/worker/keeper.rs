@@ -127,6 +127,8 @@ impl Keeper {
                     Some(link) => drop(self.links.send(link)),
                     None => {
                         has_arbiter = false;
+                        // Nobody links workers any more.
+                        let _ = self.links.send((Order::Close, None));
                         lifecycle!(Event::ArbiterLost, "the arbiter is gone: the worker drains and leaves");
                         self.wish(Wish::Stop(Level::Graceful), &mut deadline);
                     }

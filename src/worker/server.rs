@@ -97,21 +97,14 @@ impl Server {
 
     /// Accepts nothing any more. [`drain`](Self::drain) follows.
     pub(crate) fn close(&self) {
-        let signal = self.shared.signal();
-        if signal.order() < Order::HandOff {
-            signal.raise(if self.shared.handoff.has_heirs() {
-                Order::HandOff
-            } else {
-                Order::Drain
-            });
-        }
+        self.shared.signal().raise(Order::HandOff);
     }
 
     /// Stops accepting and resolves when no connection is left.
     ///
-    /// Where other workers take over, idle HTTP/1.1 connections are given to them, and busy ones after their
-    /// response. Else what was accepted is served, idle connections are closed, and responses announce the
-    /// close. HTTP/2 gets GOAWAY in both cases.
+    /// Idle HTTP/1.1 connections are given to the workers that take over, and busy ones after their response. As
+    /// long as nobody is known who does, idle ones wait for that, and responses announce the close. After
+    /// [`Order::Close`](orders::Order::Close) nobody will: idle connections are closed. HTTP/2 gets GOAWAY.
     ///
     /// Cancel-safe: dropped, it leaves the server draining.
     pub(crate) async fn drain(&self) {

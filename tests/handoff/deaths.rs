@@ -5,12 +5,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use fastrand::Rng;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::load::seed;
 use crate::support::http::Client;
 use crate::support::process::signal_to;
-use crate::support::service::{Service, Setup};
+use crate::support::service::{Service, Setup, number};
 use crate::support::status::workers_of;
 
 const CLIENTS: usize = 200;
@@ -70,17 +71,17 @@ fn the_receiver_is_killed() {
         scene.service.event("worker-failed");
         // What it had taken dies with it. Everything else is still with the other, or with its replacement.
         let alive = alive(&mut scene.of_leaving);
-        let handed_on = scene.service.event("connections-handed-on");
-        let to_victim = scene.of_leaving.len() - alive;
-        assert!(
-            to_victim <= handed_on.number("given") as usize,
-            "{to_victim} lost after {pause:?}: {handed_on}"
-        );
-        eprintln!(
-            "{pause:?}: {alive} of {} live, {handed_on}",
-            scene.of_leaving.len()
-        );
         scene.service.event("worker-exited");
+        // None, if the victim was dead before the other was told to leave.
+        let handed_on = scene.service.events("connections-handed-on");
+        let given: u32 = handed_on.iter().map(|record| record.number("given")).sum();
+        let to_victim = scene.of_leaving.len() - alive;
+        let all = scene.of_leaving.len();
+        eprintln!("{pause:?}: {alive} of {all} live, {given} were given");
+        assert!(
+            to_victim <= given as usize,
+            "{to_victim} lost after {pause:?}"
+        );
         drop(scene.of_staying);
     }
 }
@@ -93,19 +94,24 @@ fn the_sender_is_killed() {
         let pause = Duration::from_micros(random.u64(..8_000));
         scene.service.signal(Signal::SIGTTOU);
         sleep(pause);
-        signal_to(scene.leaving, Signal::SIGKILL);
+        // It may have left before.
+        let _ = kill(Pid::from_raw(scene.leaving.cast_signed()), Signal::SIGKILL);
         scene.service.record("its end", |record| {
             record.is("worker-failed") || record.is("worker-exited")
         });
-        assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
-        let alive = alive(&mut scene.of_leaving);
+        let alive = alive(&mut scene.of_staying) + alive(&mut scene.of_leaving);
         let status = scene.service.status();
-        let receiver = workers_of(&status)
-            .iter()
-            .find(|worker| worker["pid"] == scene.staying);
-        let received = receiver.unwrap()["received"].as_u64().unwrap();
-        eprintln!("{pause:?}: {alive} live, {received} received");
-        assert_eq!(alive as u64, received, "after {pause:?}");
+        let workers = workers_of(&status).iter();
+        let staying = { workers }
+            .find(|worker| worker["pid"] == scene.staying)
+            .unwrap();
+        let count = |key: &str| number(&staying[key]) as usize;
+        let (received, given) = (count("received"), count("given"));
+        eprintln!("{pause:?}: {alive} of {CLIENTS} live, {received} were received");
+        // For balance, some may have gone the other way before.
+        let expected = scene.of_staying.len() - given + received;
+        assert_eq!(alive, expected, "after {pause:?}");
+        assert_eq!(count("connections"), expected);
     }
 }
 
@@ -135,12 +141,9 @@ fn the_receiver_has_no_descriptors_left() {
             announced += 1;
         }
     }
+    assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
     scene.service.event("worker-exited");
     let handed_on = scene.service.event("connections-handed-on");
-    assert!(announced >= CLIENTS / 2 - 20, "{announced}");
-    assert_eq!(
-        handed_on.number("given") as usize + announced,
-        scene.of_leaving.len()
-    );
-    assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
+    assert!(announced >= CLIENTS / 4, "{announced}");
+    assert!(handed_on.number("given") as usize + announced >= scene.of_leaving.len());
 }

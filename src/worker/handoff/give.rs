@@ -32,10 +32,11 @@ pub(in crate::worker) async fn give<S: Socket>(
         }
     };
     let mut tried = Vec::new();
-    while let Some(heir) = server.handoff.choose(server, &tried) {
+    while let Some(offer) = server.handoff.choose(server, &tried) {
+        tried.push(offer.to());
         let verdict = tokio::select! {
             biased;
-            verdict = heir.offer(&mut parcel, fd.as_fd()) => verdict,
+            verdict = offer.make(&mut parcel, fd.as_fd()) => verdict,
             () = server.signal().reached(Order::Cancel) => return Given::Gone,
         };
         if verdict == Verdict::Taken {
@@ -43,7 +44,6 @@ pub(in crate::worker) async fn give<S: Socket>(
             server.meter.connection_given();
             return Given::Gone;
         }
-        tried.push(heir.worker);
     }
     server.handoff.was_taken_back();
     match S::attach(fd) {

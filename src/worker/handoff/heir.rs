@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,22 +23,30 @@ pub(super) struct Heir {
     pub(super) worker: u64,
     /// Its seat on the scoreboard.
     pub(super) seat: usize,
-    /// How many more it is to get; `None`: as many as there are.
-    quota: Option<AtomicU32>,
+    /// It gets so many and no more, for balance.
+    limited: bool,
     link: Link<Readiness>,
     /// Held by whoever sends, so that one task alone waits for room in the link.
     turn: tokio::sync::Mutex<()>,
-    expected: Mutex<Expected>,
-    /// An answer has come, or the end, or the quota is used up.
+    offers: Mutex<Offers>,
+    /// An answer has come, or the end; an offer is over, or the quota is used up.
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Expected {
+struct Offers {
+    /// How many more it is to get; `None`: as many as there are.
+    quota: Option<u32>,
+    /// How many are being made.
+    open: usize,
     last: u64,
     ended: bool,
     answers: HashMap<u64, oneshot::Sender<Verdict>>,
 }
+
+/// One connection's turn with an heir. As long as it lives, the link is not closed.
+#[derive(Debug)]
+pub(super) struct Offer(Arc<Heir>);
 
 /// What became of an offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,32 +71,15 @@ impl Heir {
         Ok(Arc::new(Self {
             worker,
             seat,
-            quota: quota.map(AtomicU32::new),
+            limited: quota.is_some(),
             link: Link::over(Readiness::of_both(link)?),
             turn: tokio::sync::Mutex::new(()),
-            expected: Mutex::new(Expected::default()),
+            offers: Mutex::new(Offers {
+                quota,
+                ..Offers::default()
+            }),
             news: Notify::new(),
         }))
-    }
-
-    /// Offers a connection and waits for the answer as long as the heir lives.
-    ///
-    /// Dropped after the parcel was sent, the future leaves the connection to the heir.
-    pub(super) async fn offer(&self, parcel: &mut Parcel, socket: BorrowedFd<'_>) -> Verdict {
-        let Some((id, answer)) = self.expect_answer() else {
-            return Verdict::Ours;
-        };
-        parcel.id = id;
-        match self.send(parcel, socket).await {
-            Ok(()) => {}
-            // It was not sent; what was before it is decided by the answers that are still to be read.
-            Err(error) => {
-                tracing::debug!(to = self.worker, error = %error, "a connection could not be offered");
-                self.expected().answers.remove(&id);
-                return Verdict::Ours;
-            }
-        }
-        answer.await.unwrap_or(Verdict::Ours)
     }
 
     /// Reads answers until the heir is gone; then whatever it has not answered is ours.
@@ -109,64 +99,60 @@ impl Heir {
                 }
             }
         }
-        let mut expected = self.expected();
-        expected.ended = true;
-        expected.answers.clear();
-        drop(expected);
+        let mut offers = self.offers();
+        offers.ended = true;
+        offers.answers.clear();
+        drop(offers);
         self.news.notify_waiters();
     }
 
-    /// Takes one of the quota; false: it is used up.
-    pub(super) fn reserve(&self) -> bool {
-        let Some(quota) = &self.quota else {
-            return true;
-        };
-        let less = |left: u32| left.checked_sub(1);
-        let had = quota.fetch_update(Relaxed, Relaxed, less);
-        if had == Ok(1) {
-            self.news.notify_waiters();
+    /// A turn, unless the heir is gone or its quota is used up.
+    pub(super) fn offer(self: &Arc<Self>) -> Option<Offer> {
+        let mut offers = self.offers();
+        if offers.ended {
+            return None;
         }
-        had.is_ok()
+        if let Some(quota) = &mut offers.quota {
+            *quota = quota.checked_sub(1)?;
+        }
+        offers.open += 1;
+        Some(Offer(self.clone()))
     }
 
     /// Nothing more is given; tells how many more it could have been.
     pub(super) fn end_quota(&self) -> u32 {
-        self.quota.as_ref().map_or(0, |left| left.swap(0, Relaxed))
+        self.offers().quota.as_mut().map_or(0, std::mem::take)
     }
 
     /// Until the quota is used up, or the heir is gone. Cancel-safe.
     pub(super) async fn used_up(&self) {
-        let used = || {
-            self.quota
-                .as_ref()
-                .is_some_and(|left| left.load(Relaxed) == 0)
-        };
-        self.wait(|| used() || self.has_ended()).await;
+        self.wait(|offers| offers.quota == Some(0) || offers.ended)
+            .await;
     }
 
-    /// Until no answer is missing. Cancel-safe.
+    /// Until no offer is being made. Cancel-safe.
     pub(super) async fn settled(&self) {
-        self.wait(|| self.expected().answers.is_empty()).await;
+        self.wait(|offers| offers.open == 0).await;
     }
 
     pub(super) fn is_for_balance(&self) -> bool {
-        self.quota.is_some()
+        self.limited
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.expected().ended
+        self.offers().ended
     }
 
-    /// How many answers are missing.
-    pub(super) fn unanswered(&self) -> usize {
-        self.expected().answers.len()
+    /// How many connections are on their way to it.
+    pub(super) fn on_their_way(&self) -> usize {
+        self.offers().open
     }
 
-    async fn wait(&self, done: impl Fn() -> bool) {
+    async fn wait(&self, done: impl Fn(&Offers) -> bool) {
         loop {
             let mut news = std::pin::pin!(self.news.notified());
             news.as_mut().enable();
-            if done() {
+            if done(&self.offers()) {
                 return;
             }
             news.await;
@@ -174,14 +160,14 @@ impl Heir {
     }
 
     fn expect_answer(&self) -> Option<(u64, oneshot::Receiver<Verdict>)> {
-        let mut expected = self.expected();
-        if expected.ended {
+        let mut offers = self.offers();
+        if offers.ended {
             return None;
         }
-        expected.last += 1;
-        let id = expected.last;
+        offers.last += 1;
+        let id = offers.last;
         let (answer, verdict) = oneshot::channel();
-        expected.answers.insert(id, answer);
+        offers.answers.insert(id, answer);
         Some((id, verdict))
     }
 
@@ -214,14 +200,45 @@ impl Heir {
                 (id, Verdict::Ours)
             }
         };
-        if let Some(waiting) = self.expected().answers.remove(id) {
+        if let Some(waiting) = self.offers().answers.remove(id) {
             // Cancelled meanwhile, it is the heir's or closed.
             let _ = waiting.send(verdict);
         }
         self.news.notify_waiters();
     }
 
-    fn expected(&self) -> MutexGuard<'_, Expected> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
+    fn offers(&self) -> MutexGuard<'_, Offers> {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Offer {
+    pub(super) fn to(&self) -> u64 {
+        self.0.worker
+    }
+
+    /// Offers a connection and waits for the answer as long as the heir lives.
+    ///
+    /// Dropped after the parcel was sent, the future leaves the connection to the heir.
+    pub(super) async fn make(self, parcel: &mut Parcel, socket: BorrowedFd<'_>) -> Verdict {
+        let heir = &self.0;
+        let Some((id, answer)) = heir.expect_answer() else {
+            return Verdict::Ours;
+        };
+        parcel.id = id;
+        if let Err(error) = heir.send(parcel, socket).await {
+            // It was not sent. What was sent before is decided by the answers that are still to be read.
+            tracing::debug!(to = heir.worker, error = %error, "a connection could not be offered");
+            heir.offers().answers.remove(&id);
+            return Verdict::Ours;
+        }
+        answer.await.unwrap_or(Verdict::Ours)
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.0.offers().open -= 1;
+        self.0.news.notify_waiters();
     }
 }

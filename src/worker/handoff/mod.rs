@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinSet};
 
 pub(super) use self::give::{Given, give};
-use self::heir::Heir;
+use self::heir::{Heir, Offer};
 pub(super) use self::socket::{Socket, Stream};
 use self::take::Intake;
 use super::server::Shared;
@@ -144,12 +144,12 @@ impl Handoff {
     }
 
     /// The heir with the fewest connections, counting those on their way to it, that was not tried.
-    fn choose(&self, server: &Shared, tried: &[u64]) -> Option<Arc<Heir>> {
+    fn choose(&self, server: &Shared, tried: &[u64]) -> Option<Offer> {
         let leaving = server.signal().order() >= Order::HandOff;
         let board = server.meter.board();
         let load = |heir: &Heir| {
             let connections = board.seats[heir.seat].connections.load(Relaxed);
-            connections + heir.unanswered() as u64
+            connections + heir.on_their_way() as u64
         };
         let heirs = self.heirs();
         let mut fit: Vec<_> = heirs
@@ -159,8 +159,7 @@ impl Handoff {
             .map(|heir| (load(heir), heir))
             .collect();
         fit.sort_by_key(|(load, heir)| (*load, heir.worker));
-        let (_, heir) = fit.into_iter().find(|(_, heir)| heir.reserve())?;
-        Some(heir.clone())
+        fit.into_iter().find_map(|(_, heir)| heir.offer())
     }
 
     fn was_given(&self) {
@@ -187,7 +186,7 @@ impl Handoff {
 }
 
 /// Ends a rebalance when enough connections were given or time is up, and closes its link when no answer is
-/// missing.
+/// missing any more.
 async fn rebalance(server: Arc<Shared>, heir: Arc<Heir>, count: u32, hearing: AbortHandle) {
     let handoff = &server.handoff;
     tokio::select! {

@@ -390,7 +390,7 @@ async fn an_heir_that_dies_with_parcels_unread_or_unanswered_gets_none_of_them()
         old.give_over(a, None);
         let heir = Link::over(b);
         old.hand_off();
-        while old.server.handoff.heirs()[0].unanswered() < 2 {
+        while old.server.handoff.heirs()[0].on_their_way() < 2 {
             tokio::task::yield_now().await;
         }
         let mut taken = None;
@@ -536,6 +536,29 @@ async fn a_rebalance_takes_busy_connections_after_their_response_and_ends_by_its
     late.write_all(get("/late").as_bytes()).await.unwrap();
     response(&mut late).await;
     assert_eq!((full.open(), new.open()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rebalances_on_several_threads_leave_nothing_waiting() {
+    let (full, new) = (Fixture::new(), Fixture::new());
+    let mut clients: Vec<UnixStream> = (0..40).map(|_| full.dial()).collect();
+    for round in 0..40 {
+        let (from, to) = if round % 2 == 0 {
+            (&full, &new)
+        } else {
+            (&new, &full)
+        };
+        from.link_to(to, Some(10));
+        for client in &mut clients {
+            client.write_all(get("/x").as_bytes()).await.unwrap();
+            let (_, body) = timeout(SOON, response(client)).await.expect("an answer");
+            assert_eq!(body, "/x");
+        }
+    }
+    for server in [&full, &new] {
+        server.server.signal().raise(Order::Drain);
+        server.drained().await;
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Server;
 use crate::config::Http;
+use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::{Meter, create};
 use crate::sockets::{Listener, ListenerAddress, Origin};
 use crate::worker::testing::{Script, get, limits, response, rest, service};
@@ -48,6 +49,12 @@ fn start(limits: Http, max_requests: Option<u64>) -> Running {
     }
 }
 
+/// Nobody takes over.
+async fn drain(running: &Running) {
+    running.server.link(Order::Close, None);
+    running.server.drain().await;
+}
+
 async fn connect(running: &Running) -> TcpStream {
     TcpStream::connect(running.address).await.unwrap()
 }
@@ -81,7 +88,7 @@ async fn several_threads_serve_many_connections() {
     for client in clients {
         client.await.unwrap();
     }
-    running.server.drain().await;
+    drain(&running).await;
     assert_eq!(running.meter.seat().requests.load(Relaxed), 1200);
     assert_eq!(running.meter.seat().connections.load(Relaxed), 0);
 }
@@ -118,7 +125,7 @@ async fn drain_leaves_the_backlog_to_the_others() {
     client.write_all(get("/wait").as_bytes()).await.unwrap();
     running.script.begun.notified().await;
     assert!(
-        timeout(Duration::from_millis(50), running.server.drain())
+        timeout(Duration::from_millis(50), drain(&running))
             .await
             .is_err()
     );
@@ -128,7 +135,7 @@ async fn drain_leaves_the_backlog_to_the_others() {
     assert_eq!(running.meter.seat().accepted.load(Relaxed), 1);
     running.script.go.notify_one();
     assert_eq!(response(&mut client).await.1, "waited");
-    timeout(Duration::from_secs(5), running.server.drain())
+    timeout(Duration::from_secs(5), drain(&running))
         .await
         .expect("drained");
     assert_eq!(rest(&mut client).await, "");
@@ -139,7 +146,7 @@ async fn drain_with_nothing_to_do_is_immediate_and_cancel_ends_a_stuck_one() {
     let running = start(limits(), None);
     running.server.serve().unwrap();
     let begun = Instant::now();
-    running.server.drain().await;
+    drain(&running).await;
     assert!(
         begun.elapsed() < Duration::from_millis(50),
         "{:?}",
@@ -152,7 +159,7 @@ async fn drain_with_nothing_to_do_is_immediate_and_cancel_ends_a_stuck_one() {
     client.write_all(get("/wait").as_bytes()).await.unwrap();
     running.script.begun.notified().await;
     assert!(
-        timeout(Duration::from_millis(50), running.server.drain())
+        timeout(Duration::from_millis(50), drain(&running))
             .await
             .is_err()
     );
