@@ -310,10 +310,13 @@ impl Core {
         let Some(reload) = &self.reload else { return };
         let members = reload.members().to_vec();
         for id in members {
-            match self.workers.get(&id).map(|worker| worker.phase) {
+            match self.workers.get(&id) {
                 // It has connections; and if the whole old generation has crashed, it is all there is until a
                 // worker of that one serves again.
-                Some(Phase::Serving) => self.surplus.push(id),
+                Some(worker) if worker.phase == Phase::Serving => self.surplus.push(id),
+                // It may have connections as well: one that was told to serve has not said so yet, or one that
+                // leaves by itself.
+                Some(worker) if worker.serve_sent.is_some() => self.retire(now, id),
                 _ => self.order_to_stop(now, id, Level::Quick),
             }
         }

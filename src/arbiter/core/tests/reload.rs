@@ -320,8 +320,23 @@ fn a_member_that_begins_to_leave_by_itself_ends_the_trial_before_it_is_gone() {
         worker: THIRD,
         reason,
     });
+    bench.taken();
     bench.drain(THIRD);
     assert_eq!(bench.core.leaves_for(), Some(Image::Last));
+    // What it has, it finishes or hands on.
+    let graceful = [THIRD, FOURTH].map(|id| stop(id, Level::Graceful));
+    assert_eq!(bench.wanted(), graceful);
+}
+
+#[test]
+fn a_member_that_was_told_to_serve_and_has_not_said_so_finishes_what_it_has() {
+    let mut bench = Bench::preparing();
+    for id in [THIRD, FOURTH] {
+        bench.boot(id);
+    }
+    bench.taken();
+    bench.exit(THIRD, Exit::Signal(11));
+    assert_eq!(bench.wanted(), [stop(FOURTH, Level::Graceful)]);
 }
 
 #[test]
