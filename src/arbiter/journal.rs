@@ -1,8 +1,11 @@
 //! The core's notices as lifecycle events.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use super::core::{Cause, Fatal, Notice, WorkerId};
+use super::state::Program;
 use crate::ipc::orders::Level;
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -44,6 +47,16 @@ pub(super) fn socket(listener: &Listener) {
         address = %listener.address,
         origin = listener.origin.name(),
         "listening"
+    );
+}
+
+/// `took`: how long the arbiter has neither heard nor said anything.
+pub(super) fn image(program: &Program, took: Option<Duration>) {
+    lifecycle!(
+        Event::ImageChanged,
+        program = %program.path.display(),
+        seconds = took.map(|took| took.as_secs_f64()),
+        "the arbiter runs another program"
     );
 }
 

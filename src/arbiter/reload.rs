@@ -154,6 +154,7 @@ impl Shell {
             own_configuration: images.configuration.clone(),
             waiting: self.waiting.clone().into_iter().collect(),
             next_trigger: self.next_trigger,
+            left_at: Some(now()),
         }
     }
 
@@ -264,6 +265,8 @@ impl Shell {
         shell.events.push_back(resume);
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();
+        let took = state.left_at.map(|left| now().since(left));
+        journal::image(&shell.equipment.images.program, took);
         shell
     }
 }

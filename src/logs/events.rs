@@ -176,6 +176,10 @@ events! {
         "The binary on disk is checked first. Then the arbiter goes over to it, in the\n\
          same process, and makes a new generation of workers with the configuration as it\n\
          is now. The old generation serves until the new one has proved itself."
+    ImageChanged "image-changed" INFO "f5cdbecaf7a64dd7b16647f734a14f3d"
+        "The arbiter runs another program"
+        "In the same process, as a part of a reload: the program that is on disk now, or,\n\
+         when that has failed, the one that ran before. The workers served meanwhile."
     Reloaded "reloaded" INFO "2c5201bbfe0543ad99cbdf8a8f87bb96"
         "The service has been reloaded"
         "The workers of generation @PAYLOAD_GENERATION@ serve. Those before them give\n\
