@@ -59,8 +59,17 @@ pub(crate) struct Service {
 
 /// The test service of `probe.rs`, which `cargo test` builds and `cargo test --test …` does not.
 pub(crate) fn probe() -> PathBuf {
+    example("probe")
+}
+
+/// The loss meter, which is also the service that its clients ask.
+pub(crate) fn loss() -> PathBuf {
+    example("loss")
+}
+
+fn example(name: &str) -> PathBuf {
     let folder = Path::new(SHIPPED).parent();
-    let path = folder.expect("a folder").join("examples/probe");
+    let path = folder.expect("a folder").join("examples").join(name);
     assert!(
         path.exists(),
         "{} is missing: run cargo build --examples",

@@ -20,6 +20,7 @@ mod base;
 mod cgroup;
 mod failure;
 mod journal;
+mod load;
 mod machine;
 mod reload;
 mod service;
@@ -56,6 +57,7 @@ on_both_suites! {
     failure::a_client_outlives_wrong_configuration,
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
+    load::fifty_reloads_lose_and_close_nothing,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,
     reload::a_drop_in_for_notify_reload_works,
