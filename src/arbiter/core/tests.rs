@@ -709,6 +709,36 @@ fn the_watchdog_is_fed_while_slots_are_replaced_within_their_limits_and_not_when
 }
 
 #[test]
+fn a_used_up_crash_budget_holds_back_what_the_others_can_do_without_and_never_the_last() {
+    let mut bench = Bench::ready_with(|policy| {
+        policy.crash_budget = 1;
+        policy.backoff_initial = Duration::from_millis(100);
+        policy.backoff_max = Duration::from_secs(30);
+        policy.stable_after = Duration::from_secs(1);
+    });
+    bench.pass(Duration::from_secs(2), &[FIRST, SECOND]);
+    bench.exit(FIRST, Exit::Signal(9));
+    let third = forked(&bench.taken());
+    bench.boot(third[0]);
+    bench.serve(third[0]);
+    bench.exit(third[0], Exit::Signal(9));
+    bench.taken();
+    bench.pass(Duration::from_secs(10), &[SECOND]);
+    assert_eq!(forked(&bench.wanted()), [], "one serves: the other waits");
+    bench.exit(SECOND, Exit::Signal(9));
+    let fourth = forked(&bench.taken());
+    assert_eq!(
+        fourth.len(),
+        1,
+        "nobody serves: the stable one comes back at once"
+    );
+    bench.exit(fourth[0], Exit::Signal(9));
+    bench.taken();
+    bench.pass(Duration::from_millis(100), &[]);
+    assert_eq!(forked(&bench.wanted()).len(), 1, "by its own backoff");
+}
+
+#[test]
 fn the_watchdog_stays_silent_while_pauses_outgrow_the_crash_window_and_is_fed_again_when_one_serves()
  {
     let mut bench = Bench::ready_with(|policy| {
