@@ -25,8 +25,10 @@
 //!   its parent and ends after a second
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
+mod streams;
 
 use std::ffi::OsString;
 use std::fs;
@@ -127,7 +129,9 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
         None => app,
     };
     let word = settings.word;
-    let routes = routes(go).route("/word", get(async || word));
+    let routes = routes(go)
+        .route("/word", get(async || word))
+        .merge(streams::routes(context.drain_token()));
     Ok(app.build(routes))
 }
 
