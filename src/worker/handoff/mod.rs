@@ -33,6 +33,7 @@ pub(super) use self::socket::{Socket, Stream};
 use self::take::Intake;
 use super::server::Shared;
 use super::signal::Order;
+use crate::ipc::orders::ARBITER;
 use crate::ipc::scoreboard::SEATS;
 
 /// How long a worker that has too many connections looks for idle ones.
@@ -143,13 +144,18 @@ impl Handoff {
         self.heirs().clear();
     }
 
-    /// The heir with the fewest connections, counting those on their way to it, that was not tried.
+    /// The arbiter, if it keeps connections for the service's next life; else the heir with the fewest connections,
+    /// counting those on their way to it. One that was not tried.
     fn choose(&self, server: &Shared, tried: &[u64]) -> Option<Offer> {
         let leaving = server.signal().order() >= Order::HandOff;
         let board = server.meter.board();
         let load = |heir: &Heir| {
+            if heir.worker == ARBITER {
+                return 0;
+            }
             let connections = board.seats[heir.seat].connections.load(Relaxed);
-            connections + heir.on_their_way() as u64
+            // Any worker comes after it.
+            connections + heir.on_their_way() as u64 + 1
         };
         let heirs = self.heirs();
         let mut fit: Vec<_> = heirs
