@@ -15,7 +15,7 @@ pub(crate) enum Order {
     /// [`ARBITER`], which has them from the service's last life.
     Receive { from: u64 },
     /// Give connections to that worker, over the link which is passed with this order; or to [`ARBITER`], which keeps
-    /// them for the service's next life. What that refuses nobody takes.
+    /// them for the service's next life. What that refuses nobody takes, and it takes no more then.
     Give {
         to: u64,
         /// Where it sits on the scoreboard.

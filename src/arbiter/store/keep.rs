@@ -142,10 +142,11 @@ impl Keep {
     /// It cannot be watched.
     pub(super) fn add(&mut self, link: OwnedFd, epoll: &Epoll) -> io::Result<()> {
         watch(epoll, link.as_fd())?;
+        let is_full = (self.batch == 0).then(|| Reply::Refused(0, self.why(), None));
         self.givers.push(Giver {
             link: Some(Link::over(link)),
             is_given_up: false,
-            replies: VecDeque::new(),
+            replies: is_full.into_iter().collect(),
         });
         Ok(())
     }
@@ -213,6 +214,10 @@ impl Keep {
 
     pub(super) fn kept(&self) -> usize {
         self.outcome.kept
+    }
+
+    fn why(&self) -> &'static str {
+        self.outcome.why.unwrap_or("the store is closed")
     }
 
     fn is_settled(&self) -> bool {
@@ -386,15 +391,18 @@ impl Keep {
         any
     }
 
-    /// Nothing more goes into the store.
+    /// Nothing more goes into the store. The workers hear of it: responses can still announce the close.
     fn shut(&mut self, why: &'static str) {
         self.batch = 0;
         self.outcome.why.get_or_insert(why);
+        for giver in &mut self.givers {
+            giver.replies.push_back(Reply::Refused(0, why, None));
+        }
         self.refuse_all();
     }
 
     fn refuse_all(&mut self) {
-        let why = self.outcome.why.unwrap_or("the store is closed");
+        let why = self.why();
         for item in self.waiting.drain(..) {
             self.outcome.closed += 1;
             if let Some(giver) = item.giver {

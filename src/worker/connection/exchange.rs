@@ -220,7 +220,7 @@ impl Exchange {
         let closes = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             // Then it goes on elsewhere.
-            Order::HandOff => !self.state.has_heir(),
+            Order::HandOff => !self.state.has_heir() || self.state.server.handoff.is_full(),
             Order::Drain | Order::Cancel => true,
         };
         closes && !self.state.http2.load(Relaxed)

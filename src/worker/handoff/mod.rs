@@ -21,7 +21,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +49,8 @@ pub(super) struct Handoff {
     surplus: AtomicU32,
     given: AtomicU64,
     taken_back: AtomicU64,
+    /// The arbiter keeps no more connections for the service's next life.
+    is_full: Arc<AtomicBool>,
     /// The tasks of the links. No drain waits for them: they end with their links.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -86,8 +88,8 @@ impl Handoff {
         link: OwnedFd,
     ) -> io::Result<()> {
         let seat = usize::try_from(seat).unwrap_or(usize::MAX) % SEATS;
-        let heir = Heir::new(to, seat, count, link)?;
         let handoff = &server.handoff;
+        let heir = Heir::new(to, seat, count, link, handoff.is_full.clone())?;
         let hearing = handoff.spawn(heir.clone().hear());
         handoff.heirs().push(heir.clone());
         match count {
@@ -109,6 +111,11 @@ impl Handoff {
         self.heirs()
             .iter()
             .any(|heir| !heir.is_for_balance() && !heir.has_ended())
+    }
+
+    /// Whether a connection that is busy now will be closed when it is idle.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
     }
 
     /// Names the offers that a connection has had when nobody took it.

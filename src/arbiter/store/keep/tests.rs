@@ -124,12 +124,13 @@ impl Worker {
         self.link.send(&parcel, server.as_fd()).unwrap();
     }
 
-    /// The numbers of those taken and of those refused.
+    /// The numbers of those taken and of those refused. 0 stands for what is to come.
     fn answers(&self) -> (Vec<u64>, Vec<u64>) {
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         while let parcel::Outcome::Answer(answer) = self.link.outcome().unwrap() {
             match answer {
                 Answer::Taken { id } => taken.push(id),
+                Answer::Refused { id: 0, .. } => {}
                 Answer::Refused { id, .. } => refused.push(id),
             }
         }
@@ -251,6 +252,23 @@ fn a_store_that_is_off_refuses_everything_and_nothing_stays() {
         bench.manager.work();
         assert_eq!(bench.manager.names(), [""; 0]);
     }
+}
+
+#[test]
+fn workers_hear_when_the_store_is_full() {
+    let full = |worker: &Worker| {
+        matches!(
+            worker.link.outcome().unwrap(),
+            parcel::Outcome::Answer(Answer::Refused { id: 0, .. })
+        )
+    };
+    let mut bench = Bench::new(0, false);
+    let early = bench.worker();
+    bench.run();
+    assert!(full(&early));
+    let late = bench.worker();
+    bench.run();
+    assert!(full(&late));
 }
 
 #[test]
