@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::app::{App, Context};
 use crate::arbiter::{
-    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell,
+    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell, Store,
 };
 use crate::cli::{self, Command, Invocation};
 use crate::config::{self, Flags, Loaded};
@@ -155,7 +155,7 @@ fn supervise<S: Send + Sync + 'static>(
 fn start_arbiter(
     name: &str,
     loaded: Loaded,
-    passed: sockets::Passed,
+    mut passed: sockets::Passed,
     manager: notify::Settings,
     program: Program,
 ) -> Result<Shell, Failure> {
@@ -165,6 +165,8 @@ fn start_arbiter(
         snapshot,
     } = loaded;
     let signals = become_arbiter(name)?;
+    let store = Store::new(std::mem::take(&mut passed.stored));
+    store.check_listeners(&passed)?;
     let sockets::Acquired {
         listeners,
         notes,
@@ -192,6 +194,7 @@ fn start_arbiter(
         signals,
         control,
         images: Images::new(program, snapshot),
+        store,
         name: name.into(),
         config: Arc::new(config),
     })

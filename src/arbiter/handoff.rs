@@ -2,7 +2,7 @@
 //!
 //! A worker that leaves gets links to workers that stay: before it is told to leave, or when it leaves by
 //! itself, and again when somebody new serves. It waits with its idle connections for that, unless it is told
-//! that the service stops. One that has too many connections gets a link for so many. What is sent over a link is
+//! that the service stops; before a restart the arbiter itself is the heir (`store`). One that has too many connections gets a link for so many. What is sent over a link is
 //! the workers' business, see [`crate::ipc::parcel`]; the arbiter keeps neither end.
 
 use std::collections::BTreeSet;
@@ -74,6 +74,7 @@ impl Shell {
         } else if let Some(urgent) = self.handoff.take_due(now) {
             self.balance(now, urgent);
         }
+        self.tend_store(now);
     }
 
     /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
@@ -116,7 +117,10 @@ impl Shell {
 
     fn tell_before_it_leaves(&mut self, worker: WorkerId) {
         if self.core.state() == ServiceState::Stopping {
-            self.send(worker, Order::Close);
+            let keeps = self.core.restarts() && self.may_have_connections(worker);
+            if !(keeps && self.link_to_store(worker)) {
+                self.send(worker, Order::Close);
+            }
         } else if self.may_have_connections(worker) {
             for heir in self.heirs_of(worker) {
                 self.link(worker, heir, None);

@@ -217,7 +217,7 @@ mod tests {
         });
         Passed {
             fds: fds.collect(),
-            note: None,
+            ..Passed::default()
         }
     }
 

@@ -67,7 +67,8 @@ pub(crate) fn loss() -> PathBuf {
     example("loss")
 }
 
-fn example(name: &str) -> PathBuf {
+/// A program that `cargo test` builds as an example.
+pub(crate) fn example(name: &str) -> PathBuf {
     let folder = Path::new(SHIPPED).parent();
     let path = folder.expect("a folder").join("examples").join(name);
     assert!(

@@ -24,7 +24,8 @@
 //! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
 //! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
 //! 6. The arbiter leaves only when it has no worker left.
-//! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
+//! 7. What a stop before a restart keeps is settled when no worker is left, and before the arbiter leaves.
+//! 8. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
 //!    has served for the trial. Every trigger gets one answer.
 
 mod actions;
@@ -56,6 +57,7 @@ pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
 pub(crate) use saved::Saved;
 
+use crate::ipc::orders::Level;
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
@@ -190,6 +192,11 @@ impl Core {
         }
     }
 
+    /// The service stops, and is to be started again.
+    pub(crate) fn restarts(&self) -> bool {
+        self.stop.as_ref().is_some_and(|stop| stop.restarts)
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
@@ -270,7 +277,8 @@ impl Core {
 
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
-            Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Stop(level) => self.ask_to_stop(now, level, false),
+            Request::Restart => self.ask_to_stop(now, Level::Graceful, true),
             Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
             Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),

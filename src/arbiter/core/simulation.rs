@@ -218,6 +218,7 @@ impl World {
             | Action::Reloading
             | Action::Release
             | Action::Answer { .. }
+            | Action::Settle
             | Action::Stopping
             | Action::Watchdog
             | Action::ExtendTimeout(_)
@@ -365,6 +366,7 @@ impl World {
                     cause: Recycle::Requests,
                 },
                 Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
+                _ if n == 26 => Event::Asked(Request::Restart),
                 _ => Event::Tick,
             },
         }
@@ -453,7 +455,12 @@ impl World {
             return;
         }
         assert_eq!(self.core.state(), ServiceState::Ready, "it did not recover");
-        self.deliver(Event::Asked(Request::Stop(Level::Graceful)));
+        let request = if self.chance(0.5) {
+            Request::Restart
+        } else {
+            Request::Stop(Level::Graceful)
+        };
+        self.deliver(Event::Asked(request));
         let deadline = self.now + Duration::from_secs(600);
         while !self.left {
             assert!(self.now < deadline, "it did not stop");

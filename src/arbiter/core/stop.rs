@@ -15,6 +15,8 @@ const ONE_HAND: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stop {
     pub(super) level: Level,
+    /// The service is to be started again: connections are kept, not closed. What was first asked for counts.
+    pub(super) restarts: bool,
     /// When it was last asked for.
     asked_at: Moment,
     /// What the arbiter leaves with, unless a worker ends badly.
@@ -25,16 +27,17 @@ pub(crate) struct Stop {
 }
 
 impl Core {
-    pub(super) fn ask_to_stop(&mut self, now: Moment, asked: Level) {
+    pub(super) fn ask_to_stop(&mut self, now: Moment, asked: Level, restarts: bool) {
         let workers = self.workers.len();
         match &mut self.stop {
             None => {
                 self.stop_reload(now, "the service was told to stop");
                 self.notice(Notice::Stopping {
                     level: asked,
+                    restarts,
                     workers,
                 });
-                self.begin_stop(now, asked, ExitCode::Ok);
+                self.begin_stop(now, asked, restarts, ExitCode::Ok);
             }
             Some(stop) => {
                 let same_hand = now.since(stop.asked_at) < ONE_HAND;
@@ -61,13 +64,14 @@ impl Core {
             Fatal::Fork { .. } => ExitCode::Os,
         };
         self.notice(Notice::BootFailed(fatal));
-        self.begin_stop(now, Level::Quick, code);
+        self.begin_stop(now, Level::Quick, false, code);
     }
 
-    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
+    fn begin_stop(&mut self, now: Moment, level: Level, restarts: bool, code: ExitCode) {
         self.stop_reload(now, "the service cannot start");
         self.stop = Some(Stop {
             level,
+            restarts,
             asked_at: now,
             code,
             unclean: false,
@@ -117,6 +121,9 @@ impl Core {
             (ExitCode::Ok, true) => ExitCode::Software,
             (code, _) => code,
         };
+        if stop.restarts {
+            self.act(Action::Settle);
+        }
         self.notice(Notice::Stopped { code });
         self.act(Action::Leave(code));
     }

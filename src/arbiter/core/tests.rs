@@ -582,6 +582,7 @@ fn each_signal_goes_one_phase_further_and_says_so() {
         wanted[0],
         Action::Log(Notice::Stopping {
             level: Level::Graceful,
+            restarts: false,
             workers: 2
         })
     );
@@ -613,6 +614,48 @@ fn each_signal_goes_one_phase_further_and_says_so() {
             Action::Kill { worker: SECOND }
         ]
     );
+}
+
+#[test]
+fn a_stop_before_a_restart_is_graceful_and_settles_what_it_keeps_at_last() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Asked(Request::Restart));
+    assert!(bench.core.restarts());
+    let wanted = bench.taken();
+    assert_eq!(
+        wanted[0],
+        Action::Log(Notice::Stopping {
+            level: Level::Graceful,
+            restarts: true,
+            workers: 2
+        })
+    );
+    assert!(wanted.contains(&stop(FIRST, Level::Graceful)));
+    bench.exit(FIRST, Exit::Code(0));
+    assert!(!bench.taken().contains(&Action::Settle));
+    bench.exit(SECOND, Exit::Code(0));
+    let taken = bench.taken();
+    let settled = taken.iter().position(|action| *action == Action::Settle);
+    let left = taken
+        .iter()
+        .position(|action| *action == Action::Leave(ExitCode::Ok));
+    assert!(settled.is_some() && settled < left, "{taken:?}");
+}
+
+#[test]
+fn what_was_first_asked_for_says_whether_the_service_restarts() {
+    for (first, second, restarts) in [
+        (Request::Stop(Level::Graceful), Request::Restart, false),
+        (Request::Restart, Request::Stop(Level::Graceful), true),
+    ] {
+        let mut bench = Bench::ready();
+        bench.tell(Event::Asked(first));
+        bench.pass(Duration::from_secs(1), &[FIRST, SECOND]);
+        bench.taken();
+        bench.tell(Event::Asked(second));
+        assert!(bench.taken().contains(&stop(FIRST, Level::Quick)));
+        assert_eq!(bench.core.restarts(), restarts);
+    }
 }
 
 #[test]

@@ -238,10 +238,10 @@ impl Exchange {
 
     /// HTTP/2 has GOAWAY for that.
     fn announces_close(&self) -> bool {
-        let closes = match self.state.server.signal().order() {
+        let closes = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             // Then it goes on elsewhere.
-            Order::HandOff => !self.state.has_heir(),
+            Order::HandOff => !self.state.has_heir() || self.state.server.handoff.is_full(),
             Order::Drain | Order::Cancel => true,
         };
         closes && !self.state.http2.load(Relaxed)

@@ -126,7 +126,7 @@ impl<S: Socket> Driver<'_, S> {
         if self.state.http2.load(Relaxed) {
             return Poll::Ready(End::Http2);
         }
-        match watch.poll_order(cx) {
+        match self.state.told(watch.poll_order(cx)) {
             Order::Serve => {}
             order @ (Order::Rebalance | Order::HandOff) if S::MOVES => {
                 if let Poll::Ready(end) = self.poll_leave(order, cx) {
@@ -271,7 +271,7 @@ impl<S: Socket> Driver<'_, S> {
             self.head_since = Some((requests, since));
             return clock.passed(since + limits.header_read_timeout, cx);
         }
-        let drains = match self.state.server.signal().order() {
+        let drains = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             Order::HandOff => !S::MOVES,
             Order::Drain | Order::Cancel => true,

@@ -155,8 +155,14 @@ async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Optio
     };
     match give(server, socket, parcel).await {
         Given::Gone => None,
-        Given::Back(socket, unread) => {
-            if leaves {
+        Given::Back {
+            socket,
+            unread,
+            for_good,
+        } => {
+            if for_good {
+                state.is_refused();
+            } else if leaves {
                 state.is_unwanted(epoch);
             }
             Some(Io::resume(socket, state.clone(), unread, http1))

@@ -64,6 +64,8 @@ pub(in crate::worker) struct State {
     ///
     /// [`Handoff::epoch`]: crate::worker::handoff::Handoff::epoch
     unwanted: AtomicU32,
+    /// The arbiter has refused to keep it: there is nobody who could take it any more.
+    refused: AtomicBool,
 }
 
 impl State {
@@ -91,6 +93,7 @@ impl State {
             eof: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             unwanted: AtomicU32::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -191,6 +194,11 @@ impl State {
         self.unwanted.store(epoch, Relaxed);
     }
 
+    /// No other process will ever take it.
+    pub(super) fn is_refused(&self) {
+        self.refused.store(true, Relaxed);
+    }
+
     /// Nothing is in flight as yet, and from now on that counts as idle.
     pub(super) fn idle_begins(&self) {
         self.idle_since.store(self.server.now(), Relaxed);
@@ -245,9 +253,22 @@ impl State {
         self.unwanted.load(Relaxed) != handoff.epoch() && handoff.has_heirs()
     }
 
+    /// What the server's order means for this connection.
+    pub(super) fn told(&self, order: Order) -> Order {
+        match order {
+            Order::HandOff if self.refused.load(Relaxed) => Order::Drain,
+            order => order,
+        }
+    }
+
+    /// What the server wants of this connection.
+    pub(super) fn order(&self) -> Order {
+        self.told(self.server.signal().order())
+    }
+
     /// Whether it leaves this worker as soon as it can.
     pub(super) fn is_leaving(&self) -> bool {
-        self.server.signal().order() == Order::HandOff
+        self.order() == Order::HandOff
     }
 
     /// Nothing is going on in either direction: the connection can be closed unnoticed.
