@@ -119,7 +119,7 @@ fn a_second_signal_cancels_what_is_in_flight_and_keeps_what_was_idle() {
         let line = status["arbiter"]["status"].as_str();
         line.is_some_and(|line| line.ends_with("3 connections kept"))
     });
-    first.signal(Signal::SIGTERM);
+    first.signal(Signal::SIGINT);
     assert_eq!(first.exit(), 0);
     slow.expect_end();
     let _second = manager.serve(probe());

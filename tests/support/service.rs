@@ -62,11 +62,6 @@ pub(crate) fn probe() -> PathBuf {
     example("probe")
 }
 
-/// The loss meter, which is also the service that its clients ask.
-pub(crate) fn loss() -> PathBuf {
-    example("loss")
-}
-
 /// A program that `cargo test` builds as an example.
 pub(crate) fn example(name: &str) -> PathBuf {
     let folder = Path::new(SHIPPED).parent();

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::support::eventually;
-use crate::support::service::{loss, probe};
+use crate::support::service::{example, probe};
 
 pub(crate) const SOCKET: &str = "payload.socket";
 pub(crate) const SERVICE: &str = "payload.service";
@@ -31,11 +31,10 @@ impl Machine {
         self.install_binary(&probe());
     }
 
-    /// The same with the service that the loss meter's clients ask, and the meter itself as `loss`.
+    /// The same with the service that the loss meter asks; the program is the meter as well.
     pub(crate) fn install_loss(&self, configuration: &str) {
         self.configure(configuration);
-        self.copy_in(&loss(), "/usr/bin/loss", 0o755);
-        self.install_binary(&loss());
+        self.install_binary(&example("loss"));
     }
 
     fn install_binary(&self, binary: &Path) {
