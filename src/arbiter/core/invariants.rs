@@ -74,7 +74,7 @@ impl Witness {
         self.said.remove(&id);
     }
 
-    fn count(&mut self, what: String) {
+    pub(super) fn count(&mut self, what: String) {
         *self.tally.entry(what).or_default() += 1;
     }
 

@@ -33,6 +33,7 @@ mod backoff;
 mod events;
 mod health;
 mod lifecycle;
+mod links;
 mod policy;
 mod reload;
 mod retire;
@@ -52,6 +53,7 @@ use std::time::Duration;
 
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
+pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
@@ -244,12 +246,6 @@ impl Core {
             let worker = self.workers.get(&id)?;
             (!worker.is_leaving()).then_some((id, worker.slot))
         })
-    }
-
-    /// The workers that were told to leave and are still there.
-    pub(crate) fn leaving_workers(&self) -> impl Iterator<Item = WorkerId> {
-        let leaving = self.workers.iter();
-        leaving.filter_map(|(id, worker)| worker.is_leaving().then_some(*id))
     }
 
     /// Everything that depends on several workers together, or on the time and not on heartbeats.
