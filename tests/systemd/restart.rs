@@ -1,5 +1,7 @@
 //! `systemctl restart` under load: connections wait in the manager's file descriptor store.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::machine::{Machine, Running};
@@ -16,10 +18,11 @@ const CLIENTS: &str = "keep-alive=30,thoughtful=30,short=6,slow-answer=4,slow-up
 const ASK: &str = "curl --silent --show-error --fail --max-time 30 --header 'x-id: 1' http://127.0.0.1:8080/loss/id";
 
 /// Runs the loss meter in the machine, and gives back its report.
-fn measure(machine: &Machine, flags: &str) -> Value {
-    let output = machine.run(&format!(
-        "payload --against 127.0.0.1:8080 --json /tmp/report {flags}"
-    ));
+fn measure(machine: &Machine, times: u32, flags: &str) -> Value {
+    let limit = Duration::from_secs(60) + times * Duration::from_secs(6);
+    let script =
+        format!("payload --against 127.0.0.1:8080 --json /tmp/report --times {times} {flags}");
+    let output = machine.start_within(limit, &script).finish();
     assert_eq!(output.code, Some(0), "{}{}", output.stdout, output.stderr);
     eprintln!("{}", output.stdout);
     serde_json::from_str(&machine.ok("cat /tmp/report")).expect("JSON")
@@ -58,8 +61,8 @@ pub(crate) fn restarts_under_load_close_nothing(machine: &Machine) {
     let before = machine.arbiter();
     let times = std::env::var("PAYLOAD_TEST_RESTARTS")
         .map_or(TIMES, |text| text.parse().expect("PAYLOAD_TEST_RESTARTS"));
-    let flags = format!("--times {times} --by 'command:{RESTART}' --clients {CLIENTS}");
-    measure(machine, &format!("{flags} --expect nothing-closed"));
+    let flags = format!("--by 'command:{RESTART}' --clients {CLIENTS} --expect nothing-closed");
+    measure(machine, times, &flags);
     assert_ne!(machine.arbiter(), before);
     assert_eq!(machine.property(SERVICE, "Result"), "success");
     let (kept, adopted) = (kept(machine), adopted(machine));
@@ -155,7 +158,8 @@ pub(crate) fn a_killed_arbiter_refuses_nobody(machine: &Machine) {
     machine.write_file("/tmp/kill", &kill);
     let report = measure(
         machine,
-        "--times 3 --by 'command:sh /tmp/kill' --clients short=8,keep-alive=20",
+        3,
+        "--by 'command:sh /tmp/kill' --clients short=8,keep-alive=20",
     );
     assert_eq!(report["total"]["refused"], 0, "{report:#}");
     assert_eq!(
