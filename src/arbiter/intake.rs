@@ -86,6 +86,7 @@ impl Shell {
                 Ok(Received::Message(Report::Recycle { cause })) => {
                     Event::Recycle { worker, cause }
                 }
+                Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
                 Ok(Received::Message(Report::Payloads { names })) => {
                     child.payloads = names;
                     continue;

@@ -17,6 +17,8 @@ pub(crate) struct Stop {
     pub(super) level: Level,
     /// When it was last asked for.
     asked_at: Moment,
+    /// Nobody has asked for it: the service was not needed for so long.
+    pub(super) idle: Option<Duration>,
     /// What the arbiter leaves with, unless a worker ends badly.
     pub(super) code: ExitCode,
     /// A worker did not end with 0.
@@ -34,10 +36,11 @@ impl Core {
                     level: asked,
                     workers,
                 });
-                self.begin_stop(now, asked, ExitCode::Ok);
+                self.begin_stop(now, asked, ExitCode::Ok, None);
             }
             Some(stop) => {
-                let same_hand = now.since(stop.asked_at) < ONE_HAND;
+                // The first who asks hurries nobody.
+                let same_hand = stop.idle.take().is_some() || now.since(stop.asked_at) < ONE_HAND;
                 stop.asked_at = now;
                 let level = if same_hand {
                     asked.max(stop.level)
@@ -54,6 +57,12 @@ impl Core {
         }
     }
 
+    pub(super) fn begin_idle_stop(&mut self, now: Moment, idle: Duration) {
+        let (level, workers) = (Level::Graceful, self.workers.len());
+        self.notice(Notice::Stopping { level, workers });
+        self.begin_stop(now, level, ExitCode::Ok, Some(idle));
+    }
+
     /// The first boot failed: whoever is up unwinds, and the service ends with its own exit code.
     pub(super) fn give_up(&mut self, now: Moment, fatal: Fatal) {
         let code = match &fatal {
@@ -61,18 +70,20 @@ impl Core {
             Fatal::Fork { .. } => ExitCode::Os,
         };
         self.notice(Notice::BootFailed(fatal));
-        self.begin_stop(now, Level::Quick, code);
+        self.begin_stop(now, Level::Quick, code, None);
     }
 
-    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
+    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode, idle: Option<Duration>) {
         self.stop_reload(now, "the service cannot start");
         self.stop = Some(Stop {
             level,
             asked_at: now,
+            idle,
             code,
             unclean: false,
             left: false,
         });
+        self.forget_pause();
         self.next_extension = Some(now);
         for slot in &mut self.slots {
             slot.retry_at = None;
