@@ -65,6 +65,9 @@ impl Bench {
     }
 }
 
+/// What it is called, and it.
+type Happens = (&'static str, fn(&mut Bench));
+
 fn resumed() -> [Action; 2] {
     [FIRST, SECOND].map(|worker| Action::Send {
         worker,
@@ -197,7 +200,7 @@ fn an_answer_to_an_earlier_pause_is_none_to_this_one() {
 
 #[test]
 fn whatever_happens_to_the_workers_ends_a_pause() {
-    let happens: [(&str, fn(&mut Bench)); 4] = [
+    let happens: [Happens; 4] = [
         ("a reload", |bench| {
             bench.tell(Event::Asked(Request::Reload(super::super::Trigger(1))));
         }),
