@@ -172,7 +172,7 @@ impl DrainTask {
 mod tests {
     use super::*;
     use crate::app::start::Launch;
-    use crate::app::{App, Payload};
+    use crate::app::{App, Desk, Payload};
 
     #[tokio::test(start_paused = true)]
     async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
@@ -184,6 +184,7 @@ mod tests {
         let launch = Launch {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
+            desk: Desk::default(),
             cleanup: None,
             observer: Arc::new(crate::testing::Trace::default()),
         };

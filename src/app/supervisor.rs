@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{Act, panic_message, sleep_until_some};
+use super::busy::Desk;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent};
 use super::payload::{Payload, PayloadContext, Work};
@@ -47,6 +48,7 @@ pub(super) struct Supervised {
 pub(super) struct Surroundings {
     pub(super) state: State,
     pub(super) drain: Token,
+    pub(super) desk: Desk,
     pub(super) failed: Failed,
     pub(super) observer: Arc<dyn Observer>,
 }
@@ -69,6 +71,7 @@ impl Supervised {
                 state: shared.state.clone(),
                 drain: shared.drain.clone(),
                 stop: Token::new(stop.clone()),
+                desk: shared.desk.clone(),
             },
             stop: stop.clone(),
             abort: abort.clone(),

@@ -90,6 +90,7 @@ impl Shell {
                 Ok(Received::Message(Report::Recycle { cause })) => {
                     Event::Recycle { worker, cause }
                 }
+                Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
                 Ok(Received::Message(Report::Payloads { names })) => {
                     child.payloads = names;
                     continue;

@@ -236,6 +236,11 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             workers,
             "the service has recovered"
         ),
+        Notice::Idle { idle } => lifecycle!(
+            Event::ServiceIdle,
+            idle_seconds = idle.as_secs_f64(),
+            "nobody has needed the service: it leaves, and the next connection starts it"
+        ),
         Notice::Stopping {
             level,
             restarts,

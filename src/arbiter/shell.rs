@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::signal::Signal;
 
-use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::core::{Action, Activity, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
@@ -25,7 +25,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
-use crate::sockets::{Listener, OwnPaths};
+use crate::sockets::{self, Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
@@ -360,6 +360,9 @@ impl Shell {
         }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
             self.events.push_back(Event::Beats(self.children.beats()));
+            if self.core.look_at().is_some_and(|at| at <= now) {
+                self.events.push_back(Event::Activity(self.activity()));
+            }
             self.events.push_back(Event::Tick);
         }
         if let Some(control) = &mut self.equipment.control {
@@ -411,6 +414,17 @@ impl Shell {
             &self.equipment.listeners,
             &self.status_line(),
         )
+    }
+
+    /// How much the service is needed, now.
+    fn activity(&self) -> Activity {
+        Activity {
+            waiting: sockets::any_waits(&self.equipment.listeners),
+            connections: self.children.connections(),
+            in_flight: self.children.in_flight(),
+            busy: self.children.busy(),
+            accepted: self.children.accepted(),
+        }
     }
 
     /// Memory limits, and fresh counts for STATUS.

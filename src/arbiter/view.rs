@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::seats::Children;
 use super::shell::now;
+use crate::config::show_duration;
 use crate::ipc::reading;
 use crate::sockets::Listener;
 use crate::status::{ServiceState, Socket, Status, Worker};
@@ -33,6 +34,10 @@ pub(super) fn line(core: &Core, children: &Children, kept: Option<usize>) -> Str
                 "reloading ({stage}): {workers}, {} requests in flight",
                 children.in_flight()
             )
+        }
+        ServiceState::Stopping if let Some(idle) = core.stops_idle() => {
+            let idle = show_duration(idle);
+            format!("idle for {idle}: leaving, and the next connection starts the service")
         }
         ServiceState::Stopping => {
             let (left, in_flight) = (children.iter().count(), children.in_flight());

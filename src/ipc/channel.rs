@@ -36,6 +36,10 @@ pub(crate) enum Report {
     Payloads {
         names: Vec<String>,
     },
+    /// It accepts nothing; what it has accepted is on the scoreboard. The number is that of the order.
+    Paused {
+        round: u64,
+    },
 }
 
 /// One end.

@@ -25,6 +25,10 @@ pub(crate) enum Order {
     },
     /// The service stops: nobody will take connections any more, so close them.
     Close,
+    /// Accept nothing until [`Resume`](Self::Resume), and say so with the same number when no accept is under way.
+    Pause { round: u64 },
+    /// Accept again.
+    Resume,
     /// Leave.
     Stop(Level),
 }

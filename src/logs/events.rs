@@ -91,6 +91,11 @@ events! {
     ServiceRecovered "service-recovered" INFO "f943ff2d01c74cf7ade11d40625a07fe"
         "The service has recovered"
         "Every configured worker serves again."
+    ServiceIdle "service-idle" INFO "71100dd5e095e2bd4aa35c31145081b5"
+        "The service is not needed and leaves"
+        "For the time that idle_exit sets there was no connection, no request in flight\n\
+         and nothing that the app had declared busy. The service ends with 0. The service\n\
+         manager keeps the sockets: the next connection starts the service again."
     ServiceStopping "service-stopping" INFO "2e863caa79324cba80799849c3528a2f"
         "The service stops"
         "No new connections are taken. The workers finish their requests, stop their\n\

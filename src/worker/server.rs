@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::accept;
+use super::gate::Gate;
 use super::handoff::Handoff;
 use super::room::Room;
 use super::signal::{Order, Signal};
@@ -76,7 +77,8 @@ impl Server {
         Ok(())
     }
 
-    /// Does what the arbiter orders about links to other workers; `link` is the end that came with the order.
+    /// Does what the arbiter orders about accepting and about links to other workers; `link` is the end that came
+    /// with the order.
     pub(crate) fn link(&self, order: orders::Order, link: Option<OwnedFd>) {
         let server = &self.shared;
         let linked = match (order, link) {
@@ -88,6 +90,16 @@ impl Server {
                 server.signal().raise(Order::Drain);
                 Ok(())
             }
+            (orders::Order::Pause { round }, _) => {
+                server.gate.close(round);
+                server.signal().call_always();
+                Ok(())
+            }
+            (orders::Order::Resume, _) => {
+                server.gate.open();
+                server.signal().call_always();
+                Ok(())
+            }
             _ => Err(std::io::Error::other(
                 "the link did not come with the order",
             )),
@@ -96,6 +108,11 @@ impl Server {
             // Its other end sees that it is closed.
             tracing::warn!(order = ?order, error = %error, "a link to another worker cannot be used");
         }
+    }
+
+    /// Resolves with the number of an order to pause when no accept is under way, once for each. Cancel-safe.
+    pub(crate) async fn paused(&self) -> u64 {
+        self.shared.gate.all_hold().await
     }
 
     /// Accepts nothing any more. [`drain`](Self::drain) follows.
@@ -187,6 +204,7 @@ pub(super) struct Shared {
     pub(super) http2: http2::Builder<Streams>,
     pub(super) tasks: Arc<Tasks>,
     pub(super) room: Arc<Room>,
+    pub(super) gate: Gate,
     pub(super) handoff: Handoff,
     pub(super) started: Instant,
     farewell: OnceLock<Instant>,
@@ -210,6 +228,7 @@ impl Shared {
             http1: http1_builder(&http),
             http2: http2_builder(&http, tasks.clone()),
             room: Room::new(http.max_connections),
+            gate: Gate::default(),
             handoff: Handoff::default(),
             service,
             http,

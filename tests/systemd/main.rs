@@ -19,6 +19,7 @@ mod activation;
 mod base;
 mod cgroup;
 mod failure;
+mod idle_exit;
 mod journal;
 mod load;
 mod machine;
@@ -56,6 +57,7 @@ on_both_suites! {
     failure::a_crash_loop_keeps_the_socket,
     failure::wrong_configuration_is_not_restarted,
     failure::a_client_outlives_wrong_configuration,
+    idle_exit::it_leaves_when_idle_and_loses_nobody,
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
     load::fifty_reloads_lose_and_close_nothing,

@@ -226,6 +226,10 @@ pub(crate) enum Notice {
     Recovered {
         workers: usize,
     },
+    /// Nobody has needed the service for so long.
+    Idle {
+        idle: Duration,
+    },
     Stopping {
         level: Level,
         restarts: bool,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::idle::Activity;
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::ipc::orders::{Level, Recycle};
@@ -29,6 +30,10 @@ pub(crate) enum Event {
     ExecFailed { error: String },
     /// The last heartbeats, as the scoreboard has them.
     Beats(Vec<(WorkerId, Moment)>),
+    /// How much the service is needed, as the scoreboard has it.
+    Activity(Activity),
+    /// The worker accepts nothing until it is told to resume: the answer to the pause of this number.
+    Paused { worker: WorkerId, round: u64 },
     /// The worker closed its channel, or what it sent could not be read.
     ChannelClosed { worker: WorkerId },
     /// The worker is gone.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::actions::{Action, Cause};
+use super::actions::{Action, Cause, Notice};
 use super::events::{Event, Request};
 use super::reload::Trigger;
 use super::roster::WorkerId;
@@ -32,6 +32,8 @@ pub(super) struct Witness {
     waiting: BTreeSet<Trigger>,
     /// What has happened, and how often: a search that never gets somewhere proves nothing about it.
     pub(super) tally: BTreeMap<String, u32>,
+    /// Those that were told to accept nothing.
+    paused: BTreeSet<WorkerId>,
     /// Workers that ever served and the core then told to stop or killed, still alive.
     ended: BTreeSet<WorkerId>,
 }
@@ -71,6 +73,7 @@ impl Witness {
     fn exited(&mut self, id: WorkerId) {
         assert!(self.alive.remove(&id), "worker {id} ended twice");
         self.ended.remove(&id);
+        self.paused.remove(&id);
         self.said.remove(&id);
     }
 
@@ -112,11 +115,7 @@ impl Witness {
                 }
                 Action::Send { worker, order } => {
                     assert!(self.alive.contains(worker), "{action:?} to nobody");
-                    if let Order::Stop(level) = order {
-                        assert_ne!(*level, Level::Kill, "a kill is not an order");
-                        self.ended.insert(*worker);
-                        self.check_retirement(core, *worker, before);
-                    }
+                    self.check_order(core, *worker, *order, before);
                 }
                 Action::Abort { worker, .. } | Action::Kill { worker } => {
                     assert!(self.alive.contains(worker), "{action:?} to nobody");
@@ -167,6 +166,11 @@ impl Witness {
                     self.count(outcome.to_owned());
                 }
                 Action::Release if core.generation != self.generation => self.check_commit(core),
+                Action::Log(Notice::Idle { .. }) => {
+                    self.count("left for idleness".to_owned());
+                    assert!(core.policy.idle_exit.is_some(), "it leaves unasked");
+                    assert_eq!(self.paused, self.alive, "somebody may accept");
+                }
                 Action::Preflight
                 | Action::EndPreflight
                 | Action::Release
@@ -176,6 +180,11 @@ impl Witness {
             }
         }
         self.generation = core.generation;
+        assert!(
+            self.paused.is_empty() || core.is_pausing(),
+            "{:?} will never accept again",
+            self.paused
+        );
         self.check_roster(core);
         self.check_service(core, actions);
         if ticked
@@ -190,6 +199,32 @@ impl Witness {
         }
         if self.stopping > 0 && self.leaves == 0 {
             assert!(!self.alive.is_empty(), "it should have left");
+        }
+    }
+
+    fn check_order(
+        &mut self,
+        core: &Core,
+        worker: WorkerId,
+        order: Order,
+        before: &BTreeSet<WorkerId>,
+    ) {
+        match order {
+            Order::Stop(level) => {
+                assert_ne!(level, Level::Kill, "a kill is not an order");
+                self.ended.insert(worker);
+                self.paused.remove(&worker);
+                self.check_retirement(core, worker, before);
+            }
+            Order::Pause { .. } => {
+                assert!(self.paused.insert(worker), "worker {worker} paused twice");
+                self.count("paused".to_owned());
+            }
+            Order::Resume => {
+                assert!(self.paused.remove(&worker), "worker {worker} did not pause");
+                self.count("resumed".to_owned());
+            }
+            _ => {}
         }
     }
 

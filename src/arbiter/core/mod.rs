@@ -5,9 +5,9 @@
 //!    goes back.
 //! 2. After each [`Core::handle`] the shell carries out the returned actions in order. What an action brings
 //!    about (a fork's pid or failure, an exit) comes back as an event, never as a return value.
-//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers fresh [`Event::Beats`] and, right
-//!    after them, [`Event::Tick`]. Limits are looked at on a tick only: a worker is never judged by beats that
-//!    are older than the question.
+//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers fresh [`Event::Beats`], a fresh
+//!    [`Event::Activity`] if [`Core::look_at`] has come, and, right after them, [`Event::Tick`]. Limits are looked
+//!    at on a tick only: a worker is never judged by beats that are older than the question.
 //! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
@@ -27,11 +27,14 @@
 //! 7. What a stop before a restart keeps is settled when no worker is left, and before the arbiter leaves.
 //! 8. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
 //!    has served for the trial. Every trigger gets one answer.
+//! 9. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
+//!    nothing. Whoever was told to pause is told to resume, or to stop.
 
 mod actions;
 mod backoff;
 mod events;
 mod health;
+mod idle;
 mod lifecycle;
 mod links;
 mod policy;
@@ -53,6 +56,7 @@ use std::time::Duration;
 
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
+pub(crate) use idle::Activity;
 pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
@@ -63,8 +67,9 @@ use crate::ipc::orders::Level;
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use idle::Idle;
 use reload::Reload;
-use stop::Stop;
+use stop::{Occasion, Stop};
 
 /// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
 pub(crate) const MAX_SLOTS: u16 = 128;
@@ -97,6 +102,7 @@ pub(crate) struct Core {
     wanted_slots: Option<u16>,
     /// Workers of slots that were given up, and that serve until another one does.
     surplus: Vec<WorkerId>,
+    idle: Idle,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     /// Since when the arbiter has been running without a gap.
@@ -124,6 +130,7 @@ impl Core {
             reload_failure: None,
             wanted_slots: None,
             surplus: Vec::new(),
+            idle: Idle::default(),
             next_watchdog: None,
             next_extension: None,
             awake_since: Moment::default(),
@@ -146,6 +153,8 @@ impl Core {
             Event::Preflighted(result) => self.preflighted(now, result),
             Event::ExecFailed { error } => self.exec_failed(now, &error),
             Event::Beats(beats) => self.beats(&beats),
+            Event::Activity(activity) => self.look(now, activity),
+            Event::Paused { worker, round } => self.paused(now, worker, round),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
@@ -175,6 +184,7 @@ impl Core {
             .chain(workers)
             .chain(crashes)
             .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
+            .chain(self.look_at())
             .chain(self.next_watchdog)
             .chain(self.next_extension)
             .min()
@@ -196,7 +206,9 @@ impl Core {
 
     /// The service stops, and is to be started again.
     pub(crate) fn restarts(&self) -> bool {
-        self.stop.as_ref().is_some_and(|stop| stop.restarts)
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.occasion == Occasion::Restart)
     }
 
     pub(crate) fn generation(&self) -> u32 {
@@ -206,6 +218,14 @@ impl Core {
     /// The image that this one is to be replaced by, as soon as nothing is left to deliver.
     pub(crate) fn leaves_for(&self) -> Option<Image> {
         self.reload.as_ref().and_then(Reload::leaves_for)
+    }
+
+    /// The time without need that it took, if that is why the service stops.
+    pub(crate) fn stops_idle(&self) -> Option<Duration> {
+        match self.stop.as_ref()?.occasion {
+            Occasion::Idle(idle) => Some(idle),
+            _ => None,
+        }
     }
 
     /// Why the last reload failed; `None` when there was none, or it succeeded.
@@ -253,12 +273,15 @@ impl Core {
         if self.stop.is_some() {
             self.finish_stop();
         } else {
+            // First: nobody waits for a fork.
+            self.end_disturbed_pause(now);
             self.announce(now);
             self.advance_reload(now);
             self.refill(now);
             self.serve_prepared(now);
             self.recycle_next(now);
             self.retire_surplus(now);
+            self.begin_idle_time(now);
         }
         self.keep_manager_informed(now);
     }
@@ -273,8 +296,8 @@ impl Core {
 
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
-            Request::Stop(level) => self.ask_to_stop(now, level, false),
-            Request::Restart => self.ask_to_stop(now, Level::Graceful, true),
+            Request::Stop(level) => self.ask_to_stop(now, level, Occasion::Asked),
+            Request::Restart => self.ask_to_stop(now, Level::Graceful, Occasion::Restart),
             Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
             Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),

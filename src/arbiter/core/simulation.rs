@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::actions::{Action, Image};
+use super::actions::{Action, Image, Notice};
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
+use super::idle::Activity;
 use super::invariants::Witness;
 use super::links::{Links, Seen, Tie};
 use super::reload::Trigger;
@@ -41,6 +42,7 @@ pub(super) fn policy() -> Policy {
         crash_window: seconds(60),
         stable_after: seconds(10),
         max_age: None,
+        idle_exit: None,
         preflight: seconds(10),
         trial: seconds(1),
         watchdog: Some(seconds(15)),
@@ -59,12 +61,16 @@ struct Actor {
     killed: bool,
     /// Neither beats nor moves any more.
     hung: bool,
-    connections: u32,
     /// Whom it may give them to, the last link last.
     heirs: Vec<WorkerId>,
     /// It knows that nobody takes them.
     ended: bool,
     draining_since: Option<Moment>,
+    /// Orders about accepting that it has not read yet.
+    inbox: VecDeque<Order>,
+    paused: bool,
+    connections: u64,
+    accepted: u64,
 }
 
 struct World {
@@ -78,6 +84,10 @@ struct World {
     /// When the check of the new binary answers, and what.
     preflight: Option<(Moment, Result<(), String>)>,
     triggers: u64,
+    /// Connections that nobody has accepted.
+    backlog: u64,
+    /// What workers had accepted that are gone.
+    accepted_before: u64,
     /// The last steps, for whoever has to understand a failure.
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
     /// How likely bad things are at present.
@@ -99,6 +109,9 @@ impl World {
             policy.graceful = None;
             policy.startup = None;
         }
+        if random.fraction() < 0.3 {
+            policy.idle_exit = Some(Duration::from_secs(u64::from(1 + pick(&mut random, 20))));
+        }
         let trouble = [0.0, 0.01, 0.05, 0.3][usize::from(pick(&mut random, 4))];
         Self {
             core: Core::new(policy, random.next()),
@@ -110,6 +123,8 @@ impl World {
             left: false,
             preflight: None,
             triggers: 0,
+            backlog: 0,
+            accepted_before: 0,
             trace: VecDeque::new(),
             trouble,
             troubled: trouble > 0.0,
@@ -129,6 +144,10 @@ impl World {
         if self.left {
             return;
         }
+        let ticked = event == Event::Tick;
+        if ticked && self.core.look_at().is_some_and(|at| at <= self.now) {
+            self.look();
+        }
         self.steps += 1;
         let before: BTreeSet<WorkerId> = self
             .core
@@ -141,13 +160,15 @@ impl World {
             self.trace.pop_front();
         }
         self.trace.push_back((self.now, event.clone(), Vec::new()));
-        let ticked = event == Event::Tick;
         let actions = self.core.handle(self.now, event);
         if let Some(last) = self.trace.back_mut() {
             last.2.clone_from(&actions);
         }
         self.witness
             .check(&self.core, self.now, ticked, &before, &actions);
+        if actions.iter().any(is_idle) {
+            self.nobody_is_left_behind();
+        }
         let mut answers = Vec::new();
         for action in &actions {
             self.carry_out(action, &mut answers);
@@ -164,7 +185,7 @@ impl World {
         let seen = |id| {
             actors.get(&id).map(|actor| Seen {
                 phase: actor.phase,
-                connections: u64::from(actor.connections),
+                connections: actor.connections,
             })
         };
         for tie in self.links.update(&self.core, seen) {
@@ -226,10 +247,13 @@ impl World {
                         aborted: false,
                         killed: false,
                         hung: false,
-                        connections: 0,
                         heirs: Vec::new(),
                         ended: false,
                         draining_since: None,
+                        inbox: VecDeque::new(),
+                        paused: false,
+                        connections: 0,
+                        accepted: 0,
                     },
                 );
                 let pid = u32::try_from(worker.0).unwrap_or(0) + 1000;
@@ -252,6 +276,7 @@ impl World {
                         }
                         // The shell's own.
                         Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
+                        Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
                     }
                     actor.next_at = soon;
                 }
@@ -377,6 +402,7 @@ impl World {
         };
         if self.chance(share) {
             self.now = self.now + self.span(500);
+            self.backlog += u64::from(self.chance(0.5));
             let event = self.operator();
             self.deliver(event);
             return;
@@ -407,6 +433,53 @@ impl World {
                 "nobody lives and nothing is awaited: {:?}",
                 self.core.state()
             ),
+        }
+    }
+
+    fn look(&mut self) {
+        let activity = self.activity();
+        // What is told is not what is true any more.
+        if self.chance(0.3) {
+            self.backlog += 1;
+            if let Some(id) = self.any_worker() {
+                self.accept(id);
+            }
+        }
+        self.deliver(Event::Activity(activity));
+    }
+
+    fn activity(&self) -> Activity {
+        let sum = |count: fn(&Actor) -> u64| self.actors.values().map(count).sum::<u64>();
+        Activity {
+            connections: sum(|actor| actor.connections),
+            in_flight: 0,
+            busy: 0,
+            accepted: self.accepted_before + sum(|actor| actor.accepted),
+            waiting: self.backlog > 0,
+        }
+    }
+
+    /// Takes a connection if it may, or ends one.
+    fn accept(&mut self, id: WorkerId) {
+        let ends = self.chance(0.9);
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
+        if actor.phase == Phase::Serving && !actor.paused && self.backlog > 0 {
+            self.backlog -= 1;
+            actor.accepted += 1;
+            actor.connections += 1;
+        } else if ends {
+            actor.connections = actor.connections.saturating_sub(1);
+        }
+    }
+
+    /// When the service leaves by itself, nobody has a connection, and nobody can get one any more.
+    fn nobody_is_left_behind(&self) {
+        for (id, actor) in &self.actors {
+            assert_eq!(actor.connections, 0, "worker {id} has a connection");
+            assert!(actor.paused, "worker {id} accepts");
+            assert!(actor.inbox.is_empty(), "worker {id} is going to accept");
         }
     }
 
@@ -464,6 +537,17 @@ impl World {
             return;
         };
         actor.next_at = self.now + pause;
+        let order = (!actor.hung).then(|| actor.inbox.pop_front()).flatten();
+        actor.paused = match order {
+            Some(Order::Pause { .. }) => true,
+            Some(Order::Resume) => false,
+            _ => actor.paused,
+        };
+        if let Some(Order::Pause { round }) = order
+            && actor.phase == Phase::Serving
+        {
+            return self.deliver(Event::Paused { worker: id, round });
+        }
         if actor.killed
             || (actor.aborted && !actor.hung)
             || (actor.aborted && pause > Duration::from_millis(200))
@@ -492,10 +576,6 @@ impl World {
             Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
             Phase::Prepared if actor.told_to_serve => Phase::Serving,
             Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
-            Phase::Serving => {
-                actor.connections += u32::from(pick(&mut self.random, 4));
-                return;
-            }
             Phase::Draining => {
                 if !self.hand_on(id) {
                     return;
@@ -512,6 +592,7 @@ impl World {
                 }
                 return self.exit(id, Exit::Code(code));
             }
+            Phase::Serving => return self.accept(id),
             Phase::Prepared | Phase::Exited | Phase::Failed => return,
         };
         if let Some(actor) = self.actors.get_mut(&id) {
@@ -562,7 +643,8 @@ impl World {
     }
 
     fn exit(&mut self, id: WorkerId, exit: Exit) {
-        self.actors.remove(&id);
+        let gone = self.actors.remove(&id);
+        self.accepted_before += gone.map_or(0, |actor| actor.accepted);
         self.deliver(Event::Exited { worker: id, exit });
     }
 
@@ -622,6 +704,10 @@ impl World {
             (_, None) => panic!("nothing is awaited: {:?}", self.core.state()),
         }
     }
+}
+
+fn is_idle(action: &Action) -> bool {
+    matches!(action, Action::Log(Notice::Idle { .. }))
 }
 
 fn pick(random: &mut Random, below: u16) -> u16 {
@@ -694,7 +780,15 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
         "retiring",
         "going back",
     ];
-    let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
+    let mut wanted: Vec<String> = [
+        "reloaded",
+        "failed",
+        "paused",
+        "resumed",
+        "left for idleness",
+    ]
+    .map(str::to_owned)
+    .into();
     for what in [
         "asked again",
         "stopped",

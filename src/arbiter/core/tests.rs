@@ -1,5 +1,6 @@
 //! One decision at a time.
 
+mod idle;
 mod reload;
 
 use std::time::Duration;
@@ -393,6 +394,22 @@ fn a_healthy_worker_is_not_given_up_for_one_that_is_about_to_be_killed() {
     bench.taken();
     bench.serve(THIRD);
     assert_eq!(bench.wanted(), [stop(SECOND, Level::Graceful)]);
+}
+
+#[test]
+fn of_a_slot_that_is_given_up_only_the_worker_that_serves_stays_for_want_of_another() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Recycle {
+        worker: SECOND,
+        cause: Recycle::Requests,
+    });
+    bench.boot(THIRD);
+    bench.pass(Duration::from_secs(6), &[SECOND, THIRD]);
+    bench.taken();
+    bench.tell(Event::Asked(Request::OneLess));
+    assert_eq!(bench.wanted(), [stop(THIRD, Level::Graceful)]);
+    let leave = bench.core.workers.values().filter(|one| one.is_leaving());
+    assert_eq!(leave.count(), 1);
 }
 
 #[test]

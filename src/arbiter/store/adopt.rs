@@ -125,10 +125,10 @@ impl Adoption {
             refused: 0,
         };
         Self {
-            removals: line
-                .is_some()
-                .then(|| leftover.names.into_iter().collect())
-                .unwrap_or_default(),
+            removals: match &line {
+                Some(_) => leftover.names.into_iter().collect(),
+                None => VecDeque::new(),
+            },
             line,
             waiting: leftover.connections.into_iter().map(offer).collect(),
             unknown: leftover.unknown,
