@@ -124,12 +124,13 @@ impl Adoption {
             socket,
             refused: 0,
         };
+        let mut removals = VecDeque::new();
+        if line.is_some() {
+            removals.extend(leftover.names);
+        }
         Self {
-            removals: line
-                .is_some()
-                .then(|| leftover.names.into_iter().collect())
-                .unwrap_or_default(),
             line,
+            removals,
             waiting: leftover.connections.into_iter().map(offer).collect(),
             unknown: leftover.unknown,
             heirs: Vec::new(),
