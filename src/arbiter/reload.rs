@@ -15,6 +15,7 @@ use super::journal;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
+use crate::author::Author;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
 use crate::ipc::channel::Channel;
@@ -255,6 +256,7 @@ impl Shell {
             control,
             images,
             name: new.name,
+            author: new.author,
         };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
         let mut shell = Self::assemble(core, children, equipment, epoll);
@@ -282,6 +284,7 @@ pub(crate) struct NewImage {
     pub(crate) notifier: notify::Notifier,
     pub(crate) signals: Signals,
     pub(crate) name: std::sync::Arc<str>,
+    pub(crate) author: Box<dyn Author>,
 }
 
 impl Inherited {
