@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod arbiter;
+mod author;
 pub mod body;
 pub(crate) mod cli;
 pub(crate) mod config;
@@ -12,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod overview;
 mod peer;
+mod preload;
 mod service;
 pub(crate) mod sockets;
 pub mod status;
@@ -30,4 +32,5 @@ pub use app::{
 pub use body::Body;
 pub use exit::BoxError;
 pub use peer::Peer;
+pub use preload::{Preload, preload};
 pub use service::main;
