@@ -22,6 +22,7 @@ mod failure;
 mod idle_exit;
 mod journal;
 mod machine;
+mod preload;
 mod reload;
 mod service;
 mod stop;
@@ -58,6 +59,7 @@ on_both_suites! {
     idle_exit::it_leaves_when_idle_and_loses_nobody,
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
+    preload::a_long_preload_outlasts_the_limits,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,
     reload::a_drop_in_for_notify_reload_works,
