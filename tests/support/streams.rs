@@ -6,23 +6,26 @@
 //! - `/tunnel`: upgrades to `echo`, where each byte comes back; refuses what asks for something else
 //! - `/events?ms=N`: an event with the worker's pid, so often; `/events?ms=N&drain=true`: until the worker drains
 
+use std::convert::Infallible;
 use std::future::pending;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use payload::Token;
 use serde::Deserialize;
 use tokio::io::{AsyncWriteExt as _, copy, split};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
-
-use crate::Chunks;
 
 /// Of a message and of a frame.
 const LARGEST: usize = 64 << 20;
@@ -152,11 +155,12 @@ async fn tunnel(request: Request) -> Response {
 
 async fn events(Query(manner): Query<Manner>, State(drain): State<Token>) -> Response {
     let pause = Duration::from_millis(manner.ms);
-    let (mut writer, reader) = tokio::io::duplex(64);
+    // Whole events: a stream is ended behind what its app has sent.
+    let (sender, events) = mpsc::channel(4);
     tokio::spawn(async move {
         let mut ends = std::pin::pin!(manner.ends(drain));
         let event = format!("data: {}\n\n", std::process::id());
-        while writer.write_all(event.as_bytes()).await.is_ok() {
+        while sender.send(event.clone().into()).await.is_ok() {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = &mut ends => break,
@@ -164,5 +168,20 @@ async fn events(Query(manner): Query<Manner>, State(drain): State<Token>) -> Res
         }
     });
     let kind = [("content-type", "text/event-stream")];
-    (kind, Body::new(Chunks(reader))).into_response()
+    (kind, Body::new(Events(events))).into_response()
+}
+
+struct Events(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let event = self.0.poll_recv(cx);
+        event.map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
 }
