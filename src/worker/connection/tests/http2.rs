@@ -167,11 +167,14 @@ async fn cancel_ends_streams_of_events_and_resets_the_others() {
         // It must end by itself.
         fixture.server.allow_farewell(Duration::from_secs(600));
         fixture.server.signal().raise(Order::Cancel);
-        for response in events {
-            assert_eq!(text(response).await, "one");
-        }
-        assert!(streaming.into_body().collect().await.is_err());
-        timeout(Duration::from_secs(20), fixture.server.tasks.over())
+        let ended = async {
+            for response in events {
+                assert_eq!(text(response).await, "one");
+            }
+            assert!(streaming.into_body().collect().await.is_err());
+            fixture.server.tasks.over().await;
+        };
+        timeout(Duration::from_secs(20), ended)
             .await
             .expect("no task is left");
     }
