@@ -150,10 +150,12 @@ pub(crate) fn a_killed_arbiter_refuses_nobody(machine: &Machine) {
     machine.install_loss("workers = 2");
     machine.ok(ASK);
     let since = machine.property(SOCKET, "ActiveEnterTimestampMonotonic");
+    // Between two lives there is no main process, and systemd says 0.
     let kill = format!(
-        "old=$(systemctl show --property=MainPID --value {SERVICE}); kill -KILL $old; \
-         until [ \"$(systemctl show --property=ActiveState --value {SERVICE})\" = active ] && \
-         [ \"$(systemctl show --property=MainPID --value {SERVICE})\" != $old ]; do sleep 0.05; done"
+        "main() {{ systemctl show --property=MainPID --value {SERVICE}; }}; old=$(main); \
+         [ \"$old\" -gt 0 ] || exit 1; kill -KILL $old; \
+         until new=$(main); [ \"$new\" -gt 0 ] && [ \"$new\" != $old ] && \
+         [ \"$(systemctl show --property=ActiveState --value {SERVICE})\" = active ]; do sleep 0.05; done"
     );
     machine.write_file("/tmp/kill", &kill);
     let report = measure(
