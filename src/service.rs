@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use crate::app::{App, Context};
 use crate::arbiter::{
-    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell, preparation,
+    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell, Store,
+    preparation,
 };
 use crate::author::{Author, Given};
 use crate::cli::{self, Command, Invocation};
@@ -155,7 +156,7 @@ fn supervise(shell: Shell) -> ExitCode {
 fn start_arbiter(
     name: &str,
     loaded: Loaded,
-    passed: sockets::Passed,
+    mut passed: sockets::Passed,
     manager: notify::Settings,
     program: Program,
     author: Box<dyn Author>,
@@ -166,6 +167,8 @@ fn start_arbiter(
         snapshot,
     } = loaded;
     let signals = become_arbiter(name)?;
+    let store = Store::new(std::mem::take(&mut passed.stored));
+    store.check_listeners(&passed)?;
     let sockets::Acquired {
         listeners,
         notes,
@@ -193,6 +196,7 @@ fn start_arbiter(
         signals,
         control,
         images: Images::new(program, snapshot),
+        store,
         name: name.into(),
         config: Arc::new(config),
         author,

@@ -21,14 +21,28 @@ pub struct Fleet {
 impl Fleet {
     /// This benchmark's `payload::main` with so many single-threaded workers. It binds by itself.
     pub fn payload(workers: usize, variables: &[(&str, &str)]) -> Result<Self, Error> {
+        Self::payload_logging(
+            workers,
+            variables,
+            std::io::stderr().as_fd().try_clone_to_owned()?,
+        )
+    }
+
+    /// The same with another place for what it logs.
+    pub fn payload_logging(
+        workers: usize,
+        variables: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Result<Self, Error> {
         let address = listener()?.local_addr()?;
         let mut command = Command::new(std::env::current_exe()?);
         command
             .args(["run", "--threads", "1", "--workers", &workers.to_string()])
             .args(["--listen", &address.to_string()])
-            .envs(variables.iter().copied())
             .env("PAYLOAD_LOG_LEVEL", "warn")
-            .env_remove("LISTEN_FDS");
+            .envs(variables.iter().copied())
+            .env_remove("LISTEN_FDS")
+            .stderr(log);
         let fleet = Self {
             processes: vec![command.spawn()?],
             address,
@@ -158,6 +172,12 @@ impl Drop for Fleet {
             let _ = process.wait();
         }
     }
+}
+
+/// The one in the middle; none are nothing.
+pub fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// The listening socket that [`Fleet::processes`] passed.

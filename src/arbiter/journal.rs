@@ -1,8 +1,11 @@
 //! The core's notices as lifecycle events.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 
 use super::core::{Cause, Fatal, Notice, WorkerId};
+use super::state::Program;
 use crate::ipc::orders::Level;
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -29,6 +32,25 @@ pub(super) fn signal(signal: Signal, from: u32) {
     );
 }
 
+pub(super) fn kept(kept: usize, closed: usize, reason: Option<&str>) {
+    lifecycle!(
+        Event::ConnectionsKept,
+        kept,
+        closed,
+        reason,
+        "connections are kept over the restart"
+    );
+}
+
+pub(super) fn adopted(adopted: usize, closed: usize) {
+    lifecycle!(
+        Event::ConnectionsAdopted,
+        adopted,
+        closed,
+        "connections of the service's last run were taken over"
+    );
+}
+
 pub(super) fn starting(workers: usize) {
     lifecycle!(
         Event::ServiceStarting,
@@ -44,6 +66,16 @@ pub(super) fn socket(listener: &Listener) {
         address = %listener.address,
         origin = listener.origin.name(),
         "listening"
+    );
+}
+
+/// `took`: how long the arbiter has neither heard nor said anything.
+pub(super) fn image(program: &Program, took: Option<Duration>) {
+    lifecycle!(
+        Event::ImageChanged,
+        program = %program.path.display(),
+        seconds = took.map(|took| took.as_secs_f64()),
+        "the arbiter runs another program"
     );
 }
 
@@ -209,9 +241,14 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             idle_seconds = idle.as_secs_f64(),
             "nobody has needed the service: it leaves, and the next connection starts it"
         ),
-        Notice::Stopping { level, workers } => lifecycle!(
+        Notice::Stopping {
+            level,
+            restarts,
+            workers,
+        } => lifecycle!(
             Event::ServiceStopping,
             stop = level.name(),
+            restart = restarts,
             workers,
             "the service stops"
         ),

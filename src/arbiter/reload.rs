@@ -15,6 +15,7 @@ use super::journal;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
+use super::store::Store;
 use crate::author::Author;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
@@ -155,6 +156,7 @@ impl Shell {
             own_configuration: images.configuration.clone(),
             waiting: self.waiting.clone().into_iter().collect(),
             next_trigger: self.next_trigger,
+            left_at: Some(now()),
         }
     }
 
@@ -255,6 +257,7 @@ impl Shell {
             signals: new.signals,
             control,
             images,
+            store: Store::default(),
             name: new.name,
             author: new.author,
         };
@@ -266,6 +269,8 @@ impl Shell {
         shell.events.push_back(resume);
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();
+        let took = state.left_at.map(|left| now().since(left));
+        journal::image(&shell.equipment.images.program, took);
         shell
     }
 }

@@ -16,6 +16,7 @@ use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
+use super::store::Store;
 use super::{diagnose, journal, memory, preparation, view};
 use crate::author::Author;
 use crate::config::Config;
@@ -60,6 +61,7 @@ pub(crate) struct Equipment {
     pub(crate) signals: Signals,
     pub(crate) control: Option<control::Server>,
     pub(crate) images: Images,
+    pub(crate) store: Store,
     pub(crate) name: Arc<str>,
     pub(crate) author: Box<dyn Author>,
 }
@@ -199,6 +201,9 @@ impl Shell {
             let Some(image) = self.core.leaves_for() else {
                 return ControlFlow::Continue(());
             };
+            if self.equipment.store.is_adopting() {
+                return ControlFlow::Continue(());
+            }
             let failed = self.exec(image);
             self.events.push_back(failed);
         }
@@ -246,6 +251,7 @@ impl Shell {
                     signal(child.pid, Signal::SIGKILL);
                 }
             }
+            Action::Settle => self.settle_store(),
             Action::Ready => {
                 self.status = self.status_line();
                 let says = [Say::Ready, Say::Status(&self.status)];
@@ -359,6 +365,8 @@ impl Shell {
                 Source::Signals => self.take_signals()?,
                 Source::Worker(worker) => self.take_reports(worker),
                 Source::Control(client) => self.serve_control(client),
+                // It is tended in every round.
+                Source::Store => {}
             }
         }
         let now = now();
@@ -392,12 +400,14 @@ impl Shell {
             .as_ref()
             .and_then(control::Server::poll_timeout);
         let handoff = self.handoff.poll_timeout();
+        let store = self.equipment.store.poll_timeout();
         let timeouts = [
             self.core.poll_timeout(),
             self.refresh_at,
             pending,
             control,
             handoff,
+            store,
         ];
         let next = timeouts.into_iter().flatten().min();
         match next {
@@ -424,7 +434,8 @@ impl Shell {
     /// How much the service is needed, now.
     fn activity(&self) -> Activity {
         Activity {
-            waiting: sockets::any_waits(&self.equipment.listeners),
+            waiting: self.equipment.store.is_adopting()
+                || sockets::any_waits(&self.equipment.listeners),
             connections: self.children.connections(),
             in_flight: self.children.in_flight(),
             busy: self.children.busy(),
@@ -476,7 +487,7 @@ impl Shell {
     }
 
     fn status_line(&self) -> String {
-        view::line(&self.core, &self.children)
+        view::line(&self.core, &self.children, self.equipment.store.kept())
     }
 }
 

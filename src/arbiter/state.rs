@@ -19,6 +19,7 @@ use crate::control;
 use crate::exit::{ExitCode, Failure, chain};
 use crate::ipc::channel::cut;
 use crate::ipc::scoreboard::Board;
+use crate::moment::Moment;
 use crate::sockets::{Origin, OwnPaths};
 use crate::sys;
 use crate::systemd::notify;
@@ -68,6 +69,9 @@ pub(super) struct State {
     /// Which control client waits for which trigger's answer.
     pub(super) waiting: Vec<(u64, u32)>,
     pub(super) next_trigger: u64,
+    /// When the image that wrote this left. Older ones do not say it.
+    #[serde(default)]
+    pub(super) left_at: Option<Moment>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

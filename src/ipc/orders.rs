@@ -2,15 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The arbiter's number as an end of a link: no worker has it.
+pub(crate) const ARBITER: u64 = 0;
+
 /// What the arbiter tells a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Order {
     /// Accept connections.
     Serve,
-    /// Take the connections that come over the link which is passed with this order, from that worker.
+    /// Take the connections that come over the link which is passed with this order, from that worker or from
+    /// [`ARBITER`], which has them from the service's last life.
     Receive { from: u64 },
-    /// Give connections to that worker, over the link which is passed with this order.
+    /// Give connections to that worker, over the link which is passed with this order; or to [`ARBITER`], which keeps
+    /// them for the service's next life. What that refuses nobody takes, and it takes no more then.
     Give {
         to: u64,
         /// Where it sits on the scoreboard.

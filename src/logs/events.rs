@@ -178,13 +178,17 @@ events! {
          worker, and an upper limit."
     SignalReceived "signal-received" INFO "57979730c4f247b78b45b3a879ab8f85"
         "The arbiter received a signal"
-        "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly; SIGTTIN and\n\
-         SIGTTOU change the number of workers by one."
+        "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly, SIGUSR2 before\n\
+         it is started again; SIGTTIN and SIGTTOU change the number of workers by one."
     ReloadStarted "reload-started" INFO "4b64837a18b14cf9bdfe7e56088d283a"
         "A reload has begun"
         "The binary on disk is checked first. Then the arbiter goes over to it, in the\n\
          same process, and makes a new generation of workers with the configuration as it\n\
          is now. The old generation serves until the new one has proved itself."
+    ImageChanged "image-changed" INFO "f5cdbecaf7a64dd7b16647f734a14f3d"
+        "The arbiter runs another program"
+        "In the same process, as a part of a reload: the program that is on disk now, or,\n\
+         when that has failed, the one that ran before. The workers served meanwhile."
     Reloaded "reloaded" INFO "2c5201bbfe0543ad99cbdf8a8f87bb96"
         "The service has been reloaded"
         "The workers of generation @PAYLOAD_GENERATION@ serve. Those before them give\n\
@@ -193,6 +197,17 @@ events! {
         "The reload failed: @REASON@"
         "Nothing has changed: generation @PAYLOAD_GENERATION@ serves on, with the binary and\n\
          the configuration that it was started with. Cure the reason and reload again."
+    ConnectionsKept "connections-kept" INFO "447a2b43fd6b459a82336fb69b6def8a"
+        "Connections are kept over the restart"
+        "The service stops to be started again, and the service manager's file\n\
+         descriptor store holds @KEPT@ of its connections meanwhile. @CLOSED@ were closed,\n\
+         since the store had no room for them: FileDescriptorStoreMax= of the unit says\n\
+         how many it has."
+    ConnectionsAdopted "connections-adopted" INFO "eace4d3bb8674e8e8aaea02f5a642dba"
+        "Connections of the last run were taken over"
+        "The workers serve @ADOPTED@ connections that came back from the service manager's\n\
+         file descriptor store. @CLOSED@ were closed, since nothing was known of them; the\n\
+         records before this one may say why."
     SocketAcquired "socket-acquired" INFO "8e6d83eb037f428098dbbb77cc2a6faf"
         "The service has a listening socket"
         "It was passed by the service manager or bound by payload, as the record says."

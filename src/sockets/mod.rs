@@ -225,7 +225,7 @@ mod tests {
         });
         Passed {
             fds: fds.collect(),
-            note: None,
+            ..Passed::default()
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -32,6 +32,9 @@ const MIN_BUFFER: usize = 64 * 1024;
 /// HTTP/2: how often a silent peer is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// At a cancel, what the last words to the clients of WebSockets and event streams may take.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves the listeners with one service, in the runtime it is used in.
 ///
@@ -129,8 +132,10 @@ impl Server {
         self.shared.tasks.over().await;
     }
 
-    /// Drops every handler that still runs and closes every connection. No task of the server is left
-    /// when it returns, unless a handler blocks its thread; then it waits for that.
+    /// Drops every handler that still runs and closes every connection. WebSockets get a close frame with 1001
+    /// between two frames of the author's, and streams of events end as streams do; that and the closing have half a
+    /// second. No task of the server is left when it returns, unless a handler blocks its thread; then it waits for
+    /// that.
     pub(crate) async fn cancel(&self) {
         self.shared.signal().raise(Order::Cancel);
         self.shared.tasks.over().await;
@@ -202,6 +207,7 @@ pub(super) struct Shared {
     pub(super) gate: Gate,
     pub(super) handoff: Handoff,
     pub(super) started: Instant,
+    farewell: OnceLock<Instant>,
     connections: AtomicU64,
     requests: AtomicU64,
     max_requests: Option<u64>,
@@ -229,6 +235,7 @@ impl Shared {
             meter,
             tasks,
             started: Instant::now(),
+            farewell: OnceLock::new(),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             max_requests,
@@ -255,6 +262,11 @@ impl Shared {
         }
     }
 
+    /// Until when a connection may say its last words. Asked for only after [`Order::Cancel`].
+    pub(super) fn farewell(&self) -> Instant {
+        *self.farewell.get_or_init(|| Instant::now() + FAREWELL)
+    }
+
     /// Nanoseconds since the server was made.
     pub(super) fn now(&self) -> u64 {
         let since = self.started.elapsed();
@@ -272,7 +284,7 @@ impl Shared {
     }
 }
 
-/// No `with_upgrades`, no header timeout (the connection's own clock does it without a timer per
+/// No `with_upgrades` (`connection::upgrade` has why), no header timeout (the connection's own clock does it without a timer per
 /// request), no `pipeline_flush` (the socket's wrapper batches).
 fn http1_builder(http: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();

@@ -8,6 +8,7 @@
 
 mod face;
 mod payloads;
+mod readme;
 mod startup;
 mod teardown;
 

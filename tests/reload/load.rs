@@ -7,13 +7,35 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::support::http::try_get;
+use crate::support::http::{Client, try_get};
 
 /// What one client does again and again.
-type Ask = fn(SocketAddr) -> io::Result<u16>;
+type Ask = Box<dyn FnMut() -> io::Result<u16> + Send>;
 
-/// A new connection for each request. Clients that keep theirs, or take their time to ask, are one line more.
-const CLIENTS: [Ask; 4] = [at_once, at_once, in_flight, in_flight];
+/// Two of each kind.
+fn clients(address: SocketAddr) -> [Ask; 6] {
+    let short =
+        |path: &'static str| -> Ask { Box::new(move || Ok(try_get(address, path)?.status)) };
+    // One connection for the whole life.
+    let kept = || -> Ask {
+        let mut client = None;
+        Box::new(move || {
+            let client = match &mut client {
+                Some(client) => client,
+                none => none.insert(Client::connect(address)?),
+            };
+            Ok(client.get("/")?.status)
+        })
+    };
+    [
+        short("/"),
+        short("/"),
+        short("/sleep?ms=300"),
+        short("/sleep?ms=300"),
+        kept(),
+        kept(),
+    ]
+}
 
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -30,14 +52,14 @@ impl Load {
     pub(crate) fn start(address: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
-        let client = |ask: Ask| {
+        let client = |mut ask: Ask| {
             let stop = stop.clone();
             thread::spawn(move || {
                 let mut count = Count::default();
                 // Once at least.
                 loop {
                     let asked = start.elapsed();
-                    match ask(address) {
+                    match ask() {
                         Ok(200) => count.answered += 1,
                         other => count.lost.push(format!("{asked:?} {other:?}")),
                     }
@@ -49,7 +71,7 @@ impl Load {
             })
         };
         Self {
-            clients: CLIENTS.map(client).into(),
+            clients: clients(address).map(client).into(),
             stop,
         }
     }
@@ -68,12 +90,4 @@ impl Load {
         assert!(lost.is_empty(), "of {answered:?}: {lost:#?}");
         assert!(answered.iter().all(|count| *count > 0), "{answered:?}");
     }
-}
-
-fn at_once(address: SocketAddr) -> io::Result<u16> {
-    Ok(try_get(address, "/")?.status)
-}
-
-fn in_flight(address: SocketAddr) -> io::Result<u16> {
-    Ok(try_get(address, "/sleep?ms=300")?.status)
 }

@@ -27,9 +27,11 @@
 //!   its parent and ends after a second
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
 mod preloading;
+mod streams;
 
 use std::ffi::OsString;
 use std::fs;
@@ -148,6 +150,7 @@ async fn load_with(
             "/preloaded",
             get(async move || table.map_or_else(String::new, preloading::Table::told)),
         )
+        .merge(streams::routes(context.drain_token()))
         .route("/busy", get(async move |timing| busy(&context, timing)));
     Ok(app.build(routes))
 }

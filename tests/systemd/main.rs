@@ -21,9 +21,11 @@ mod cgroup;
 mod failure;
 mod idle_exit;
 mod journal;
+mod load;
 mod machine;
 mod preload;
 mod reload;
+mod restart;
 mod service;
 mod stop;
 mod turn;
@@ -60,9 +62,16 @@ on_both_suites! {
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
     preload::a_long_preload_outlasts_the_limits,
+    load::fifty_reloads_lose_and_close_nothing,
+    load::fifty_restarts_lose_and_close_nothing,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,
     reload::a_drop_in_for_notify_reload_works,
+    restart::restarts_under_load_close_nothing,
+    restart::what_the_store_does_not_take_is_closed_and_counted,
+    restart::a_stop_closes_and_empties_the_store,
+    restart::a_restart_that_fails_keeps_its_connections,
+    restart::a_killed_arbiter_refuses_nobody,
     stop::stop_drains_and_leaves_nothing,
     stop::stop_with_nothing_to_do_is_prompt,
     units::the_units_are_in_order,

@@ -50,6 +50,8 @@ pub(crate) enum Action {
         trigger: Trigger,
         outcome: Result<u32, String>,
     },
+    /// No worker is left, and the service is started again: bring to an end what is kept of it.
+    Settle,
     /// STOPPING=1.
     Stopping,
     /// WATCHDOG=1.
@@ -230,6 +232,7 @@ pub(crate) enum Notice {
     },
     Stopping {
         level: Level,
+        restarts: bool,
         workers: usize,
     },
     /// A further signal: what was going on is cut short.

@@ -50,6 +50,8 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop(Level),
+    /// A graceful stop; the service is started again at once, and keeps its connections if it can.
+    Restart,
     Reload(Trigger),
     /// This many workers.
     #[cfg_attr(

@@ -21,6 +21,9 @@ pub(super) struct Witness {
     ready: u32,
     leaves: u32,
     stopping: u32,
+    /// The service is to be started again.
+    restarts: bool,
+    settled: u32,
     /// RELOADING was said, and no READY since.
     reloading: bool,
     /// This step is about a further trigger.
@@ -46,6 +49,10 @@ impl Witness {
                 self.count(format!("asked again while {stage}"));
             }
             Event::Asked(Request::Stop(_)) => self.count(format!("stopped while {stage}")),
+            Event::Asked(Request::Restart) => {
+                self.count(format!("restarted while {stage}"));
+                self.restarts |= core.state() != ServiceState::Stopping;
+            }
             Event::ExecFailed { .. } => self.count(format!("exec failed while {stage}")),
             Event::Entered { worker, phase } => {
                 if let Some((_, said)) = self.said.get_mut(worker) {
@@ -70,7 +77,7 @@ impl Witness {
         self.said.remove(&id);
     }
 
-    fn count(&mut self, what: String) {
+    pub(super) fn count(&mut self, what: String) {
         *self.tally.entry(what).or_default() += 1;
     }
 
@@ -133,12 +140,17 @@ impl Witness {
                 }
                 Action::Leave(_) => {
                     self.leaves += 1;
+                    assert_eq!(self.settled, u32::from(self.restarts));
                     assert!(self.alive.is_empty(), "it left {:?} behind", self.alive);
                     assert!(
                         self.waiting.is_empty(),
                         "nobody answered {:?}",
                         self.waiting
                     );
+                }
+                Action::Settle => {
+                    self.settled += 1;
+                    assert!(self.alive.is_empty(), "{:?} may have more", self.alive);
                 }
                 Action::Reloading => {
                     assert!(!self.reloading || self.joins, "RELOADING went out twice");

@@ -24,9 +24,10 @@
 //! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
 //! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
 //! 6. The arbiter leaves only when it has no worker left.
-//! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
+//! 7. What a stop before a restart keeps is settled when no worker is left, and before the arbiter leaves.
+//! 8. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
 //!    has served for the trial. Every trigger gets one answer.
-//! 8. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
+//! 9. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
 //!    nothing. Whoever was told to pause is told to resume, or to stop.
 
 mod actions;
@@ -35,6 +36,7 @@ mod events;
 mod health;
 mod idle;
 mod lifecycle;
+mod links;
 mod policy;
 mod reload;
 mod retire;
@@ -55,17 +57,19 @@ use std::time::Duration;
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use idle::Activity;
+pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
 pub(crate) use saved::Saved;
 
+use crate::ipc::orders::Level;
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
 use idle::Idle;
 use reload::Reload;
-use stop::Stop;
+use stop::{Occasion, Stop};
 
 /// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
 pub(crate) const MAX_SLOTS: u16 = 128;
@@ -200,6 +204,13 @@ impl Core {
         }
     }
 
+    /// The service stops, and is to be started again.
+    pub(crate) fn restarts(&self) -> bool {
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.occasion == Occasion::Restart)
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
@@ -211,7 +222,10 @@ impl Core {
 
     /// The time without need that it took, if that is why the service stops.
     pub(crate) fn stops_idle(&self) -> Option<Duration> {
-        self.stop.as_ref().and_then(|stop| stop.idle)
+        match self.stop.as_ref()?.occasion {
+            Occasion::Idle(idle) => Some(idle),
+            _ => None,
+        }
     }
 
     /// Why the last reload failed; `None` when there was none, or it succeeded.
@@ -254,12 +268,6 @@ impl Core {
         })
     }
 
-    /// The workers that were told to leave and are still there.
-    pub(crate) fn leaving_workers(&self) -> impl Iterator<Item = WorkerId> {
-        let leaving = self.workers.iter();
-        leaving.filter_map(|(id, worker)| worker.is_leaving().then_some(*id))
-    }
-
     /// Everything that depends on several workers together, or on the time and not on heartbeats.
     fn advance(&mut self, now: Moment) {
         if self.stop.is_some() {
@@ -288,7 +296,8 @@ impl Core {
 
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
-            Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Stop(level) => self.ask_to_stop(now, level, Occasion::Asked),
+            Request::Restart => self.ask_to_stop(now, Level::Graceful, Occasion::Restart),
             Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
             Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),

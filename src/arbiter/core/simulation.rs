@@ -10,6 +10,7 @@ use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::idle::Activity;
 use super::invariants::Witness;
+use super::links::{Links, Seen, Tie};
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::saved::Saved;
@@ -60,6 +61,11 @@ struct Actor {
     killed: bool,
     /// Neither beats nor moves any more.
     hung: bool,
+    /// Whom it may give them to, the last link last.
+    heirs: Vec<WorkerId>,
+    /// It knows that nobody takes them.
+    ended: bool,
+    draining_since: Option<Moment>,
     /// Orders about accepting that it has not read yet.
     inbox: VecDeque<Order>,
     paused: bool,
@@ -69,6 +75,7 @@ struct Actor {
 
 struct World {
     core: Core,
+    links: Links,
     witness: Witness,
     random: Random,
     now: Moment,
@@ -83,8 +90,10 @@ struct World {
     accepted_before: u64,
     /// The last steps, for whoever has to understand a failure.
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
-    /// How likely bad things are, in this run.
+    /// How likely bad things are at present.
     trouble: f64,
+    /// There was a time of this run when they were.
+    troubled: bool,
     steps: u64,
 }
 
@@ -106,6 +115,7 @@ impl World {
         let trouble = [0.0, 0.01, 0.05, 0.3][usize::from(pick(&mut random, 4))];
         Self {
             core: Core::new(policy, random.next()),
+            links: Links::default(),
             witness: Witness::default(),
             random,
             now: Moment::from_nanos(1_000_000_000),
@@ -117,6 +127,7 @@ impl World {
             accepted_before: 0,
             trace: VecDeque::new(),
             trouble,
+            troubled: trouble > 0.0,
             steps: 0,
         }
     }
@@ -165,6 +176,54 @@ impl World {
         for answer in answers {
             self.deliver(answer);
         }
+        self.link();
+    }
+
+    /// As the shell does it after every event, and before an order to leave.
+    fn link(&mut self) {
+        let actors = &self.actors;
+        let seen = |id| {
+            actors.get(&id).map(|actor| Seen {
+                phase: actor.phase,
+                connections: actor.connections,
+            })
+        };
+        for tie in self.links.update(&self.core, seen) {
+            match tie {
+                Tie::Heir { from, to } => {
+                    assert_ne!(from, to, "an own heir");
+                    assert_eq!(self.actors[&to].phase, Phase::Serving, "{tie:?}");
+                    assert!(!self.actors[&to].told_to_stop, "{tie:?}");
+                    self.actors.get_mut(&from).unwrap().heirs.push(to);
+                }
+                Tie::End { from } => {
+                    assert_eq!(self.core.state(), ServiceState::Stopping);
+                    self.actors.get_mut(&from).unwrap().ended = true;
+                }
+            }
+        }
+        self.check_heirs();
+    }
+
+    /// As long as anybody serves, whoever leaves knows somebody who does.
+    fn check_heirs(&self) {
+        if self.core.state() == ServiceState::Stopping {
+            return;
+        }
+        let serves = |id: &WorkerId| {
+            let actor = self.actors.get(id);
+            actor.is_some_and(|actor| actor.phase == Phase::Serving && !actor.told_to_stop)
+        };
+        let serving: Vec<WorkerId> = self.core.serving_workers().map(|(id, _)| id).collect();
+        for (id, actor) in &self.actors {
+            let leaves = actor.told_to_stop && actor.phase == Phase::Serving;
+            if (leaves || actor.phase == Phase::Draining)
+                && serving.iter().any(|other| other != id && serves(other))
+            {
+                let heirs = &actor.heirs;
+                assert!(heirs.iter().any(serves), "{id} leaves, and knows {heirs:?}");
+            }
+        }
     }
 
     fn carry_out(&mut self, action: &Action, answers: &mut Vec<Event>) {
@@ -188,6 +247,9 @@ impl World {
                         aborted: false,
                         killed: false,
                         hung: false,
+                        heirs: Vec::new(),
+                        ended: false,
+                        draining_since: None,
                         inbox: VecDeque::new(),
                         paused: false,
                         connections: 0,
@@ -199,10 +261,19 @@ impl World {
             }
             Action::Send { worker, order } => {
                 let soon = self.now + self.span(500);
+                if order == Order::Stop(Level::Graceful) {
+                    self.link();
+                }
+                let stops = self.core.state() == ServiceState::Stopping;
                 if let Some(actor) = self.actors.get_mut(&worker) {
                     match order {
                         Order::Serve => actor.told_to_serve = true,
-                        Order::Stop(_) => actor.told_to_stop = true,
+                        Order::Stop(level) => {
+                            actor.told_to_stop = true;
+                            if level == Level::Quick && !stops {
+                                assert!(!actor.told_to_serve, "{worker} may have connections");
+                            }
+                        }
                         // The shell's own.
                         Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
                         Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
@@ -245,6 +316,7 @@ impl World {
             | Action::Reloading
             | Action::Release
             | Action::Answer { .. }
+            | Action::Settle
             | Action::Stopping
             | Action::Watchdog
             | Action::ExtendTimeout(_)
@@ -270,6 +342,8 @@ impl World {
             policy.workers = 1 + pick(&mut self.random, 5);
         }
         self.core = Core::adopt(policy, self.random.next(), saved, self.now);
+        // The image that has gone knew of the links.
+        self.links = Links::default();
         if rejected {
             return failed("EMFILE");
         }
@@ -283,6 +357,8 @@ impl World {
         };
         let event = if self.chance(0.7) {
             self.exec(image)
+        } else if self.chance(0.1) {
+            Event::Asked(Request::Stop(Level::Graceful))
         } else if self.chance(0.5) {
             self.operator()
         } else {
@@ -440,6 +516,7 @@ impl World {
                     cause: Recycle::Requests,
                 },
                 Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
+                _ if n == 26 => Event::Asked(Request::Restart),
                 _ => Event::Tick,
             },
         }
@@ -499,7 +576,12 @@ impl World {
             Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
             Phase::Prepared if actor.told_to_serve => Phase::Serving,
             Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
-            Phase::Draining => Phase::Cleaning,
+            Phase::Draining => {
+                if !self.hand_on(id) {
+                    return;
+                }
+                Phase::Cleaning
+            }
             Phase::Cleaning => {
                 let code = i32::from(!actor.told_to_stop);
                 if code != 0 {
@@ -513,11 +595,51 @@ impl World {
             Phase::Serving => return self.accept(id),
             Phase::Prepared | Phase::Exited | Phase::Failed => return,
         };
-        actor.phase = next;
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.phase = next;
+        }
         self.deliver(Event::Entered {
             worker: id,
             phase: next,
         });
+    }
+
+    /// What a worker does with its connections when it drains. True: it has none any more.
+    fn hand_on(&mut self, id: WorkerId) -> bool {
+        let now = self.now;
+        let graceful = self.core.policy.graceful;
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return false;
+        };
+        let since = *actor.draining_since.get_or_insert(now);
+        let takes = |heir: &&WorkerId| self.actors[*heir].phase == Phase::Serving;
+        let (count, ended, told) = {
+            let actor = &self.actors[&id];
+            (actor.connections, actor.ended, actor.told_to_stop)
+        };
+        let heirs = self.actors[&id].heirs.iter().rev();
+        let mut heirs = heirs.filter(|heir| self.actors.contains_key(heir));
+        let heir = heirs.find(takes).copied();
+        let stops = self.core.state() == ServiceState::Stopping;
+        let what = match heir {
+            _ if count == 0 => return true,
+            Some(heir) => {
+                self.actors.get_mut(&heir).unwrap().connections += count;
+                "handed on"
+            }
+            None if ended => "closed",
+            None if told && stops => "closed",
+            None if graceful.is_some_and(|limit| now >= since + limit) => "cut off",
+            None => return false,
+        };
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.connections = 0;
+        }
+        let stage = self.core.reload_stage().unwrap_or("none");
+        self.witness.count(format!("{what} while {stage}"));
+        // Without crashes somebody always serves, and takes over.
+        assert!(what != "cut off" || self.troubled, "{id} found no heir");
+        true
     }
 
     fn exit(&mut self, id: WorkerId, exit: Exit) {
@@ -541,7 +663,12 @@ impl World {
             return;
         }
         assert_eq!(self.core.state(), ServiceState::Ready, "it did not recover");
-        self.deliver(Event::Asked(Request::Stop(Level::Graceful)));
+        let request = if self.chance(0.5) {
+            Request::Restart
+        } else {
+            Request::Stop(Level::Graceful)
+        };
+        self.deliver(Event::Asked(request));
         let deadline = self.now + Duration::from_secs(600);
         while !self.left {
             assert!(self.now < deadline, "it did not stop");
@@ -670,6 +797,10 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
     ] {
         wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
     }
+    // While one image goes over to the other, no worker is heard of.
+    let heard = ["none", "checking", "preparing", "trial", "retiring"];
+    wanted.extend(heard.map(|stage| format!("handed on while {stage}")));
+    wanted.push("closed while none".to_owned());
     wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
     // Before the first READY there is one generation.
     wanted.retain(|what| what != "old worker ended while waiting");

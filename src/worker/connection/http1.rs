@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::exchange::Calls;
 use super::io::Io;
 use super::state::State;
+use super::upgrade::Upgrade;
 use crate::worker::handoff::Socket;
 use crate::worker::signal::{Order, Watch};
 
@@ -32,6 +33,9 @@ pub(super) enum Left<S> {
     Ended(Io<S>),
     /// The client speaks HTTP/2, and none of its bytes is lost.
     Http2(Io<S>),
+    /// The client was told that it leaves HTTP, and its next bytes are the other protocol's: these, and those that
+    /// were kept from hyper. What is held is still the response.
+    Upgraded(Io<S>, Bytes, Box<Upgrade>),
     /// Another worker is to go on with it, from these bytes on and those that were kept from hyper.
     Leaving(Io<S>, Bytes),
     /// It was cancelled and is gone.
@@ -66,6 +70,12 @@ pub(super) async fn serve<S: Socket>(
         End::Http2 => return Left::Http2(io),
         End::Leaving => return Left::Leaving(io, parts.read_buf),
         _ => {}
+    }
+    if let Some(upgrade) = state.take_upgrade()
+        && !state.writing.load(Relaxed)
+        && !io.failed()
+    {
+        return Left::Upgraded(io, parts.read_buf, upgrade);
     }
     if end == End::TimedOut && !(parts.read_buf.is_empty() && io.unread().is_empty()) {
         io.write_own(REQUEST_TIMEOUT);
@@ -116,7 +126,7 @@ impl<S: Socket> Driver<'_, S> {
         if self.state.http2.load(Relaxed) {
             return Poll::Ready(End::Http2);
         }
-        match watch.poll_order(cx) {
+        match self.state.told(watch.poll_order(cx)) {
             Order::Serve => {}
             order @ (Order::Rebalance | Order::HandOff) if S::MOVES => {
                 if let Poll::Ready(end) = self.poll_leave(order, cx) {
@@ -132,7 +142,7 @@ impl<S: Socket> Driver<'_, S> {
                     return Poll::Ready(End::Done);
                 }
             }
-            Order::Cancel => return Poll::Ready(End::Cancelled),
+            Order::Cancel => return self.poll_cancel(cx, clock),
         }
         if !self.poll_deadline(cx, clock) {
             return Poll::Pending;
@@ -183,6 +193,18 @@ impl<S: Socket> Driver<'_, S> {
         self.closing = true;
         Pin::new(&mut self.connection).graceful_shutdown();
         self.poll_hyper(cx)
+    }
+
+    /// A stream of events has a little time to end as it should; anything else must not look as if it were whole.
+    fn poll_cancel(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> Poll<End> {
+        let state = self.state;
+        if !state.says_goodbye() || clock.passed(state.server.farewell(), cx) {
+            return Poll::Ready(End::Cancelled);
+        }
+        if state.has_events() || state.unflushed() {
+            return Poll::Pending;
+        }
+        Poll::Ready(End::Done)
     }
 
     /// Takes the connection out of hyper for another worker, if one may take it and nothing is going on. What
@@ -249,7 +271,7 @@ impl<S: Socket> Driver<'_, S> {
             self.head_since = Some((requests, since));
             return clock.passed(since + limits.header_read_timeout, cx);
         }
-        let drains = match self.state.server.signal().order() {
+        let drains = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             Order::HandOff => !S::MOVES,
             Order::Drain | Order::Cancel => true,

@@ -8,7 +8,9 @@
 //! ```
 
 mod clock;
+mod events;
 mod exchange;
+mod frames;
 mod http1;
 mod http2;
 mod incoming;
@@ -17,6 +19,8 @@ mod sniff;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+mod upgrade;
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -32,6 +36,7 @@ use self::clock::Clock;
 use self::http1::Left;
 use self::io::Io;
 use self::state::State;
+use self::upgrade::Upgrade;
 use super::handoff::{Given, Socket, give};
 use super::room::Place;
 use super::server::Shared;
@@ -110,12 +115,18 @@ async fn run<S: Socket>(open: Open, socket: S, peer: Peer, before: Option<Before
     loop {
         match http1::serve(io, &state, &mut clock, &mut watch).await {
             Left::Ended(io) => {
-                return finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
+                return finish(io, server, &mut clock, &mut watch).await;
+            }
+            Left::Upgraded(io, read, upgrade) => {
+                return Box::pin(leave_http(
+                    io, read, upgrade, &state, &mut clock, &mut watch,
+                ))
+                .await;
             }
             Left::Http2(io) => {
                 let over = Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
                 if let Some(io) = over {
-                    linger(io, &mut clock, &mut watch).await;
+                    linger(io, server, &mut clock, &mut watch).await;
                 }
                 return;
             }
@@ -144,12 +155,55 @@ async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Optio
     };
     match give(server, socket, parcel).await {
         Given::Gone => None,
-        Given::Back(socket, unread) => {
-            if leaves {
+        Given::Back {
+            socket,
+            unread,
+            for_good,
+        } => {
+            if for_good {
+                state.is_refused();
+            } else if leaves {
                 state.is_unwanted(epoch);
             }
             Some(Io::resume(socket, state.clone(), unread, http1))
         }
+    }
+}
+
+/// Writes the response after which the connection is the author's, and waits until it is not any more.
+async fn leave_http<S: Socket>(
+    mut io: Io<S>,
+    read: Bytes,
+    upgrade: Box<Upgrade>,
+    state: &State,
+    clock: &mut Clock<'_>,
+    watch: &mut Watch<'_, '_>,
+) {
+    let server = &state.server;
+    if !write_out(&mut io, server, clock, watch).await {
+        return;
+    }
+    tracing::debug!(peer = %state.peer, "a connection has left HTTP");
+    let tunnel = upgrade.accept(io.into_tunnel(read));
+    let over = poll_fn(|cx| {
+        if watch.poll_order(cx) != Order::Cancel {
+            return tunnel.poll_dropped(cx).map(|io| (io, false));
+        }
+        match tunnel.poll_end(cx) {
+            // In the middle of a frame. What the author does not complete cannot be closed properly.
+            Poll::Pending => clock.passed(server.farewell(), cx).then_some((None, false)),
+            Poll::Ready(io) => Some((io, true)),
+        }
+        .map_or(Poll::Pending, Poll::Ready)
+    });
+    match over.await {
+        (Some(io), false) => finish(io, server, clock, watch).await,
+        (Some(mut io), true) => {
+            if write_out(&mut io, server, clock, watch).await {
+                linger(io, server, clock, watch).await;
+            }
+        }
+        (None, _) => {}
     }
 }
 
@@ -158,39 +212,50 @@ async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Optio
 /// response is told, and they are read away first.
 async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io<S>,
-    patience: Duration,
+    server: &Shared,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
-    if io.failed() {
-        return;
-    }
-    let mut since = None;
-    let written = poll_fn(|cx| match io.poll_release(cx) {
-        Poll::Pending => poll_patience(&mut since, patience, cx, clock, watch).map(|()| false),
-        Poll::Ready(result) => Poll::Ready(result.is_ok()),
-    });
-    if !written.await {
+    if !write_out(&mut io, server, clock, watch).await {
         return;
     }
     // With nothing to read away, closing is all that is needed: it tells the end as well.
     let surplus = poll_fn(|cx| Poll::Ready(matches!(io.poll_discard(cx), Poll::Ready(Ok(true)))));
     if surplus.await {
-        linger(io, clock, watch).await;
+        linger(io, server, clock, watch).await;
     }
+}
+
+/// Writes what is held. False: that failed, or took too long.
+async fn write_out<S: AsyncRead + AsyncWrite + Unpin>(
+    io: &mut Io<S>,
+    server: &Shared,
+    clock: &mut Clock<'_>,
+    watch: &mut Watch<'_, '_>,
+) -> bool {
+    if io.failed() {
+        return false;
+    }
+    let mut patience = Patience::new(server.http.keep_alive_timeout, server);
+    let written = poll_fn(|cx| match io.poll_release(cx) {
+        Poll::Pending => patience.poll_over(cx, clock, watch).map(|()| false),
+        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+    });
+    written.await
 }
 
 /// Tells the peer that there is no more, and reads what it still sends, for a while.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
     mut io: Io<S>,
+    server: &Shared,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
-    let mut since = None;
+    let mut patience = Patience::new(LINGER, server);
     let mut told = false;
     poll_fn(|cx| {
         // First, or a client that never stops sending would never be looked at again.
-        if poll_patience(&mut since, LINGER, cx, clock, watch).is_ready() {
+        if patience.poll_over(cx, clock, watch).is_ready() {
             return Poll::Ready(());
         }
         if !told {
@@ -205,19 +270,40 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
     .await;
 }
 
-/// Ready when there is no more time to wait: `patience` after the first call for one `since`.
-fn poll_patience(
-    since: &mut Option<Instant>,
-    patience: Duration,
-    cx: &mut Context<'_>,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) -> Poll<()> {
-    let deadline = *since.get_or_insert_with(Instant::now) + patience;
-    if watch.poll_order(cx) == Order::Cancel || clock.passed(deadline, cx) {
-        return Poll::Ready(());
+/// How long a client may take for the last bytes.
+struct Patience<'a> {
+    limit: Duration,
+    since: Option<Instant>,
+    server: &'a Shared,
+}
+
+impl<'a> Patience<'a> {
+    /// `limit` runs from the first poll.
+    fn new(limit: Duration, server: &'a Shared) -> Self {
+        Self {
+            limit,
+            since: None,
+            server,
+        }
     }
-    Poll::Pending
+
+    /// Ready when there is no more time.
+    fn poll_over(
+        &mut self,
+        cx: &mut Context<'_>,
+        clock: &mut Clock<'_>,
+        watch: &mut Watch<'_, '_>,
+    ) -> Poll<()> {
+        let mut deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
+        if watch.poll_order(cx) == Order::Cancel {
+            deadline = deadline.min(self.server.farewell());
+        }
+        if clock.passed(deadline, cx) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
 }
 
 /// Counts the connection, and keeps its place, for as long as its task lives.
