@@ -79,7 +79,7 @@ impl<S> Context<S> {
     }
 
     /// Fires when this worker begins to drain: it takes nothing new and finishes what it has. Long responses
-    /// (server-sent events, WebSockets) should then come to an end.
+    /// (server-sent events, WebSockets) should then come to an end; at the drain's deadline payload ends them.
     pub fn drain_token(&self) -> Token {
         self.0.tokens.drain()
     }

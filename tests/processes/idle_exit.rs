@@ -79,8 +79,9 @@ fn what_has_left_is_started_by_the_next_connection_and_says_why_it_leaves() {
 #[test]
 fn an_open_connection_keeps_it() {
     let held = Held::new();
-    let service = held.setup("idle_exit = '50ms'").serve();
+    // There before it could be idle.
     let mut silent = held.client();
+    let service = held.setup("idle_exit = '50ms'").serve();
     let mut slow = held.client();
     slow.get("/sleep?ms=1000").expect("an answer");
     service.never("service-idle");
@@ -95,10 +96,10 @@ fn an_open_connection_keeps_it() {
 #[test]
 fn what_the_app_declares_busy_keeps_it() {
     let held = Held::new();
+    let mut client = held.client();
     let service = held.setup("idle_exit = '50ms'").serve();
     let begun = Instant::now();
-    let mut client = held.client();
-    client.get("/busy?ms=1500").expect("an answer");
+    client.get("/busy?ms=3000").expect("an answer");
     drop(client);
     service.status_where("it is busy and nobody is connected", |status| {
         let sum = |key: &str| -> u64 {
@@ -108,13 +109,15 @@ fn what_the_app_declares_busy_keeps_it() {
         sum("busy") == 1 && sum("connections") == 0
     });
     left_idle(&service);
-    assert!(begun.elapsed() >= Duration::from_millis(1500));
+    assert!(begun.elapsed() >= Duration::from_millis(3000));
 }
 
 /// It cannot say that it accepts nothing, so the others serve on.
 #[test]
 fn a_worker_that_is_blocked_keeps_nobody_waiting_for_long() {
     let held = Held::new();
+    // Nothing is idle while this one is open.
+    let first = held.client();
     let service = held
         .setup("workers = 2\nidle_exit = '100ms'\n[app]\npayload = 'block'\nslot = 0\ngo = '@FOLDER@/go'")
         .filled_in()
@@ -126,6 +129,8 @@ fn a_worker_that_is_blocked_keeps_nobody_waiting_for_long() {
         let pid = client.get("/").expect("an answer").body;
         (pid.trim() == well).then_some(client)
     });
+    drop(first);
+    service.wait_for_sum("connections", 1);
     service.write("go", "");
     service.status_where("slot 0 is blocked", |status| {
         let beat = workers_of(status)[0]["heartbeat"].as_f64();

@@ -146,11 +146,11 @@ async fn load_with(
     let word = settings.word;
     let routes = routes(go)
         .route("/word", get(async || word))
+        .merge(streams::routes(context.drain_token()))
         .route(
             "/preloaded",
             get(async move || table.map_or_else(String::new, preloading::Table::told)),
         )
-        .merge(streams::routes(context.drain_token()))
         .route("/busy", get(async move |timing| busy(&context, timing)));
     Ok(app.build(routes))
 }

@@ -2,29 +2,36 @@
 //!
 //! - `/socket`: a WebSocket of axum's that echoes messages, and answers `pid` with the worker's pid;
 //!   `/socket?drain=true`: the same, and closes it with 1001 when the worker drains
+//! - `/halves?ms=N`: a WebSocket that sends half a frame, and the other half so long after the drain has begun
 //! - `/tunnel`: upgrades to `echo`, where each byte comes back; refuses what asks for something else
 //! - `/events?ms=N`: an event with the worker's pid, so often; `/events?ms=N&drain=true`: until the worker drains
 
+use std::convert::Infallible;
 use std::future::pending;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use http_body::Frame;
 use hyper_util::rt::TokioIo;
 use payload::Token;
 use serde::Deserialize;
 use tokio::io::{AsyncWriteExt as _, copy, split};
+use tokio::sync::mpsc;
 use tokio::time::sleep;
-
-use crate::Chunks;
 
 /// Of a message and of a frame.
 const LARGEST: usize = 64 << 20;
+
+/// What answers the key of RFC 6455 (1.3), which the tests' clients have.
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 #[derive(Clone, Deserialize)]
 #[serde(default)]
@@ -55,6 +62,7 @@ impl Manner {
 pub(crate) fn routes(drain: Token) -> Router {
     Router::new()
         .route("/socket", get(socket))
+        .route("/halves", get(halves))
         .route("/tunnel", get(tunnel))
         .route("/events", get(events))
         .with_state(drain)
@@ -100,6 +108,30 @@ async fn echo(mut socket: WebSocket, ends: impl Future<Output = ()>) -> Result<(
     }
 }
 
+/// By hand, since nobody's WebSocket does it on purpose.
+async fn halves(
+    Query(manner): Query<Manner>,
+    State(drain): State<Token>,
+    request: Request,
+) -> Response {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = TokioIo::new(upgraded);
+        let _ = socket.write_all(b"\x81\x08half").await;
+        drain.fired().await;
+        sleep(Duration::from_millis(manner.ms)).await;
+        let _ = socket.write_all(b"half").await;
+        pending::<()>().await;
+    });
+    let fields = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-accept", ACCEPT),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, fields).into_response()
+}
+
 async fn tunnel(request: Request) -> Response {
     if request
         .headers()
@@ -123,11 +155,12 @@ async fn tunnel(request: Request) -> Response {
 
 async fn events(Query(manner): Query<Manner>, State(drain): State<Token>) -> Response {
     let pause = Duration::from_millis(manner.ms);
-    let (mut writer, reader) = tokio::io::duplex(64);
+    // Whole events: a stream is ended behind what its app has sent.
+    let (sender, events) = mpsc::channel(4);
     tokio::spawn(async move {
         let mut ends = std::pin::pin!(manner.ends(drain));
         let event = format!("data: {}\n\n", std::process::id());
-        while writer.write_all(event.as_bytes()).await.is_ok() {
+        while sender.send(event.clone().into()).await.is_ok() {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = &mut ends => break,
@@ -135,5 +168,20 @@ async fn events(Query(manner): Query<Manner>, State(drain): State<Token>) -> Res
         }
     });
     let kind = [("content-type", "text/event-stream")];
-    (kind, Body::new(Chunks(reader))).into_response()
+    (kind, Body::new(Events(events))).into_response()
+}
+
+struct Events(mpsc::Receiver<Bytes>);
+
+impl http_body::Body for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let event = self.0.poll_recv(cx);
+        event.map(|event| event.map(|event| Ok(Frame::data(event))))
+    }
 }

@@ -124,12 +124,13 @@ impl Adoption {
             socket,
             refused: 0,
         };
+        let mut removals = VecDeque::new();
+        if line.is_some() {
+            removals.extend(leftover.names);
+        }
         Self {
-            removals: match &line {
-                Some(_) => leftover.names.into_iter().collect(),
-                None => VecDeque::new(),
-            },
             line,
+            removals,
             waiting: leftover.connections.into_iter().map(offer).collect(),
             unknown: leftover.unknown,
             heirs: Vec::new(),

@@ -228,14 +228,15 @@ impl Shell {
     /// back if the service comes back, or is closed.
     fn give_up_adoption(&mut self, now: Moment) {
         self.pump_adoption(now);
+        let adoption = self.equipment.store.adoption.as_ref();
+        if !adoption.is_some_and(Adoption::has_left_the_store) {
+            return;
+        }
         let there_is = self.core.restarts() && self.open_store().unwrap_or(false);
         let store = &mut self.equipment.store;
         let Some(adoption) = &mut store.adoption else {
             return;
         };
-        if !adoption.has_left_the_store() {
-            return;
-        }
         for (parcel, socket) in adoption.take_waiting() {
             match &mut store.keep {
                 Some(keep) if there_is => keep.take(parcel, socket),

@@ -16,6 +16,8 @@ use crate::worker::signal::Order;
 /// Ends a stream of events when the server is cancelled. Cut off, it would look like a failure to its client; the
 /// end is what an `EventSource` connects again after (HTML, section 9.2.3). Any other body must not end like that:
 /// its client would take a part for the whole.
+///
+/// The end comes when the author has nothing more to give for the moment: between two events, if he gives them whole.
 pub(super) struct Events {
     state: Arc<State>,
     cancelled: Pin<Box<dyn Future<Output = ()> + Send>>,

@@ -15,6 +15,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::events::Events;
 use super::incoming;
@@ -39,16 +40,17 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Error = Infallible;
     type Future = Call;
 
-    fn call(&self, mut request: Request<Incoming>) -> Call {
+    fn call(&self, request: Request<Incoming>) -> Call {
         let exchange = Exchange::begin(self.0.clone());
         let about = About::of(&request);
-        // Streams of HTTP/2 (CONNECT) leave it by hyper alone; their connection stays.
-        let upgrade = if self.0.http2.load(Relaxed) {
-            None
-        } else {
-            Upgrade::offer(&mut request)
-        };
         let mut request = request.map(|body| incoming::wrap(body, &self.0));
+        // Streams of HTTP/2 (CONNECT) leave it by hyper alone; their connection stays.
+        let asks = request.extensions().get::<OnUpgrade>().is_some();
+        let upgrade = if asks && !self.0.http2.load(Relaxed) {
+            Upgrade::offer(&mut request)
+        } else {
+            None
+        };
         if self.0.server.service.wants_peer() {
             request.extensions_mut().insert(self.0.peer.clone());
         }
@@ -112,8 +114,7 @@ impl Future for Call {
             }
             None => exchange.internal_server_error(),
         };
-        let mut upgrade = me.upgrade.take();
-        if let Some(upgrade) = upgrade.take_if(|upgrade| upgrade.is_accepted(&response)) {
+        if let Some(upgrade) = accepted(&mut me.upgrade, &response) {
             exchange.state.upgrades(upgrade);
         } else if exchange.announces_close() {
             response
@@ -133,6 +134,12 @@ impl Future for Call {
             stream,
         })))
     }
+}
+
+/// What was offered, if this response takes it.
+fn accepted(upgrade: &mut Option<Box<Upgrade>>, response: &Response<Body>) -> Option<Box<Upgrade>> {
+    let mut upgrade = upgrade.take()?;
+    upgrade.is_accepted(response).then_some(upgrade)
 }
 
 /// A response body on its way out. hyper drops it when it has taken the last byte.

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -177,15 +177,25 @@ impl<S: Socket> Driver<'_, S> {
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.connection).poll(cx).map(|result| {
-            if let Err(error) = result {
-                tracing::debug!(
-                    peer = %self.state.peer,
-                    error = crate::exit::chain(&error),
-                    "an HTTP/1.1 connection ended with an error"
-                );
+        let mut again = false;
+        let result = loop {
+            let result = ready!(Pin::new(&mut self.connection).poll(cx));
+            // When an upgrade was asked for on this connection, now or long ago, hyper forgets to flush before it
+            // ends. Asked again, it does.
+            let orderly = result.as_ref().err().is_none_or(hyper::Error::is_parse);
+            if again || !orderly || !self.state.writing.load(Relaxed) {
+                break result;
             }
-        })
+            again = true;
+        };
+        if let Err(error) = result {
+            tracing::debug!(
+                peer = %self.state.peer,
+                error = crate::exit::chain(&error),
+                "an HTTP/1.1 connection ended with an error"
+            );
+        }
+        Poll::Ready(())
     }
 
     /// Tells hyper to close. Ready: it agrees that nothing is going on.

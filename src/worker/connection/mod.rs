@@ -6,8 +6,15 @@
 //!                        │
 //!                     driver: polls hyper, then the batch, then the order, then the clock
 //! ```
+//!
+//! After an upgrade there is no hyper, and the socket is the author's until he drops it or the server takes it away:
+//!
+//! ```text
+//! socket ─ Io ─ Tunnel ─ Upgraded ─ the author's task
+//! ```
 
 mod clock;
+mod end;
 mod events;
 mod exchange;
 mod frames;
@@ -25,14 +32,12 @@ mod upgrade;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::Poll;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 use self::clock::Clock;
+use self::end::{finish, linger, write_out};
 use self::http1::Left;
 use self::io::Io;
 use self::state::State;
@@ -43,9 +48,6 @@ use super::server::Shared;
 use super::signal::{Order, Watch};
 use crate::ipc::parcel::Parcel;
 use crate::peer::Peer;
-
-/// How long a closed connection is read and ignored, so that a reset does not overtake the last response.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end, or until another worker has taken it, and gives its place back then. It
 /// counts as open from the call on. Dropping the future closes the socket and cancels its handlers.
@@ -114,14 +116,10 @@ async fn run<S: Socket>(open: Open, socket: S, peer: Peer, before: Option<Before
     };
     loop {
         match http1::serve(io, &state, &mut clock, &mut watch).await {
-            Left::Ended(io) => {
-                return finish(io, server, &mut clock, &mut watch).await;
-            }
+            Left::Ended(io) => return finish(io, server, &mut clock, &mut watch).await,
             Left::Upgraded(io, read, upgrade) => {
-                return Box::pin(leave_http(
-                    io, read, upgrade, &state, &mut clock, &mut watch,
-                ))
-                .await;
+                let author = leave_http(io, read, upgrade, &state, &mut clock, &mut watch);
+                return Box::pin(author).await;
             }
             Left::Http2(io) => {
                 let over = Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
@@ -185,124 +183,23 @@ async fn leave_http<S: Socket>(
     }
     tracing::debug!(peer = %state.peer, "a connection has left HTTP");
     let tunnel = upgrade.accept(io.into_tunnel(read));
-    let over = poll_fn(|cx| {
+    let io = poll_fn(|cx| {
         if watch.poll_order(cx) != Order::Cancel {
-            return tunnel.poll_dropped(cx).map(|io| (io, false));
+            return tunnel.poll_dropped(cx);
         }
         match tunnel.poll_end(cx) {
-            // In the middle of a frame. What the author does not complete cannot be closed properly.
-            Poll::Pending => clock.passed(server.farewell(), cx).then_some((None, false)),
-            Poll::Ready(io) => Some((io, true)),
+            // What the author does not complete cannot be closed properly.
+            Poll::Pending if clock.passed(server.farewell(), cx) => Poll::Ready(None),
+            polled => polled,
         }
-        .map_or(Poll::Pending, Poll::Ready)
     });
-    match over.await {
-        (Some(io), false) => finish(io, server, clock, watch).await,
-        (Some(mut io), true) => {
-            if write_out(&mut io, server, clock, watch).await {
-                linger(io, server, clock, watch).await;
-            }
-        }
-        (None, _) => {}
+    let Some(mut io) = io.await else { return };
+    if server.signal().order() != Order::Cancel {
+        return finish(io, server, clock, watch).await;
     }
-}
-
-/// Writes what is left and closes. Bytes that nobody will read would make the kernel send a reset, which
-/// can destroy a response (say, 431) before the client has read it: so if there are any, the end of the
-/// response is told, and they are read away first.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
-    mut io: Io<S>,
-    server: &Shared,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) {
-    if !write_out(&mut io, server, clock, watch).await {
-        return;
-    }
-    // With nothing to read away, closing is all that is needed: it tells the end as well.
-    let surplus = poll_fn(|cx| Poll::Ready(matches!(io.poll_discard(cx), Poll::Ready(Ok(true)))));
-    if surplus.await {
+    // The client may be sending right now, and must be able to read the close frame all the same.
+    if write_out(&mut io, server, clock, watch).await {
         linger(io, server, clock, watch).await;
-    }
-}
-
-/// Writes what is held. False: that failed, or took too long.
-async fn write_out<S: AsyncRead + AsyncWrite + Unpin>(
-    io: &mut Io<S>,
-    server: &Shared,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) -> bool {
-    if io.failed() {
-        return false;
-    }
-    let mut patience = Patience::new(server.http.keep_alive_timeout, server);
-    let written = poll_fn(|cx| match io.poll_release(cx) {
-        Poll::Pending => patience.poll_over(cx, clock, watch).map(|()| false),
-        Poll::Ready(result) => Poll::Ready(result.is_ok()),
-    });
-    written.await
-}
-
-/// Tells the peer that there is no more, and reads what it still sends, for a while.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
-    mut io: Io<S>,
-    server: &Shared,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) {
-    let mut patience = Patience::new(LINGER, server);
-    let mut told = false;
-    poll_fn(|cx| {
-        // First, or a client that never stops sending would never be looked at again.
-        if patience.poll_over(cx, clock, watch).is_ready() {
-            return Poll::Ready(());
-        }
-        if !told {
-            if ready!(io.poll_end(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            told = true;
-        }
-        while let Ok(true) = ready!(io.poll_discard(cx)) {}
-        Poll::Ready(())
-    })
-    .await;
-}
-
-/// How long a client may take for the last bytes.
-struct Patience<'a> {
-    limit: Duration,
-    since: Option<Instant>,
-    server: &'a Shared,
-}
-
-impl<'a> Patience<'a> {
-    /// `limit` runs from the first poll.
-    fn new(limit: Duration, server: &'a Shared) -> Self {
-        Self {
-            limit,
-            since: None,
-            server,
-        }
-    }
-
-    /// Ready when there is no more time.
-    fn poll_over(
-        &mut self,
-        cx: &mut Context<'_>,
-        clock: &mut Clock<'_>,
-        watch: &mut Watch<'_, '_>,
-    ) -> Poll<()> {
-        let mut deadline = *self.since.get_or_insert_with(Instant::now) + self.limit;
-        if watch.poll_order(cx) == Order::Cancel {
-            deadline = deadline.min(self.server.farewell());
-        }
-        if clock.passed(deadline, cx) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
     }
 }
 

@@ -316,3 +316,41 @@ async fn cancel_says_nothing_in_another_protocol() {
     fixture.cancel().await;
     assert!(author.read_u8().await.is_err());
 }
+
+/// After a refused upgrade, hyper ends without a flush.
+#[tokio::test]
+async fn the_last_response_after_a_refused_upgrade_is_written_even_to_a_slow_reader() {
+    const BATCH: usize = 32 * 1024;
+    const BAD: &str = "this is no request\r\n\r\n";
+    let path = |length: usize| format!("/{}", "p".repeat(length - 1));
+    for refused in [false, true] {
+        let fixture = Fixture::new();
+        let mut client = fixture.connect_with_buffer(16 * 1024);
+        if refused {
+            client.write_all(ask("/refused").as_bytes()).await.unwrap();
+            response(&mut client).await;
+        }
+        client.write_all(get("/middling").as_bytes()).await.unwrap();
+        let (head, body) = response(&mut client).await;
+        let size = head.len() + body.len();
+        let left = BATCH - 5 * size - 3 * head.len();
+        // More than the pipe takes, and with no room for another response in the batch.
+        let requests = [
+            get("/middling").repeat(5),
+            get(&path(left / 2)),
+            get(&path(left - left / 2 - 20)),
+            BAD.to_owned(),
+        ]
+        .concat();
+        client.write_all(requests.as_bytes()).await.unwrap();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..7 {
+            let (head, _) = response(&mut client).await;
+            assert!(head.starts_with("http/1.1 200"), "{head}");
+        }
+        let (head, _) = response(&mut client).await;
+        assert!(head.starts_with("http/1.1 400"), "{head}");
+    }
+}
