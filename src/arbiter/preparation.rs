@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::exit::{ExitCode, Failure};
 use crate::lifecycle;
 use crate::logs::events::Event;
-use crate::systemd::notify::{Notifier, Say};
+use crate::systemd::notify::Notifier;
 
 /// For the manager as good as no limit, and a number that it can add to its clock.
 const UNLIMITED: Duration = Duration::from_secs(86_400);
@@ -63,24 +63,15 @@ pub(crate) fn run(
         return Ok(());
     }
     let begun = Instant::now();
-    let usual = put_off(notifier, config.timeouts.startup.unwrap_or(UNLIMITED));
+    // Also the watchdog's time, from systemd 252 to 257 at least; its next sign of life ends that.
+    notifier.extend_timeout(config.timeouts.startup.unwrap_or(UNLIMITED));
     let done = author.prepare();
-    if let Some(usual) = usual {
-        notifier.send(&[Say::WatchdogLimit(usual), Say::Watchdog]);
+    if notifier.watchdog_interval().is_some() {
+        notifier.watchdog();
     }
     if done.is_ok() {
         let took = begun.elapsed().as_secs_f64();
         lifecycle!(Event::Preloaded, took_seconds = took, "the preload is done");
     }
     done
-}
-
-/// Nobody says WATCHDOG=1 meanwhile. Gives back the watchdog's usual limit, if there is a watchdog.
-fn put_off(notifier: &mut Notifier, limit: Duration) -> Option<Duration> {
-    // The usual one is twice the interval, sd_watchdog_enabled(3).
-    let usual = notifier.watchdog_interval().map(|interval| interval * 2);
-    let mut says = vec![Say::ExtendTimeout(limit)];
-    says.extend(usual.map(|usual| Say::WatchdogLimit(limit + usual)));
-    notifier.send(&says);
-    usual
 }

@@ -434,7 +434,8 @@ impl Shell {
     /// How much the service is needed, now.
     fn activity(&self) -> Activity {
         Activity {
-            waiting: sockets::any_waits(&self.equipment.listeners),
+            waiting: self.equipment.store.is_adopting()
+                || sockets::any_waits(&self.equipment.listeners),
             connections: self.children.connections(),
             in_flight: self.children.in_flight(),
             busy: self.children.busy(),

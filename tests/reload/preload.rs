@@ -35,8 +35,7 @@ impl Stage {
 
     /// What a worker says that it got.
     fn preloaded(&self) -> String {
-        let told = self.service.get("/preloaded");
-        told.split(' ').nth(1).unwrap_or_default().to_owned()
+        word_of(&self.service.get("/preloaded")).to_owned()
     }
 
     /// Writes the configuration that says `new`.
@@ -55,10 +54,15 @@ impl Stage {
         let victim = self.service.workers()[0];
         signal_to(victim, Signal::SIGKILL);
         self.service.wait_until_replaced(victim);
-        let told: BTreeSet<String> = (0..8).map(|_| self.preloaded()).collect();
+        let told = self.service.get_of_each("/preloaded");
+        let told: BTreeSet<&str> = told.iter().map(|text| word_of(text)).collect();
         assert!(told.iter().eq(words), "{told:?}");
         self.press();
     }
+}
+
+fn word_of(told: &str) -> &str {
+    told.split(' ').nth(1).expect("a pid, and the word")
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! What it logs is waited for in `log.rs`, what it says about itself in `status.rs`; `process.rs` sees its
 //! processes, `activation.rs` passes it sockets.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
@@ -350,6 +351,20 @@ impl Service {
         let response = self.client().get(path).expect("an answer");
         assert_eq!(response.status, 200, "{path}: {}", response.body);
         response.body
+    }
+
+    /// The body of a page as each worker that serves gives it, by pid.
+    #[track_caller]
+    pub(crate) fn get_of_each(&self, path: &str) -> Vec<String> {
+        let mut told = BTreeMap::new();
+        let count = self.workers().len();
+        eventually("an answer of every worker", LIMIT, || {
+            let mut client = self.client();
+            let worker = client.get("/").ok()?.number();
+            told.insert(worker, client.get(path).ok()?.body);
+            (told.len() == count).then_some(())
+        });
+        told.into_values().collect()
     }
 
     /// Every process of the service that lives, the arbiter included.

@@ -36,7 +36,7 @@ pub(crate) struct Activity {
     pub(crate) busy: u64,
     /// Connections accepted so far: what has come and gone between two looks shows here.
     pub(crate) accepted: u64,
-    /// A connection waits to be accepted.
+    /// A connection waits to be accepted, or to be taken over from the service's last life.
     pub(crate) waiting: bool,
 }
 
