@@ -11,6 +11,7 @@ mod builder;
 mod context;
 mod error;
 pub(crate) mod event;
+pub(crate) mod leases;
 mod payload;
 pub(crate) mod running;
 pub(crate) mod service;

@@ -12,6 +12,7 @@ use super::act;
 use super::builder::App;
 use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
 use super::event::{AppState, Observer, PayloadEvent, Progress};
+use super::leases::Leases;
 use super::running::{Running, first_failure};
 use super::stack::{Ending, Stack};
 use super::step::{Action, Begin, Entry, Step, StepContext, observed};
@@ -28,6 +29,8 @@ pub(crate) struct Launch {
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
     pub(crate) cleanup: Option<Duration>,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Where its payloads get their leases.
+    pub(crate) leases: Arc<Leases>,
 }
 
 impl App {
@@ -44,6 +47,7 @@ impl App {
             tokens,
             cleanup,
             observer,
+            leases,
         } = launch;
         let App {
             service,
@@ -61,6 +65,7 @@ impl App {
                 drain: tokens.drain(),
                 failed: watch::Sender::new(None),
                 observer: Arc::clone(&observer),
+                leases,
             },
             tokens,
             progress: Progress::new(observer),
@@ -96,6 +101,8 @@ impl Running {
             self.shared.observer.payload(&PayloadEvent {
                 index,
                 name: &payload.name,
+                scope: payload.scope,
+                epoch: 0,
                 state: PayloadState::Waiting,
                 restarts: 0,
                 cause: None,

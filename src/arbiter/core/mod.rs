@@ -26,11 +26,13 @@
 //! 6. The arbiter leaves only when it has no worker left.
 //! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
 //!    has served for the trial. Every trigger gets one answer.
+//! 8. A lease has at most one holder; see [`lease`].
 
 mod actions;
 mod backoff;
 mod events;
 mod health;
+mod lease;
 mod lifecycle;
 mod policy;
 mod reload;
@@ -40,9 +42,13 @@ mod saved;
 mod stop;
 
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod invariants;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -51,6 +57,7 @@ use std::time::Duration;
 
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
+pub(crate) use lease::Want;
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
@@ -59,6 +66,7 @@ pub(crate) use saved::Saved;
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use lease::Leases;
 use reload::Reload;
 use stop::Stop;
 
@@ -93,6 +101,7 @@ pub(crate) struct Core {
     wanted_slots: Option<u16>,
     /// Workers of slots that were given up, and that serve until another one does.
     surplus: Vec<WorkerId>,
+    leases: Leases,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     /// Since when the arbiter has been running without a gap.
@@ -120,6 +129,7 @@ impl Core {
             reload_failure: None,
             wanted_slots: None,
             surplus: Vec::new(),
+            leases: Leases::default(),
             next_watchdog: None,
             next_extension: None,
             awake_since: Moment::default(),
@@ -144,6 +154,13 @@ impl Core {
             Event::Beats(beats) => self.beats(&beats),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
+            Event::Wants { worker, wants } => self.wants(worker, wants),
+            Event::Released {
+                worker,
+                payload,
+                epoch,
+                how,
+            } => self.released(now, worker, payload, epoch, how),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
             Event::Tick => self.supervise(now),
@@ -167,9 +184,11 @@ impl Core {
             .crashes
             .forgotten_at()
             .filter(|_| self.degraded && self.stop.is_none());
+        let leases = self.leases.poll_timeout().filter(|_| self.stop.is_none());
         slots
             .chain(workers)
             .chain(crashes)
+            .chain(leases)
             .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
             .chain(self.next_watchdog)
             .chain(self.next_extension)
@@ -256,6 +275,7 @@ impl Core {
             self.serve_prepared(now);
             self.recycle_next(now);
             self.retire_surplus(now);
+            self.pass_leases(now);
         }
         self.keep_manager_informed(now);
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Crashes, Random};
+use super::lease::Leases;
 use super::reload::Reload;
 use super::roster::{Slot, Worker, WorkerId};
 use super::{Core, Moment, Policy};
@@ -29,6 +30,8 @@ pub(crate) struct Saved {
     #[serde(default)]
     reload_failure: Option<String>,
     surplus: Vec<WorkerId>,
+    #[serde(default)]
+    leases: Leases,
     reload: Option<Reload>,
 }
 
@@ -57,6 +60,7 @@ impl Core {
             wanted_slots: self.wanted_slots,
             reload_failure: self.reload_failure.clone(),
             surplus: self.surplus.clone(),
+            leases: self.leases.clone(),
             reload: self.reload.clone(),
         }
     }
@@ -83,6 +87,7 @@ impl Core {
             reload_failure: saved.reload_failure,
             wanted_slots: saved.wanted_slots,
             surplus: saved.surplus,
+            leases: saved.leases,
             next_watchdog: policy.watchdog.map(|_| saved.next_watchdog.unwrap_or(now)),
             next_extension: saved.next_extension,
             awake_since: now,
