@@ -219,7 +219,7 @@ impl Leases {
                 if done || self.spent.contains(&(*id, want.payload)) {
                     continue;
                 }
-                self.check_held(core, now, &key, said, ended);
+                self.check_held(core, now, id, &key, said, ended);
             }
         }
     }
@@ -228,6 +228,7 @@ impl Leases {
         &self,
         core: &Core,
         now: Moment,
+        candidate: &WorkerId,
         key: &Key,
         said: &Said,
         ended: &BTreeSet<WorkerId>,
@@ -254,10 +255,11 @@ impl Leases {
         let way: Vec<_> = self.held.iter().filter(|pair| in_the_way(*pair)).collect();
         assert!(!way.is_empty(), "nobody has {key:?}, and nobody knows why");
         for (other, held) in way {
-            // Where even the way back of a reload has failed, two programs serve side by side.
-            let other_app = core.workers[&held.worker].generation < core.generation;
+            // Two apps that do not agree on the scope can serve side by side: in a trial, until it ends, and where even
+            // the way back of a reload has failed.
+            let generation = |id| core.workers[id].generation;
             assert!(
-                told(held) || other_app,
+                told(held) || generation(&held.worker) != generation(candidate),
                 "{other:?} is in the way of {key:?} for ever"
             );
         }
