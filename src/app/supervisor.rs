@@ -173,8 +173,8 @@ impl Supervisor {
                     return self.stopped(Err(Fault::Blocked));
                 }
                 Over::Told(outcome) => {
-                    result = self.stopped(outcome);
-                    let again = work.can_start() && !self.stop.is_cancelled();
+                    let (stopped, last) = (self.stopped(outcome), self.stop.is_cancelled());
+                    let again = work.can_start() && !last;
                     seat.clear();
                     self.release(
                         grant,
@@ -184,11 +184,13 @@ impl Supervisor {
                             Released::Spent
                         },
                     );
+                    if last {
+                        result = stopped;
+                    }
                     if !again {
                         break;
                     }
                     // What it failed with on its way out was reported, and the worker serves on.
-                    result = Ok(());
                     self.report(PayloadState::Waiting, None);
                 }
             }

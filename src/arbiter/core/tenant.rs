@@ -21,6 +21,9 @@ pub(super) struct Tenant {
     running: BTreeMap<u32, (Grant, bool)>,
 }
 
+/// Who runs a payload, for which slot.
+type Seen = (WorkerId, Option<u16>, Grant);
+
 /// A payload's lease comes back.
 type Back = (u32, u64, Released);
 
@@ -54,7 +57,7 @@ pub(super) fn app(random: &mut Random) -> Vec<Want> {
 
 /// Over all workers that are not gone, whatever the core thinks of them.
 pub(super) fn check<'a>(tenants: impl Iterator<Item = (WorkerId, &'a Tenant)>) {
-    let mut seen: BTreeMap<&str, Vec<(WorkerId, Option<u16>, Grant)>> = BTreeMap::new();
+    let mut seen: BTreeMap<&str, Vec<Seen>> = BTreeMap::new();
     for (id, tenant) in tenants {
         for want in &tenant.wants {
             let Some((grant, _)) = tenant.running.get(&want.payload) else {

@@ -1,5 +1,6 @@
 //! One decision at a time.
 
+mod lease;
 mod reload;
 
 use std::time::Duration;
