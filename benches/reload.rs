@@ -14,7 +14,7 @@ mod support;
 
 use std::fs::File;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,7 @@ fn reload(control: &str) -> Result<Duration, Error> {
     let begun = Instant::now();
     let status = Command::new(std::env::current_exe()?)
         .args(["reload", "--control", control])
+        .stdout(Stdio::null())
         .status()?;
     if !status.success() {
         return Err(format!("the reload failed: {status}").into());

@@ -24,8 +24,9 @@ pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
-    App, AppBuilder, Context, MissingState, NoSettings, Payload, PayloadContext, PayloadFailure,
-    Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token, service_fn,
+    App, AppBuilder, Busy, Context, MissingState, NoSettings, Payload, PayloadContext,
+    PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token,
+    service_fn,
 };
 pub use body::Body;
 pub use exit::BoxError;

@@ -10,10 +10,10 @@ use serde::de::DeserializeOwned;
 
 use crate::app::{App, Context};
 use crate::arbiter::{
-    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell,
+    self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell, Store,
 };
 use crate::cli::{self, Command, Invocation};
-use crate::config::{self, Flags, Loaded};
+use crate::config::{self, Flags, Loaded, Surroundings};
 use crate::exit::{BoxError, ExitCode, Failure, chain};
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
@@ -63,9 +63,9 @@ fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> Ex
         Ok(Arrival::Fresh) => command(&name, arguments, load),
         Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, load),
         Ok(Arrival::Preflight(trial)) => {
-            let checked = trial.check_state().and_then(|watched| {
+            let checked = trial.check_state().and_then(|surroundings| {
                 let flags = serving_flags(&name, &arguments)?;
-                validate::<S>(&name, &flags, watched)
+                validate::<S>(&name, &flags, surroundings)
             });
             let error = checked.err().map(|failure| chain(&failure));
             trial.tell(error.as_deref());
@@ -119,7 +119,11 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
     let program = Program::this(arguments);
-    let loaded = load_config(name, flags, manager.is_watched(std::process::id()))?;
+    let surroundings = Surroundings {
+        watched: manager.is_watched(std::process::id()),
+        own_sockets: passed.fds.is_empty(),
+    };
+    let loaded = load_config(name, flags, surroundings)?;
     let settings: S = config::app_settings(&loaded.config.app)?;
     logs::init(&loaded.config.log, name, logs::ProcessIdentity::Arbiter)?;
     match start_arbiter(name, loaded, passed, manager, program) {
@@ -155,7 +159,7 @@ fn supervise<S: Send + Sync + 'static>(
 fn start_arbiter(
     name: &str,
     loaded: Loaded,
-    passed: sockets::Passed,
+    mut passed: sockets::Passed,
     manager: notify::Settings,
     program: Program,
 ) -> Result<Shell, Failure> {
@@ -165,6 +169,8 @@ fn start_arbiter(
         snapshot,
     } = loaded;
     let signals = become_arbiter(name)?;
+    let store = Store::new(std::mem::take(&mut passed.stored));
+    store.check_listeners(&passed)?;
     let sockets::Acquired {
         listeners,
         notes,
@@ -192,6 +198,7 @@ fn start_arbiter(
         signals,
         control,
         images: Images::new(program, snapshot),
+        store,
         name: name.into(),
         config: Arc::new(config),
     })
@@ -246,10 +253,7 @@ fn prepare_take_over<S: DeserializeOwned>(
         config, snapshot, ..
     } = match inherited.configuration()? {
         Some(snapshot) => config::load_again(name, &flags, std::env::vars_os(), &snapshot)?,
-        None => {
-            let manager = inherited.manager()?;
-            load_config(name, &flags, manager.is_watched(std::process::id()))?
-        }
+        None => load_config(name, &flags, inherited.surroundings()?)?,
     };
     let settings: S = config::app_settings(&config.app)?;
     logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
@@ -288,8 +292,12 @@ fn serving_flags(name: &str, arguments: &[OsString]) -> Result<Flags, Failure> {
 }
 
 /// Everything about the configuration that can be checked without serving.
-fn validate<S: DeserializeOwned>(name: &str, flags: &Flags, watched: bool) -> Result<(), Failure> {
-    let Loaded { config, .. } = load_config(name, flags, watched)?;
+fn validate<S: DeserializeOwned>(
+    name: &str,
+    flags: &Flags,
+    surroundings: Surroundings,
+) -> Result<(), Failure> {
+    let Loaded { config, .. } = load_config(name, flags, surroundings)?;
     let _settings: S = config::app_settings(&config.app)?;
     logs::check(&config.log)
 }
@@ -314,8 +322,12 @@ fn control_path(name: &str, flags: &Flags) -> Result<PathBuf, Failure> {
 fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Failure> {
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
-    let watched = manager.is_watched(std::process::id());
-    let Loaded { config, report, .. } = load_config(name, flags, watched)?;
+    // The sockets come when it serves.
+    let surroundings = Surroundings {
+        watched: manager.is_watched(std::process::id()),
+        own_sockets: false,
+    };
+    let Loaded { config, report, .. } = load_config(name, flags, surroundings)?;
     let _settings: S = config::app_settings(&config.app)?;
     logs::check(&config.log)?;
     if !passed.fds.is_empty() {
@@ -331,12 +343,10 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
     Ok(ExitCode::Ok)
 }
 
-/// The configuration on disk, as a service can use it that its manager watches or does not.
-fn load_config(name: &str, flags: &Flags, watched: bool) -> Result<Loaded, Failure> {
+/// The configuration on disk, as a service can use it that runs there.
+fn load_config(name: &str, flags: &Flags, surroundings: Surroundings) -> Result<Loaded, Failure> {
     let loaded = config::load(name, flags, std::env::vars_os())?;
-    if watched {
-        loaded.check_watched()?;
-    }
+    loaded.check_against(surroundings)?;
     Ok(loaded)
 }
 

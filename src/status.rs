@@ -115,6 +115,9 @@ pub struct Worker {
     pub connections: u64,
     /// Requests whose response is not finished.
     pub in_flight: u64,
+    /// What its app has declared busy.
+    #[serde(default)]
+    pub busy: u64,
     /// Requests that ended.
     pub requests: u64,
     /// Connections accepted in all.

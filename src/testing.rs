@@ -39,7 +39,7 @@ use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{
-    App, Context, ContextParts, PayloadFailure, Stage, StartFailure, StepError, Tokens,
+    App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
 };
 use crate::body::Body;
 use crate::exit::BoxError;
@@ -100,6 +100,7 @@ impl TestApp {
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
+            desk: Desk::default(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;
@@ -201,6 +202,7 @@ async fn launch(
     let starting = app.start(Launch {
         cancel: cancel.clone(),
         tokens,
+        desk: Desk::default(),
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),

@@ -104,8 +104,6 @@ impl Server {
             .arg(&paths.control)
             .env_remove("LISTEN_FDS");
         let server = Self {
-            // It does not serve upgrades.
-            lacks: &[Kind::WebSocket],
             payload: Some(paths),
             ..Self::started(command, address, folder)?
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
+use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
 use crate::status::Status;
 
@@ -38,6 +39,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) generation: u32,
     pub(crate) workers: u32,
     pub(crate) tokens: Tokens,
+    pub(crate) desk: Desk,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -77,7 +79,7 @@ impl<S> Context<S> {
     }
 
     /// Fires when this worker begins to drain: it takes nothing new and finishes what it has. Long responses
-    /// (server-sent events, WebSockets) should then come to an end.
+    /// (server-sent events, WebSockets) should then come to an end; at the drain's deadline payload ends them.
     pub fn drain_token(&self) -> Token {
         self.0.tokens.drain()
     }
@@ -85,6 +87,12 @@ impl<S> Context<S> {
     /// Fires when the requests are over and the teardown begins, and when a startup is given up.
     pub fn stop_token(&self) -> Token {
         self.0.tokens.stop()
+    }
+
+    /// Declares the service busy, until the value is dropped: it does not leave for idleness, although no client is
+    /// connected. A request in flight needs none.
+    pub fn busy(&self) -> Busy {
+        Busy::at(&self.0.desk)
     }
 
     /// The whole service as it is now: the arbiter, its workers, their payloads.

@@ -15,18 +15,18 @@ pub(crate) struct Leases {
     pub(super) slot: u32,
     pub(super) slots: u32,
     /// By the payload's place in the order of registration.
-    desks: Mutex<BTreeMap<u32, Entry>>,
+    trays: Mutex<BTreeMap<u32, Entry>>,
 }
 
 #[derive(Clone, Debug)]
 struct Entry {
     payload: Arc<str>,
-    desk: Arc<watch::Sender<Desk>>,
+    tray: Arc<watch::Sender<Tray>>,
 }
 
 /// What lies between whoever grants and one payload's supervisor.
 #[derive(Debug, Default)]
-struct Desk {
+struct Tray {
     grant: Option<Grant>,
     /// The supervisor has seen it.
     taken: bool,
@@ -36,10 +36,10 @@ struct Desk {
     closed: bool,
 }
 
-/// The supervisor's side of a desk.
+/// The supervisor's side of a tray.
 pub(super) struct Seat {
-    desk: Arc<watch::Sender<Desk>>,
-    changes: watch::Receiver<Desk>,
+    tray: Arc<watch::Sender<Tray>>,
+    changes: watch::Receiver<Tray>,
 }
 
 impl Leases {
@@ -48,33 +48,33 @@ impl Leases {
         Self {
             slot,
             slots,
-            desks: Mutex::default(),
+            trays: Mutex::default(),
         }
     }
 
-    /// Opens a payload's desk.
+    /// Opens a payload's tray.
     pub(super) fn open(&self, number: u32, payload: &Arc<str>) -> Seat {
-        let desk = Arc::new(watch::Sender::new(Desk::default()));
+        let tray = Arc::new(watch::Sender::new(Tray::default()));
         let entry = Entry {
             payload: Arc::clone(payload),
-            desk: Arc::clone(&desk),
+            tray: Arc::clone(&tray),
         };
-        self.desks().insert(number, entry);
+        self.trays().insert(number, entry);
         Seat {
-            changes: desk.subscribe(),
-            desk,
+            changes: tray.subscribe(),
+            tray,
         }
     }
 
     /// Lets the payload run. False: its supervisor has left, and the grant is free again.
     pub(crate) fn grant(&self, payload: u32, grant: Grant) -> bool {
-        self.change(payload, |desk| {
-            if desk.closed {
+        self.change(payload, |tray| {
+            if tray.closed {
                 return false;
             }
-            *desk = Desk {
+            *tray = Tray {
                 grant: Some(grant),
-                ..Desk::default()
+                ..Tray::default()
             };
             true
         })
@@ -82,29 +82,29 @@ impl Leases {
 
     /// Has the payload stopped, if it runs under this grant. What comes of it is the supervisor's to say.
     pub(crate) fn revoke(&self, payload: u32, epoch: u64) {
-        self.change(payload, |desk| {
-            let held = desk.grant.is_some_and(|grant| grant.epoch == epoch);
-            desk.revoked |= held;
+        self.change(payload, |tray| {
+            let held = tray.grant.is_some_and(|grant| grant.epoch == epoch);
+            tray.revoked |= held;
             held
         });
     }
 
     /// The payloads that need a lease, by number and name.
     pub(crate) fn payloads(&self) -> Vec<(u32, Arc<str>)> {
-        let desks = self.desks();
-        let named = desks
+        let trays = self.trays();
+        let named = trays
             .iter()
             .map(|(number, entry)| (*number, Arc::clone(&entry.payload)));
         named.collect()
     }
 
-    fn change(&self, payload: u32, change: impl FnOnce(&mut Desk) -> bool) -> bool {
-        let entry = self.desks().get(&payload).cloned();
-        entry.is_some_and(|entry| entry.desk.send_if_modified(change))
+    fn change(&self, payload: u32, change: impl FnOnce(&mut Tray) -> bool) -> bool {
+        let entry = self.trays().get(&payload).cloned();
+        entry.is_some_and(|entry| entry.tray.send_if_modified(change))
     }
 
-    fn desks(&self) -> MutexGuard<'_, BTreeMap<u32, Entry>> {
-        self.desks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn trays(&self) -> MutexGuard<'_, BTreeMap<u32, Entry>> {
+        self.trays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -112,7 +112,7 @@ impl Seat {
     /// The next grant. Cancel-safe: one that is not waited for is still there.
     pub(super) async fn granted(&mut self) -> Grant {
         loop {
-            let waits = |desk: &Desk| desk.grant.is_some() && !desk.taken;
+            let waits = |tray: &Tray| tray.grant.is_some() && !tray.taken;
             // The sender is here.
             let _ = self.changes.wait_for(waits).await;
             if let Some(grant) = self.take() {
@@ -125,30 +125,30 @@ impl Seat {
     pub(super) fn revoked(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut changes = self.changes.clone();
         async move {
-            let _ = changes.wait_for(|desk| desk.revoked).await;
+            let _ = changes.wait_for(|tray| tray.revoked).await;
         }
     }
 
-    /// The payload does not run any more: the desk is ready for the next grant.
+    /// The payload does not run any more: the tray is ready for the next grant.
     pub(super) fn clear(&mut self) {
-        self.desk.send_modify(|desk| *desk = Desk::default());
+        self.tray.send_modify(|tray| *tray = Tray::default());
     }
 
     /// No grant will be taken any more. Gives back the one that lies there.
     pub(super) fn close(&mut self) -> Option<Grant> {
         let mut left = None;
-        self.desk.send_modify(|desk| {
-            desk.closed = true;
-            left = desk.grant.take_if(|_| !desk.taken);
+        self.tray.send_modify(|tray| {
+            tray.closed = true;
+            left = tray.grant.take_if(|_| !tray.taken);
         });
         left
     }
 
     fn take(&mut self) -> Option<Grant> {
         let mut grant = None;
-        self.desk.send_modify(|desk| {
-            grant = desk.grant.filter(|_| !desk.taken);
-            desk.taken = true;
+        self.tray.send_modify(|tray| {
+            grant = tray.grant.filter(|_| !tray.taken);
+            tray.taken = true;
         });
         grant
     }

@@ -8,6 +8,7 @@
 mod act;
 mod budget;
 mod builder;
+mod busy;
 mod context;
 mod error;
 pub(crate) mod event;
@@ -23,6 +24,8 @@ mod supervisor;
 mod token;
 
 pub use builder::{App, AppBuilder};
+pub use busy::Busy;
+pub(crate) use busy::{Count, Desk};
 pub(crate) use context::ContextParts;
 pub use context::{Context, NoSettings};
 pub use error::{PayloadFailure, Stage, StartFailure, StepError};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::act::Act;
+use super::busy::{Busy, Desk};
 use super::state::{MissingState, State};
 use super::token::Token;
 use crate::status::Scope;
@@ -232,6 +233,7 @@ pub struct PayloadContext {
     pub(super) state: State,
     pub(super) drain: Token,
     pub(super) stop: Token,
+    pub(super) desk: Desk,
 }
 
 impl PayloadContext {
@@ -272,6 +274,12 @@ impl PayloadContext {
     /// There is none; the error names the type.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
         self.state.get()
+    }
+
+    /// Declares the service busy, until the value is dropped: it does not leave for idleness, although no client is
+    /// connected.
+    pub fn busy(&self) -> Busy {
+        Busy::at(&self.desk)
     }
 
     /// Resolves when this payload is to stop.

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::app::leases::Leases;
     use crate::app::start::Launch;
-    use crate::app::{App, Payload};
+    use crate::app::{App, Desk, Payload};
 
     #[tokio::test(start_paused = true)]
     async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
@@ -185,6 +185,7 @@ mod tests {
         let launch = Launch {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
+            desk: Desk::default(),
             cleanup: None,
             observer: Arc::new(crate::testing::Trace::default()),
             leases: Arc::new(Leases::new(0, 1)),

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::act;
 use super::builder::App;
+use super::busy::Desk;
 use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
 use super::event::{AppState, Observer, PayloadEvent, Progress};
 use super::leases::Leases;
@@ -26,6 +27,8 @@ pub(crate) struct Launch {
     pub(crate) cancel: CancellationToken,
     /// The same pair as in the context that was given to `load`.
     pub(crate) tokens: Tokens,
+    /// The same as in that context.
+    pub(crate) desk: Desk,
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
     pub(crate) cleanup: Option<Duration>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -45,6 +48,7 @@ impl App {
         let Launch {
             cancel,
             tokens,
+            desk,
             cleanup,
             observer,
             leases,
@@ -63,6 +67,7 @@ impl App {
             shared: Surroundings {
                 state,
                 drain: tokens.drain(),
+                desk,
                 failed: watch::Sender::new(None),
                 observer: Arc::clone(&observer),
                 leases,

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{panic_message, sleep_until_some};
+use super::busy::Desk;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Leases, Seat};
@@ -51,6 +52,7 @@ pub(super) struct Supervised {
 pub(super) struct Surroundings {
     pub(super) state: State,
     pub(super) drain: Token,
+    pub(super) desk: Desk,
     pub(super) failed: Failed,
     pub(super) observer: Arc<dyn Observer>,
     pub(super) leases: Arc<Leases>,
@@ -75,6 +77,7 @@ impl Supervised {
                 state: shared.state.clone(),
                 drain: shared.drain.clone(),
                 stop: Token::new(stop.clone()),
+                desk: shared.desk.clone(),
             },
             told: stop.clone(),
             stop: stop.clone(),

@@ -1,9 +1,10 @@
 //! Links between workers: who may give its connections to whom.
 //!
-//! A worker that leaves gets links to workers that stay: before it is told to leave, or when it leaves by
-//! itself, and again when somebody new serves. It waits with its idle connections for that, unless it is told
-//! that the service stops. One that has too many connections gets a link for so many. What is sent over a link is
-//! the workers' business, see [`crate::ipc::parcel`]; the arbiter keeps neither end.
+//! A worker that leaves gets links to workers that stay ([`Links`] decides): before it is told to leave, or when it
+//! leaves by itself, and again when they leave as well. It waits with its idle connections for that, unless it is
+//! told that the service stops; before a restart the arbiter itself is the heir (`store`). One that has too many
+//! connections gets a link for so many ([`Balance`] decides). What is sent over a link is the workers' business, see
+//! [`crate::ipc::parcel`]; the arbiter keeps neither end.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,16 +13,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::balance::{Balance, Load, Move};
-use super::core::WorkerId;
+use super::core::{Links, Seen, Tie, WorkerId};
+use super::seats::Children;
 use super::shell::Shell;
 use crate::ipc::orders::{Level, Order};
 use crate::ipc::parcel::Link;
 use crate::moment::Moment;
 use crate::status::ServiceState;
-use crate::worker::phase::Phase;
 
-/// More heirs than this share the connections of one worker no better.
-const MAX_HEIRS: usize = 8;
 /// A new worker has this long for connections that were waiting for it in the backlog.
 const SETTLE: Duration = Duration::from_millis(50);
 /// When what was moved for balance is looked at: workers try for half a second.
@@ -33,10 +32,7 @@ pub(super) struct Handoff {
     balance: Balance,
     /// The workers that served at the last look.
     serving: BTreeSet<WorkerId>,
-    /// The workers that leave and have got links, or were told that nobody takes over.
-    told: BTreeSet<WorkerId>,
-    /// The service stops, and nobody takes over any more.
-    stops: bool,
+    links: Links,
     /// The next look at the balance, and whether there is a reason for a difference.
     look: Option<(Moment, bool)>,
 }
@@ -51,9 +47,9 @@ impl Handoff {
         self.look.get_or_insert((at, false));
     }
 
-    /// Takes over who serves now; gives back who did not before.
-    fn note_serving(&mut self, serving: BTreeSet<WorkerId>) -> Vec<WorkerId> {
-        let new = serving.difference(&self.serving).copied().collect();
+    /// Takes over who serves now. True: somebody did not before.
+    fn note_serving(&mut self, serving: BTreeSet<WorkerId>) -> bool {
+        let new = !serving.is_subset(&self.serving);
         self.serving = serving;
         new
     }
@@ -74,6 +70,7 @@ impl Shell {
         } else if let Some(urgent) = self.handoff.take_due(now) {
             self.balance(now, urgent);
         }
+        self.tend_store(now);
     }
 
     /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
@@ -84,21 +81,21 @@ impl Shell {
         }
     }
 
-    /// Whoever leaves since the last time is told who takes over; whoever serves since then takes over from all
-    /// that leave.
     fn update_links(&mut self, now: Moment) {
         let serving = self.core.serving_workers().map(|(id, _)| id).collect();
-        let new = self.handoff.note_serving(serving);
-        if !new.is_empty() {
+        if self.handoff.note_serving(serving) {
             self.handoff.look = Some((now + SETTLE, true));
         }
-        for worker in self.leaving() {
-            if !self.handoff.told.contains(&worker) {
-                self.tell_before_it_leaves(worker);
-                continue;
-            }
-            for heir in new.iter().take(MAX_HEIRS) {
-                self.link(worker, *heir, None);
+        let (core, children) = (&self.core, &self.children);
+        let seen = |id| seen(children, id);
+        for tie in self.handoff.links.update(core, seen) {
+            match tie {
+                Tie::Heir { from, to } => self.link(from, to, None),
+                Tie::End { from } => {
+                    if !(self.core.restarts() && self.link_to_store(from)) {
+                        self.send(from, Order::Close);
+                    }
+                }
             }
         }
     }
@@ -112,54 +109,6 @@ impl Shell {
         if !moves.is_empty() {
             self.handoff.look = Some((now + REVIEW, true));
         }
-    }
-
-    fn tell_before_it_leaves(&mut self, worker: WorkerId) {
-        if self.core.state() == ServiceState::Stopping {
-            self.send(worker, Order::Close);
-        } else if self.may_have_connections(worker) {
-            for heir in self.heirs_of(worker) {
-                self.link(worker, heir, None);
-            }
-        }
-        let told = &mut self.handoff.told;
-        told.insert(worker);
-        told.retain(|worker| self.children.get(*worker).is_some());
-    }
-
-    /// Every worker on its way out that still serves what it has. When the service begins to stop, all of them
-    /// have to be told again.
-    fn leaving(&mut self) -> Vec<WorkerId> {
-        let stops = self.core.state() == ServiceState::Stopping;
-        if stops && !std::mem::replace(&mut self.handoff.stops, true) {
-            self.handoff.told.clear();
-        }
-        let drains = |id| self.phase(id) == Some(Phase::Draining);
-        let told_to = self
-            .core
-            .leaving_workers()
-            .filter(|id| self.may_have_connections(*id));
-        let by_itself = self
-            .children
-            .iter()
-            .map(|(id, _)| id)
-            .filter(|id| drains(*id));
-        let all: BTreeSet<WorkerId> = told_to.chain(by_itself).collect();
-        all.into_iter().collect()
-    }
-
-    fn heirs_of(&self, worker: WorkerId) -> Vec<WorkerId> {
-        let slot = self
-            .children
-            .get(worker)
-            .map(|child| self.children.seat(child).slot.load(Relaxed));
-        let candidates = self.core.serving_workers().filter(|(id, _)| *id != worker);
-        let candidates = candidates.map(|(id, its)| Candidate {
-            worker: id,
-            is_successor: slot == Some(u32::from(its)),
-            connections: self.connections(id),
-        });
-        heirs(candidates.collect())
     }
 
     /// One link. Without it the connections stay where they are, or are closed as they would be without a
@@ -201,36 +150,14 @@ impl Shell {
         };
         self.core.serving_workers().filter_map(load).collect()
     }
-
-    fn connections(&self, worker: WorkerId) -> u64 {
-        self.children.get(worker).map_or(0, |child| {
-            self.children.seat(child).connections.load(Relaxed)
-        })
-    }
-
-    fn phase(&self, worker: WorkerId) -> Option<Phase> {
-        let child = self.children.get(worker)?;
-        self.children.seat(child).phase()
-    }
-
-    /// Whether it has begun to accept, and has not ended what came of it.
-    fn may_have_connections(&self, worker: WorkerId) -> bool {
-        matches!(self.phase(worker), Some(Phase::Serving | Phase::Draining))
-    }
 }
 
-struct Candidate {
-    worker: WorkerId,
-    /// It has taken over the slot of the worker that leaves.
-    is_successor: bool,
-    connections: u64,
-}
-
-/// The slot's next worker, and those with the fewest connections.
-fn heirs(mut candidates: Vec<Candidate>) -> Vec<WorkerId> {
-    candidates.sort_by_key(|one| (!one.is_successor, one.connections, one.worker));
-    let workers = candidates.into_iter().map(|one| one.worker);
-    workers.take(MAX_HEIRS).collect()
+fn seen(children: &Children, worker: WorkerId) -> Option<Seen> {
+    let seat = children.seat(children.get(worker)?);
+    Some(Seen {
+        phase: seat.phase()?,
+        connections: seat.connections.load(Relaxed),
+    })
 }
 
 #[cfg(test)]
@@ -238,25 +165,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn heirs_are_the_successor_and_those_with_the_fewest_connections() {
-        let candidates = (1..=20)
-            .map(|worker| Candidate {
-                worker: WorkerId(worker),
-                is_successor: worker == 13,
-                connections: 100 - worker,
-            })
-            .collect();
-        let heirs: Vec<u64> = heirs(candidates).into_iter().map(|id| id.0).collect();
-        assert_eq!(heirs, [13, 20, 19, 18, 17, 16, 15, 14]);
-    }
-
-    #[test]
     fn only_who_did_not_serve_before_is_new() {
         let set = |ids: &[u64]| ids.iter().copied().map(WorkerId).collect::<BTreeSet<_>>();
         let mut handoff = Handoff::default();
-        assert_eq!(handoff.note_serving(set(&[1, 2])), [1, 2].map(WorkerId));
-        assert_eq!(handoff.note_serving(set(&[2, 3])), [WorkerId(3)]);
-        assert_eq!(handoff.note_serving(set(&[3])), []);
+        assert!(handoff.note_serving(set(&[1, 2])));
+        assert!(handoff.note_serving(set(&[2, 3])));
+        assert!(!handoff.note_serving(set(&[3])));
     }
 
     #[test]

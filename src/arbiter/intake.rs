@@ -21,6 +21,8 @@ use crate::sys::signals::Signals;
 pub(super) enum Source {
     Signals,
     Control(u32),
+    /// Something of the manager's store.
+    Store,
     Worker(WorkerId),
 }
 
@@ -33,6 +35,8 @@ impl Shell {
                     continue;
                 }
                 Signal::SIGTERM => Request::Stop(Level::Graceful),
+                // RestartKillSignal= of the unit.
+                Signal::SIGUSR2 => Request::Restart,
                 Signal::SIGINT | Signal::SIGQUIT => Request::Stop(Level::Quick),
                 Signal::SIGTTIN => Request::OneMore,
                 Signal::SIGTTOU => Request::OneLess,
@@ -86,6 +90,7 @@ impl Shell {
                 Ok(Received::Message(Report::Recycle { cause })) => {
                     Event::Recycle { worker, cause }
                 }
+                Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
                 Ok(Received::Message(Report::Payloads { names, scopes })) => {
                     let wants = Want::of(&names, &scopes);
                     child.payloads = names;
@@ -96,11 +101,13 @@ impl Shell {
                     payload,
                     epoch,
                     how,
+                    at,
                 })) => Event::Released {
                     worker,
                     payload,
                     epoch,
                     how,
+                    at,
                 },
                 Ok(Received::Closed) => {
                     unwatch(&self.epoll, child.channel.take());
@@ -204,6 +211,7 @@ impl From<Source> for u64 {
         match source {
             Source::Signals => 0,
             Source::Control(client) => (1 << 32) | u64::from(client),
+            Source::Store => 2 << 32,
             Source::Worker(worker) => (1 << 63) | worker.0,
         }
     }
@@ -215,6 +223,8 @@ impl From<u64> for Source {
             Source::Worker(WorkerId(data & !(1 << 63)))
         } else if data >> 32 == 1 {
             Source::Control(u32::try_from(data & 0xFFFF_FFFF).unwrap_or(u32::MAX))
+        } else if data >> 32 == 2 {
+            Source::Store
         } else {
             Source::Signals
         }
@@ -231,6 +241,7 @@ mod tests {
             Source::Signals,
             Source::Control(0),
             Source::Control(u32::MAX),
+            Source::Store,
             Source::Worker(WorkerId(1)),
             Source::Worker(WorkerId(u64::MAX >> 1)),
         ] {

@@ -32,6 +32,25 @@ pub(super) fn signal(signal: Signal, from: u32) {
     );
 }
 
+pub(super) fn kept(kept: usize, closed: usize, reason: Option<&str>) {
+    lifecycle!(
+        Event::ConnectionsKept,
+        kept,
+        closed,
+        reason,
+        "connections are kept over the restart"
+    );
+}
+
+pub(super) fn adopted(adopted: usize, closed: usize) {
+    lifecycle!(
+        Event::ConnectionsAdopted,
+        adopted,
+        closed,
+        "connections of the service's last run were taken over"
+    );
+}
+
 pub(super) fn starting(workers: usize) {
     lifecycle!(
         Event::ServiceStarting,
@@ -271,9 +290,19 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             workers,
             "the service has recovered"
         ),
-        Notice::Stopping { level, workers } => lifecycle!(
+        Notice::Idle { idle } => lifecycle!(
+            Event::ServiceIdle,
+            idle_seconds = idle.as_secs_f64(),
+            "nobody has needed the service: it leaves, and the next connection starts it"
+        ),
+        Notice::Stopping {
+            level,
+            restarts,
+            workers,
+        } => lifecycle!(
             Event::ServiceStopping,
             stop = level.name(),
+            restart = restarts,
             workers,
             "the service stops"
         ),

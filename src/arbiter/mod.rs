@@ -15,9 +15,11 @@ mod reload;
 mod seats;
 pub(crate) mod shell;
 mod state;
+mod store;
 pub(crate) mod view;
 
 pub(crate) use image::Images;
 pub(crate) use reload::NewImage;
 pub(crate) use shell::{Equipment, Outcome, Shell};
 pub(crate) use state::{Arrival, Inherited, Program, arrival};
+pub(crate) use store::Store;

@@ -15,6 +15,7 @@ use super::journal;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
+use super::store::Store;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
 use crate::ipc::channel::Channel;
@@ -256,6 +257,7 @@ impl Shell {
             signals: new.signals,
             control,
             images,
+            store: Store::default(),
             name: new.name,
         };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());

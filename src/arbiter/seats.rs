@@ -1,7 +1,7 @@
 //! Which worker sits where on the scoreboard, and the arbiter's end of each worker's channel.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::core::WorkerId;
 use crate::ipc::channel::Channel;
@@ -24,6 +24,8 @@ pub(super) struct Child {
 pub(super) struct Children {
     pub(super) board: Scoreboard,
     by_id: BTreeMap<WorkerId, Child>,
+    /// What workers had accepted that are gone.
+    accepted_before: u64,
 }
 
 impl Children {
@@ -31,6 +33,7 @@ impl Children {
         Self {
             board,
             by_id: BTreeMap::new(),
+            accepted_before: 0,
         }
     }
 
@@ -70,6 +73,7 @@ impl Children {
     /// The worker with this pid is gone; its seat is free again.
     pub(super) fn remove(&mut self, worker: WorkerId) -> Option<Child> {
         let child = self.by_id.remove(&worker)?;
+        self.accepted_before += self.seat(&child).accepted.load(Relaxed);
         self.give_back(child.seat);
         Some(child)
     }
@@ -104,14 +108,25 @@ impl Children {
     }
 
     pub(super) fn connections(&self) -> u64 {
-        self.iter()
-            .map(|(_, child)| self.seat(child).connections.load(Relaxed))
-            .sum()
+        self.sum(|seat| &seat.connections)
     }
 
     pub(super) fn in_flight(&self) -> u64 {
+        self.sum(|seat| &seat.in_flight)
+    }
+
+    pub(super) fn busy(&self) -> u64 {
+        self.sum(|seat| &seat.busy)
+    }
+
+    /// In this image's life; it never falls.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted_before + self.sum(|seat| &seat.accepted)
+    }
+
+    fn sum(&self, field: fn(&Seat) -> &AtomicU64) -> u64 {
         self.iter()
-            .map(|(_, child)| self.seat(child).in_flight.load(Relaxed))
+            .map(|(_, child)| field(self.seat(child)).load(Relaxed))
             .sum()
     }
 }

@@ -11,11 +11,12 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
 use nix::sys::signal::Signal;
 
-use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::core::{Action, Activity, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
+use super::store::Store;
 use super::{diagnose, journal, memory, view};
 use crate::config::Config;
 use crate::control;
@@ -24,7 +25,7 @@ use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
-use crate::sockets::{Listener, OwnPaths};
+use crate::sockets::{self, Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
@@ -59,6 +60,7 @@ pub(crate) struct Equipment {
     pub(crate) signals: Signals,
     pub(crate) control: Option<control::Server>,
     pub(crate) images: Images,
+    pub(crate) store: Store,
     pub(crate) name: Arc<str>,
 }
 
@@ -188,6 +190,9 @@ impl Shell {
             let Some(image) = self.core.leaves_for() else {
                 return ControlFlow::Continue(());
             };
+            if self.equipment.store.is_adopting() {
+                return ControlFlow::Continue(());
+            }
             let failed = self.exec(image);
             self.events.push_back(failed);
         }
@@ -235,6 +240,7 @@ impl Shell {
                     signal(child.pid, Signal::SIGKILL);
                 }
             }
+            Action::Settle => self.settle_store(),
             Action::Ready => {
                 self.status = self.status_line();
                 let says = [Say::Ready, Say::Status(&self.status)];
@@ -350,6 +356,8 @@ impl Shell {
                 Source::Signals => self.take_signals()?,
                 Source::Worker(worker) => self.take_reports(worker),
                 Source::Control(client) => self.serve_control(client),
+                // It is tended in every round.
+                Source::Store => {}
             }
         }
         let now = now();
@@ -358,6 +366,9 @@ impl Shell {
         }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
             self.events.push_back(Event::Beats(self.children.beats()));
+            if self.core.look_at().is_some_and(|at| at <= now) {
+                self.events.push_back(Event::Activity(self.activity()));
+            }
             self.events.push_back(Event::Tick);
         }
         if let Some(control) = &mut self.equipment.control {
@@ -380,12 +391,14 @@ impl Shell {
             .as_ref()
             .and_then(control::Server::poll_timeout);
         let handoff = self.handoff.poll_timeout();
+        let store = self.equipment.store.poll_timeout();
         let timeouts = [
             self.core.poll_timeout(),
             self.refresh_at,
             pending,
             control,
             handoff,
+            store,
         ];
         let next = timeouts.into_iter().flatten().min();
         match next {
@@ -407,6 +420,17 @@ impl Shell {
             &self.equipment.listeners,
             &self.status_line(),
         )
+    }
+
+    /// How much the service is needed, now.
+    fn activity(&self) -> Activity {
+        Activity {
+            waiting: sockets::any_waits(&self.equipment.listeners),
+            connections: self.children.connections(),
+            in_flight: self.children.in_flight(),
+            busy: self.children.busy(),
+            accepted: self.children.accepted(),
+        }
     }
 
     /// Memory limits, and fresh counts for STATUS.
@@ -453,7 +477,7 @@ impl Shell {
     }
 
     fn status_line(&self) -> String {
-        view::line(&self.core, &self.children)
+        view::line(&self.core, &self.children, self.equipment.store.kept())
     }
 }
 

@@ -14,7 +14,7 @@ use std::os::unix::process::parent_id;
 use serde::{Deserialize, Serialize};
 
 use super::core::Saved;
-use crate::config::Snapshot;
+use crate::config::{Snapshot, Surroundings};
 use crate::control;
 use crate::exit::{ExitCode, Failure, chain};
 use crate::ipc::channel::cut;
@@ -110,6 +110,15 @@ struct File {
 }
 
 impl State {
+    /// `arbiter` is its pid.
+    fn surroundings(&self, arbiter: u32) -> Surroundings {
+        let mut origins = self.listeners.iter().map(|listener| listener.origin);
+        Surroundings {
+            watched: self.manager.is_watched(arbiter),
+            own_sockets: !origins.any(|origin| origin == Origin::Passed),
+        }
+    }
+
     /// The sealed file, and the variables that lead to it. The descriptors in `along` must be all that the state
     /// names.
     pub(super) fn seal(
@@ -262,6 +271,14 @@ impl Inherited {
         Ok(goes_back.then_some(state.configuration))
     }
 
+    /// Where the service runs.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(crate) fn surroundings(&self) -> Result<Surroundings, Failure> {
+        Ok(self.read()?.surroundings(std::process::id()))
+    }
+
     /// This image cannot take over: the last one goes on, and hears why. Returns when even that failed.
     pub(crate) fn give_back(&self, arguments: &[OsString], reason: &str) -> Failure {
         let failed = |error: io::Error| {
@@ -311,16 +328,16 @@ pub(super) struct Verdict {
 }
 
 impl Trial {
-    /// Whether the service's manager watches it.
+    /// Where the service runs.
     ///
     /// # Errors
     /// This program cannot take over that state.
-    pub(crate) fn check_state(&self) -> Result<bool, Failure> {
+    pub(crate) fn check_state(&self) -> Result<Surroundings, Failure> {
         let state = read(&self.text)?;
         if state.scoreboard_size != size_of::<Board>() {
             return Err(incompatible("its shared memory has another layout"));
         }
-        Ok(state.manager.is_watched(parent_id()))
+        Ok(state.surroundings(parent_id()))
     }
 
     pub(crate) fn tell(self, error: Option<&str>) {

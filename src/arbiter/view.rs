@@ -3,12 +3,13 @@
 use super::core::Core;
 use super::seats::Children;
 use super::shell::now;
+use crate::config::show_duration;
 use crate::ipc::reading;
 use crate::sockets::Listener;
 use crate::status::{ServiceState, Socket, Status, Worker};
 
-/// One line with live counts.
-pub(super) fn line(core: &Core, children: &Children) -> String {
+/// One line with live counts. `kept`: the connections that are in the manager's store for the next start.
+pub(super) fn line(core: &Core, children: &Children, kept: Option<usize>) -> String {
     let (serving, target, generation) = (core.serving(), core.target(), core.generation());
     let workers = format!("{serving}/{target} workers serving, generation {generation}");
     match core.state() {
@@ -34,12 +35,17 @@ pub(super) fn line(core: &Core, children: &Children) -> String {
                 children.in_flight()
             )
         }
+        ServiceState::Stopping if let Some(idle) = core.stops_idle() => {
+            let idle = show_duration(idle);
+            format!("idle for {idle}: leaving, and the next connection starts the service")
+        }
         ServiceState::Stopping => {
             let (left, in_flight) = (children.iter().count(), children.in_flight());
-            format!(
-                "stopping: {}, {in_flight} requests in flight",
-                left_over(left)
-            )
+            let left = format!("{}, {in_flight} requests in flight", left_over(left));
+            match kept {
+                Some(kept) => format!("stopping for a restart: {left}, {kept} connections kept"),
+                None => format!("stopping: {left}"),
+            }
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
 pub(crate) use settings::{SETTINGS, Setting};
-pub(crate) use units::parse_duration;
+pub(crate) use units::{parse_duration, show_duration};
 
 use environment::Environment;
 use forms::Host;
@@ -63,16 +63,26 @@ pub(crate) fn load(
 }
 
 impl Loaded {
-    /// Checks what a service manager's watchdog needs: a limit for the silence of every worker.
+    /// Checks what the service's surroundings ask of a configuration that is right by itself.
     ///
     /// # Errors
-    /// A heartbeat limit is "unlimited": [`ExitCode::Config`](crate::exit::ExitCode::Config).
-    pub(crate) fn check_watched(&self) -> Result<(), Failure> {
-        match rules::check_watched(&self.config, &self.report.entries) {
+    /// A manager watches the service, and a heartbeat limit is "unlimited"; or nobody keeps its sockets, and
+    /// `idle_exit` is set: [`ExitCode::Config`](crate::exit::ExitCode::Config).
+    pub(crate) fn check_against(&self, surroundings: Surroundings) -> Result<(), Failure> {
+        match rules::check_against(&self.config, &self.report.entries, surroundings) {
             problems if problems.is_empty() => Ok(()),
             problems => Err(origin::failure(problems)),
         }
     }
+}
+
+/// Where a service runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// Its manager asks for WATCHDOG=1.
+    pub(crate) watched: bool,
+    /// It has no socket but those that it binds itself.
+    pub(crate) own_sockets: bool,
 }
 
 /// The configuration that was made of `snapshot` before, with the same flags and environment.
@@ -103,6 +113,8 @@ pub(crate) struct Config {
     pub(crate) threads: u16,
     /// Where the control socket is; `None`: there is none.
     pub(crate) control: Option<PathBuf>,
+    /// How long nobody must have needed the service before it leaves; `None`: it stays.
+    pub(crate) idle_exit: Option<Duration>,
     pub(crate) http: Http,
     pub(crate) timeouts: Timeouts,
     pub(crate) recycle: Recycle,

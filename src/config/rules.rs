@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Config;
 use super::origin::{Origin, Problem};
 use super::report::Entry;
+use super::{Config, Surroundings};
 
 /// The complaints about a configuration whose single values are fine. A setting that has a complaint of
 /// its own is left out.
@@ -41,9 +41,36 @@ pub(super) fn check(config: &Config, entries: &[Entry]) -> Vec<Problem> {
     problems
 }
 
+/// The complaints about a configuration that does not go with where the service runs.
+pub(super) fn check_against(
+    config: &Config,
+    entries: &[Entry],
+    surroundings: Surroundings,
+) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if surroundings.watched {
+        problems.extend(check_watched(config, entries));
+    }
+    if surroundings.own_sockets && config.idle_exit.is_some() {
+        problems.extend(check_kept(entries));
+    }
+    problems
+}
+
+/// A socket that was bound here is gone with the service, and no connection could start it again.
+fn check_kept(entries: &[Entry]) -> Option<Problem> {
+    let entry = entries.iter().find(|entry| entry.key == "idle_exit")?;
+    let text = format!(
+        "idle_exit = {} needs sockets that systemd keeps, and none was passed: nobody could reach the service once \
+         it has left; start it by its socket unit, or set idle_exit = \"off\"",
+        entry.shown.text
+    );
+    Some(Problem::new(entry.origin.clone(), text).beyond_the_flag())
+}
+
 /// The complaints about a configuration whose service a manager watches: WATCHDOG=1 would say that all is well
 /// about a worker that is stuck for ever, since nothing else looks for it.
-pub(super) fn check_watched(config: &Config, entries: &[Entry]) -> Vec<Problem> {
+fn check_watched(config: &Config, entries: &[Entry]) -> Vec<Problem> {
     let timeouts = &config.timeouts;
     let limits = [
         ("timeouts.heartbeat_boot", timeouts.heartbeat_boot),

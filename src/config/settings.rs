@@ -102,6 +102,8 @@ settings! {
         "Runtime threads in each worker";
     control: ControlPath, "--control", "none",
         "Control socket, or none; else RUNTIME_DIRECTORY or XDG_RUNTIME_DIR say where it is", CLIENT_TOO;
+    idle_exit: Or::off(Span::at_least(MILLISECOND)), "--idle-exit", "off",
+        "Leave after so long without a connection; systemd keeps the sockets and starts it again";
 
     [http: Http]
     header_read_timeout: Span::at_least(MILLISECOND), "--header-read-timeout", "10s",

@@ -306,7 +306,7 @@ fn unknown_keys_name_the_nearest() {
         ),
         (
             "'a b' = 2",
-            "f:1:1: unknown key '\"a b\"'; known here: listen, backlog, workers, threads",
+            "f:1:1: unknown key '\"a b\"'; known here: listen, backlog, workers, threads, idle_exit",
         ),
         (
             "log.zzz = 2",
@@ -407,10 +407,15 @@ fn combinations_that_mean_nothing_are_refused() {
     );
 }
 
+const WATCHED: Surroundings = Surroundings {
+    watched: true,
+    own_sockets: false,
+};
+
 #[test]
 fn under_a_watchdog_no_worker_may_be_silent_for_ever() {
     let told = |given: Given<'_>| {
-        let failure = given.load().unwrap().check_watched().unwrap_err();
+        let failure = given.load().unwrap().check_against(WATCHED).unwrap_err();
         assert_eq!(failure.code(), ExitCode::Config, "a flag is no exception");
         failure.to_string()
     };
@@ -434,7 +439,32 @@ fn under_a_watchdog_no_worker_may_be_silent_for_ever() {
         "",
         "timeouts = { heartbeat_serving = '1d', startup = 'unlimited' }",
     ] {
-        from_file(fine).load().unwrap().check_watched().unwrap();
+        from_file(fine)
+            .load()
+            .unwrap()
+            .check_against(WATCHED)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_service_that_binds_its_own_sockets_does_not_leave_them() {
+    let own_sockets = Surroundings {
+        own_sockets: true,
+        ..Surroundings::default()
+    };
+    let loaded = from_file("idle_exit = '5m'").load().unwrap();
+    let failure = loaded.check_against(own_sockets).unwrap_err();
+    assert_eq!(failure.code(), ExitCode::Config);
+    assert_eq!(
+        failure.to_string(),
+        "f:1:13: idle_exit = 5m needs sockets that systemd keeps, and none was passed: nobody could reach the \
+         service once it has left; start it by its socket unit, or set idle_exit = \"off\""
+    );
+    loaded.check_against(Surroundings::default()).unwrap();
+    for fine in ["", "idle_exit = 'off'"] {
+        let loaded = from_file(fine).load().unwrap();
+        loaded.check_against(own_sockets).unwrap();
     }
 }
 

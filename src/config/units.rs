@@ -61,7 +61,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// The duration in the largest unit that divides it: `75s`, `1m`, `250ms`.
-pub(super) fn show_duration(duration: Duration) -> String {
+pub(crate) fn show_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {
         return "0".to_owned();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
+use crate::moment::Moment;
 use crate::status::Scope;
 use crate::sys::passing;
 use crate::worker::phase::Phase;
@@ -40,11 +41,16 @@ pub(crate) enum Report {
         #[serde(default)]
         scopes: Vec<Scope>,
     },
-    /// A lease is free again. The last that is said about this epoch.
+    /// A lease is free again, since then. The last that is said about this epoch.
     Released {
         payload: u32,
         epoch: u64,
         how: Released,
+        at: Moment,
+    },
+    /// It accepts nothing; what it has accepted is on the scoreboard. The number is that of the order.
+    Paused {
+        round: u64,
     },
 }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lease::Grant;
+/// The arbiter's number as an end of a link: no worker has it.
+pub(crate) const ARBITER: u64 = 0;
 
 /// What the arbiter tells a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -10,9 +12,11 @@ use crate::lease::Grant;
 pub(crate) enum Order {
     /// Accept connections.
     Serve,
-    /// Take the connections that come over the link which is passed with this order, from that worker.
+    /// Take the connections that come over the link which is passed with this order, from that worker or from
+    /// [`ARBITER`], which has them from the service's last life.
     Receive { from: u64 },
-    /// Give connections to that worker, over the link which is passed with this order.
+    /// Give connections to that worker, over the link which is passed with this order; or to [`ARBITER`], which keeps
+    /// them for the service's next life. What that refuses nobody takes, and it takes no more then.
     Give {
         to: u64,
         /// Where it sits on the scoreboard.
@@ -27,6 +31,10 @@ pub(crate) enum Order {
     Grant { payload: u32, grant: Grant },
     /// Stop it, and give the lease back.
     Revoke { payload: u32, epoch: u64 },
+    /// Accept nothing until [`Resume`](Self::Resume), and say so with the same number when no accept is under way.
+    Pause { round: u64 },
+    /// Accept again.
+    Resume,
     /// Leave.
     Stop(Level),
 }

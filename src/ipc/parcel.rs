@@ -57,7 +57,7 @@ pub(crate) struct Parcel {
 pub(crate) enum Answer {
     /// The connection is the receiver's.
     Taken { id: u64 },
-    /// It is still the sender's.
+    /// It is still the sender's. The arbiter says so of number 0, which no parcel has, when it takes no more.
     Refused { id: u64, reason: String },
 }
 

@@ -45,6 +45,7 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], scopes: &[Scope], at: Mom
         heartbeat: at.since(seat.last_beat()).as_secs_f64(),
         connections: seat.connections.load(Relaxed),
         in_flight: seat.in_flight.load(Relaxed),
+        busy: seat.busy.load(Relaxed),
         requests: seat.requests.load(Relaxed),
         accepted: seat.accepted.load(Relaxed),
         given: seat.given.load(Relaxed),

@@ -90,6 +90,8 @@ shareable! {
         /// [`crate::status::PayloadState`] as numbers, in the order of registration.
         pub(crate) payload_states: [AtomicU8; PAYLOADS],
         pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
+        /// What the app declares busy: the service must not leave for idleness.
+        pub(crate) busy: AtomicU64,
     }
 }
 
@@ -130,6 +132,7 @@ impl Seat {
             &self.bytes_in,
             &self.bytes_out,
             &self.log_drops,
+            &self.busy,
         ] {
             field.store(0, Relaxed);
         }

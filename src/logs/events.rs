@@ -91,6 +91,11 @@ events! {
     ServiceRecovered "service-recovered" INFO "f943ff2d01c74cf7ade11d40625a07fe"
         "The service has recovered"
         "Every configured worker serves again."
+    ServiceIdle "service-idle" INFO "71100dd5e095e2bd4aa35c31145081b5"
+        "The service is not needed and leaves"
+        "For the time that idle_exit sets there was no connection, no request in flight\n\
+         and nothing that the app had declared busy. The service ends with 0. The service\n\
+         manager keeps the sockets: the next connection starts the service again."
     ServiceStopping "service-stopping" INFO "2e863caa79324cba80799849c3528a2f"
         "The service stops"
         "No new connections are taken. The workers finish their requests, stop their\n\
@@ -169,8 +174,8 @@ events! {
          worker, and an upper limit."
     SignalReceived "signal-received" INFO "57979730c4f247b78b45b3a879ab8f85"
         "The arbiter received a signal"
-        "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly; SIGTTIN and\n\
-         SIGTTOU change the number of workers by one."
+        "SIGTERM stops the service gracefully, SIGINT and SIGQUIT quickly, SIGUSR2 before\n\
+         it is started again; SIGTTIN and SIGTTOU change the number of workers by one."
     ReloadStarted "reload-started" INFO "4b64837a18b14cf9bdfe7e56088d283a"
         "A reload has begun"
         "The binary on disk is checked first. Then the arbiter goes over to it, in the\n\
@@ -188,6 +193,17 @@ events! {
         "The reload failed: @REASON@"
         "Nothing has changed: generation @PAYLOAD_GENERATION@ serves on, with the binary and\n\
          the configuration that it was started with. Cure the reason and reload again."
+    ConnectionsKept "connections-kept" INFO "447a2b43fd6b459a82336fb69b6def8a"
+        "Connections are kept over the restart"
+        "The service stops to be started again, and the service manager's file\n\
+         descriptor store holds @KEPT@ of its connections meanwhile. @CLOSED@ were closed,\n\
+         since the store had no room for them: FileDescriptorStoreMax= of the unit says\n\
+         how many it has."
+    ConnectionsAdopted "connections-adopted" INFO "eace4d3bb8674e8e8aaea02f5a642dba"
+        "Connections of the last run were taken over"
+        "The workers serve @ADOPTED@ connections that came back from the service manager's\n\
+         file descriptor store. @CLOSED@ were closed, since nothing was known of them; the\n\
+         records before this one may say why."
     SocketAcquired "socket-acquired" INFO "8e6d83eb037f428098dbbb77cc2a6faf"
         "The service has a listening socket"
         "It was passed by the service manager or bound by payload, as the record says."

@@ -12,6 +12,7 @@ use super::environment::{Decision, Snapshot, VARIABLES};
 use super::{Listener, ListenerAddress, Origin};
 use crate::exit::{ExitCode, Failure};
 use crate::sys;
+use crate::systemd::fd_store::Name;
 
 /// What was passed to this process, not yet checked.
 ///
@@ -19,6 +20,8 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
     pub(crate) fds: Vec<PassedFd>,
+    /// What this service has left in the manager's file descriptor store.
+    pub(crate) stored: Vec<Stored>,
     /// Why nothing was taken, where that may surprise.
     pub(crate) note: Option<String>,
 }
@@ -30,6 +33,13 @@ pub(crate) struct PassedFd {
     pub(crate) name: String,
     /// An error when the number is not open.
     pub(crate) fd: io::Result<OwnedFd>,
+}
+
+/// One descriptor from the store, open, and no listener.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) name: Name,
+    pub(crate) fd: OwnedFd,
 }
 
 /// Takes the passed descriptors, makes them close-on-exec and unsets the variables.
@@ -44,8 +54,8 @@ pub(crate) fn take() -> Result<Passed, Failure> {
     let decision = snapshot.decide();
     let passed = match decision {
         Ok(Decision::Nothing { note }) => Ok(Passed {
-            fds: Vec::new(),
             note,
+            ..Passed::default()
         }),
         Ok(Decision::Take { first, names }) => adopt(first, names),
         Err(failure) => Err(failure),
@@ -110,10 +120,22 @@ fn adopt(first: RawFd, names: Vec<String>) -> Result<Passed, Failure> {
             };
             PassedFd { number, name, fd }
         });
-    Ok(Passed {
-        fds: fds.collect(),
-        note: None,
-    })
+    Ok(sort(fds))
+}
+
+/// Listeners and what comes from the store arrive in one list, in any order. What listens is a listener, whatever
+/// its name is; a stored descriptor that is not there any more is missed by nobody.
+fn sort(all: impl Iterator<Item = PassedFd>) -> Passed {
+    let mut passed = Passed::default();
+    for one in all {
+        let listens = |fd: &OwnedFd| SockRef::from(fd).is_listener().unwrap_or(false);
+        match (Name::parse(&one.name), one.fd) {
+            (Some(name), Ok(fd)) if !listens(&fd) => passed.stored.push(Stored { name, fd }),
+            (Some(_), Err(_)) => {}
+            (_, fd) => passed.fds.push(PassedFd { fd, ..one }),
+        }
+    }
+    passed
 }
 
 /// What is wrong with a passed descriptor.
@@ -223,8 +245,8 @@ impl fmt::Display for Fault {
                  change ListenStream= in the .socket unit"
             ),
             Self::Stored => f.write_str(
-                "comes from the file descriptor store and is not a listener: this version takes nothing back \
-                 from the store; stop the service, restart its .socket unit, start the service",
+                "comes from the file descriptor store, and payload has not put it there; stop the service, \
+                 which empties the store, and start it again",
             ),
             Self::Connected(address) => write!(
                 f,
@@ -384,6 +406,34 @@ mod tests {
             text.contains("fd 3 'stored' comes from the file descriptor store"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_was_stored_is_told_from_listeners_by_name_in_any_order() {
+        let connection = || OwnedFd::from(UnixStream::pair().unwrap().0);
+        let listener = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = PassedFd {
+            number: 8,
+            name: "payload-connections-9".into(),
+            fd: Err(io::ErrorKind::NotFound.into()),
+        };
+        let passed = sort(
+            [
+                passed(3, "payload-connections-2", connection()),
+                passed(4, "web", listener()),
+                passed(5, "payload-check", std::io::pipe().unwrap().1),
+                // Somebody calls a socket so.
+                passed(6, "payload-connections-1", listener()),
+                passed(7, "payload-ledger-1", tempfile::tempfile().unwrap()),
+                gone,
+            ]
+            .into_iter(),
+        );
+        let stored: Vec<_> = passed.stored.iter().map(|one| one.name).collect();
+        assert_eq!(stored, [Name::Connections(2), Name::Check, Name::Ledger(1)]);
+        let listeners = check(passed.fds).unwrap();
+        let names: Vec<_> = listeners.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["web", "payload-connections-1"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
@@ -119,6 +120,13 @@ pub(crate) fn acquire(
     })
 }
 
+/// Whether a connection waits on one of them to be accepted. Also when that cannot be found out.
+pub(crate) fn any_waits(listeners: &[Listener]) -> bool {
+    let watch = |listener| PollFd::new(AsFd::as_fd(listener), PollFlags::POLLIN);
+    let mut watched: Vec<PollFd<'_>> = listeners.iter().map(watch).collect();
+    poll(&mut watched, PollTimeout::ZERO) != Ok(0)
+}
+
 /// Listeners that another image of this program had, matched with what `listen` asks for now.
 #[derive(Debug, Default)]
 pub(crate) struct Matched {
@@ -217,7 +225,7 @@ mod tests {
         });
         Passed {
             fds: fds.collect(),
-            note: None,
+            ..Passed::default()
         }
     }
 

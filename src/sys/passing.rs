@@ -58,7 +58,18 @@ pub(crate) fn send(
 /// # Errors
 /// What recvmsg(2) says, among it `WouldBlock`.
 pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Message> {
-    let mut control = MaybeUninit::<Control>::uninit();
+    receive_up_to::<MAX_FDS>(socket, buffer)
+}
+
+/// The same with another number of descriptors.
+///
+/// # Errors
+/// As [`receive`].
+pub(crate) fn receive_up_to<const MOST: usize>(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+) -> io::Result<Message> {
+    let mut control = MaybeUninit::<Control<MOST>>::uninit();
     let mut part = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
         iov_len: buffer.len(),
@@ -70,7 +81,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<M
     let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
     let length = loop {
         header.msg_control = control.as_mut_ptr().cast();
-        header.msg_controllen = size_of::<Control>();
+        header.msg_controllen = size_of::<Control<MOST>>();
         // SAFETY: the header points to one part, which is `buffer` with its length, and to `control` with its
         // length; all of them outlive the call.
         let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
@@ -89,11 +100,11 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<M
     })
 }
 
-/// Room for one control message with [`MAX_FDS`] descriptors.
+/// Room for one control message with so many descriptors.
 #[repr(C)]
-struct Control {
+struct Control<const MOST: usize> {
     head: MaybeUninit<libc::cmsghdr>,
-    fds: [MaybeUninit<RawFd>; MAX_FDS],
+    fds: [MaybeUninit<RawFd>; MOST],
 }
 
 /// Owns every descriptor that the kernel has put into this process with a message, also with one that it had to

@@ -1,3 +1,4 @@
-//! What this process says to the service manager.
+//! What this process says to the service manager, and what it puts into its file descriptor store.
 
+pub(crate) mod fd_store;
 pub(crate) mod notify;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use sd_notify::NotifyState;
 use serde::{Deserialize, Serialize};
 
+use super::fd_store;
 use crate::exit::{ExitCode, Failure};
 use crate::sys;
 
@@ -82,6 +83,9 @@ pub(crate) struct Settings {
     pub(crate) notify_socket: Option<OsString>,
     pub(crate) watchdog_usec: Option<OsString>,
     pub(crate) watchdog_pid: Option<OsString>,
+    /// How many descriptors the manager's store takes. Not before systemd 254, and not when it takes none.
+    #[serde(default)]
+    pub(crate) fd_store: Option<OsString>,
 }
 
 impl Settings {
@@ -90,7 +94,7 @@ impl Settings {
     /// # Errors
     /// Other threads run (exit 71).
     pub(crate) fn take() -> Result<Self, Failure> {
-        let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+        let names = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "FDSTORE"];
         let mut settings = Self::default();
         let taken = sys::environment::take(&names).map_err(|error| {
             Failure::new(ExitCode::Os, "NOTIFY_SOCKET cannot be unset").because(error)
@@ -99,6 +103,7 @@ impl Settings {
             match name {
                 "NOTIFY_SOCKET" => settings.notify_socket = Some(value),
                 "WATCHDOG_USEC" => settings.watchdog_usec = Some(value),
+                "FDSTORE" => settings.fd_store = Some(value),
                 _ => settings.watchdog_pid = Some(value),
             }
         }
@@ -108,6 +113,24 @@ impl Settings {
     /// The manager wants to hear WATCHDOG=1 from the process with this pid.
     pub(crate) fn is_watched(&self, pid: u32) -> bool {
         matches!(watchdog(self, pid), Ok(Some(_)))
+    }
+
+    /// A further line to the manager, for its file descriptor store; `None`: there is no manager.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) fn line(&self) -> io::Result<Option<fd_store::Line>> {
+        let Some(to) = &self.notify_socket else {
+            return Ok(None);
+        };
+        let manager = Manager::open(to).map_err(io::Error::other)?;
+        manager.socket.connect_addr(&manager.address)?;
+        Ok(Some(fd_store::Line::over(manager.socket)))
+    }
+
+    /// How many descriptors the manager's store takes, where it says so.
+    pub(crate) fn fd_store_max(&self) -> Option<usize> {
+        self.fd_store.as_ref()?.to_str()?.parse().ok()
     }
 }
 

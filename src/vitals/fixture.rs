@@ -43,6 +43,7 @@ pub(super) fn status(worker: u32) -> Status {
             heartbeat: 0.1,
             connections: 2,
             in_flight: 1,
+            busy: 0,
             requests: 40,
             accepted: 3,
             given: 0,

@@ -44,6 +44,7 @@ const BURST: usize = 16;
 /// Its fd could not be duplicated, or the runtime could not watch it.
 pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
     let acceptor = acceptor(listener, server)?;
+    server.gate.add();
     server.tasks.spawn(acceptor.run());
     Ok(())
 }
@@ -102,6 +103,7 @@ struct Acceptor {
 enum Wake {
     Connection,
     Heartbeat,
+    Hold,
     Drain,
 }
 
@@ -132,6 +134,11 @@ impl Acceptor {
         loop {
             match self.wait(&mut watch, &mut heartbeat).await? {
                 Wake::Connection | Wake::Heartbeat => self.take().await?,
+                Wake::Hold => {
+                    if !self.hold(&mut watch).await? {
+                        return Ok(());
+                    }
+                }
                 Wake::Drain => {
                     self.leave()?;
                     // One may have been dealt to this worker already, and nobody else was told of it.
@@ -155,6 +162,9 @@ impl Acceptor {
         poll_fn(|cx| {
             if watch.poll_order(cx) >= Order::HandOff {
                 return Poll::Ready(Ok(Wake::Drain));
+            }
+            if self.server.gate.is_closed() {
+                return Poll::Ready(Ok(Wake::Hold));
             }
             if exclusive && heartbeat.poll_tick(cx).is_ready() {
                 return Poll::Ready(Ok(Wake::Heartbeat));
@@ -259,6 +269,29 @@ impl Acceptor {
         let connection = connection::serve(stream, peer, self.server.clone(), Some(place));
         // Boxed, since a task that is spawned is moved a dozen times.
         self.server.tasks.spawn(Box::pin(connection));
+    }
+
+    /// Accepts nothing until the gate is open; `false`: the drain has begun. Then what waits is for whoever has the
+    /// listener next: that all hold was said, and may be relied on.
+    async fn hold(&mut self, watch: &mut Watch<'_, '_>) -> Result<bool, Failure> {
+        self.leave()?;
+        let gate = &self.server.gate;
+        if gate.hold() {
+            let goes_on = poll_fn(|cx| {
+                if watch.poll_order(cx) >= Order::HandOff {
+                    return Poll::Ready(false);
+                }
+                if gate.pass() {
+                    return Poll::Ready(true);
+                }
+                Poll::Pending
+            });
+            if !goes_on.await {
+                return Ok(false);
+            }
+        }
+        self.join().await?;
+        Ok(true)
     }
 
     /// Until a connection has ended, or the drain has begun.

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::stages::now;
 use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::config::Timeouts;
@@ -177,6 +178,7 @@ impl Keeper {
             payload,
             epoch: grant.epoch,
             how: Released::Spent,
+            at: now(),
         };
         if let Err(error) = self.channel.send(&report) {
             tracing::debug!(error = %error, "a lease could not be given back to the arbiter");

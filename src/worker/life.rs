@@ -20,7 +20,7 @@ use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
-use crate::app::{App, Context, ContextParts, Tokens};
+use crate::app::{App, Context, ContextParts, Desk, Tokens};
 use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
@@ -45,7 +45,7 @@ pub(super) enum Wish {
     Stop(Level),
 }
 
-/// Orders about links to other workers, with the links. Each is here before a wish that came after it.
+/// Orders about accepting and about links to other workers, with the links. Each is here before a wish that came after it.
 pub(super) type Links = mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>;
 
 /// Everything between the fork and the exit, for the app's thread.
@@ -189,6 +189,7 @@ impl Life {
         let launch = Launch {
             cancel: cancel.clone(),
             tokens,
+            desk: self.desk(),
             cleanup: self.config.timeouts.cleanup,
             observer,
             leases: self.leases.clone(),
@@ -293,6 +294,7 @@ impl Life {
                 (order, link) = next_link(&mut self.links) => server.link(order, link),
                 failure = &mut failed => return End::Failed(failure.to_string()),
                 failure = server.fatal() => return End::Failed(chain(&failure)),
+                round = server.paused() => self.stages.report(&Report::Paused { round }),
                 () = server.request_limit(), if !recycled => {
                     recycled = true;
                     self.stages.report(&Report::Recycle { cause: Recycle::Requests });
@@ -337,6 +339,10 @@ impl Life {
         end
     }
 
+    fn desk(&self) -> Desk {
+        Desk::new(self.stages.meter().clone())
+    }
+
     fn context<S>(&self, settings: S, tokens: Tokens, observer: Arc<Observed>) -> Context<S> {
         let meter = self.stages.meter().clone();
         Context::new(ContextParts {
@@ -346,6 +352,7 @@ impl Life {
             generation: self.generation,
             workers: self.workers,
             tokens,
+            desk: self.desk(),
             service: Arc::new(move || service(&meter, &observer.payloads())),
         })
     }

@@ -8,6 +8,7 @@
 mod accept;
 mod balance;
 mod connection;
+mod gate;
 mod handoff;
 mod keeper;
 mod life;

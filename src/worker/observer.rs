@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::phase::Phase;
-use super::stages::Stages;
+use super::stages::{Stages, now};
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::ipc::channel::Report;
 use crate::ipc::scoreboard::PAYLOADS;
@@ -129,6 +129,7 @@ impl Observer for Observed {
             payload: event.index,
             epoch: event.epoch,
             how: event.how,
+            at: now(),
         });
     }
 }

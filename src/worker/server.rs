@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::accept;
+use super::gate::Gate;
 use super::handoff::Handoff;
 use super::room::Room;
 use super::signal::{Order, Signal};
@@ -31,6 +32,9 @@ const MIN_BUFFER: usize = 64 * 1024;
 /// HTTP/2: how often a silent peer is asked whether it is still there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// At a cancel, what the last words to the clients of WebSockets and event streams may take.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Serves the listeners with one service, in the runtime it is used in.
 ///
@@ -73,7 +77,8 @@ impl Server {
         Ok(())
     }
 
-    /// Does what the arbiter orders about links to other workers; `link` is the end that came with the order.
+    /// Does what the arbiter orders about accepting and about links to other workers; `link` is the end that came
+    /// with the order.
     pub(crate) fn link(&self, order: orders::Order, link: Option<OwnedFd>) {
         let server = &self.shared;
         let linked = match (order, link) {
@@ -85,6 +90,16 @@ impl Server {
                 server.signal().raise(Order::Drain);
                 Ok(())
             }
+            (orders::Order::Pause { round }, _) => {
+                server.gate.close(round);
+                server.signal().call_always();
+                Ok(())
+            }
+            (orders::Order::Resume, _) => {
+                server.gate.open();
+                server.signal().call_always();
+                Ok(())
+            }
             _ => Err(std::io::Error::other(
                 "the link did not come with the order",
             )),
@@ -93,6 +108,11 @@ impl Server {
             // Its other end sees that it is closed.
             tracing::warn!(order = ?order, error = %error, "a link to another worker cannot be used");
         }
+    }
+
+    /// Resolves with the number of an order to pause when no accept is under way, once for each. Cancel-safe.
+    pub(crate) async fn paused(&self) -> u64 {
+        self.shared.gate.all_hold().await
     }
 
     /// Accepts nothing any more. [`drain`](Self::drain) follows.
@@ -112,8 +132,10 @@ impl Server {
         self.shared.tasks.over().await;
     }
 
-    /// Drops every handler that still runs and closes every connection. No task of the server is left
-    /// when it returns, unless a handler blocks its thread; then it waits for that.
+    /// Drops every handler that still runs and closes every connection. WebSockets get a close frame with 1001
+    /// between two frames of the author's, and streams of events end as streams do; that and the closing have half a
+    /// second. No task of the server is left when it returns, unless a handler blocks its thread; then it waits for
+    /// that.
     pub(crate) async fn cancel(&self) {
         self.shared.signal().raise(Order::Cancel);
         self.shared.tasks.over().await;
@@ -182,8 +204,10 @@ pub(super) struct Shared {
     pub(super) http2: http2::Builder<Streams>,
     pub(super) tasks: Arc<Tasks>,
     pub(super) room: Arc<Room>,
+    pub(super) gate: Gate,
     pub(super) handoff: Handoff,
     pub(super) started: Instant,
+    farewell: OnceLock<Instant>,
     connections: AtomicU64,
     requests: AtomicU64,
     max_requests: Option<u64>,
@@ -204,12 +228,14 @@ impl Shared {
             http1: http1_builder(&http),
             http2: http2_builder(&http, tasks.clone()),
             room: Room::new(http.max_connections),
+            gate: Gate::default(),
             handoff: Handoff::default(),
             service,
             http,
             meter,
             tasks,
             started: Instant::now(),
+            farewell: OnceLock::new(),
             connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             max_requests,
@@ -236,6 +262,11 @@ impl Shared {
         }
     }
 
+    /// Until when a connection may say its last words. Asked for only after [`Order::Cancel`].
+    pub(super) fn farewell(&self) -> Instant {
+        *self.farewell.get_or_init(|| Instant::now() + FAREWELL)
+    }
+
     /// Nanoseconds since the server was made.
     pub(super) fn now(&self) -> u64 {
         let since = self.started.elapsed();
@@ -253,7 +284,7 @@ impl Shared {
     }
 }
 
-/// No `with_upgrades`, no header timeout (the connection's own clock does it without a timer per
+/// No `with_upgrades` (`connection::upgrade` has why), no header timeout (the connection's own clock does it without a timer per
 /// request), no `pipeline_flush` (the socket's wrapper batches).
 fn http1_builder(http: &Http) -> http1::Builder {
     let mut builder = http1::Builder::new();

@@ -60,6 +60,12 @@ impl Signal {
         }
     }
 
+    /// The same with any order: every connection is woken.
+    pub(super) fn call_always(&self) {
+        self.change(Some);
+        self.changed.notify_waiters();
+    }
+
     /// One load, for every poll of a connection.
     pub(super) fn order(&self) -> Order {
         order_of(self.word.load(Acquire))

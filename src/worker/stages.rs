@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::phase::Phase;
+use crate::app::Count;
 use crate::ipc::channel::{Channel, Report, cut};
 use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
@@ -73,6 +74,17 @@ impl Stages {
     pub(super) fn beat(&self) {
         self.meter.beat(now());
         self.meter.seat().log_drops.store(logs::drops(), Relaxed);
+    }
+}
+
+/// What the app declares busy stands on the scoreboard.
+impl Count for Meter {
+    fn up(&self) {
+        self.seat().busy.fetch_add(1, Relaxed);
+    }
+
+    fn down(&self) {
+        self.seat().busy.fetch_sub(1, Relaxed);
     }
 }
 

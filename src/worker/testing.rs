@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, DuplexStream};
 use tokio::sync::Notify;
 
@@ -49,8 +51,22 @@ pub(super) struct Script {
     pub(super) begun: Notify,
     /// Handlers of `/wait` that were dropped before they answered.
     pub(super) cancelled: AtomicUsize,
+    /// What a request that asked for an upgrade was given.
+    on_upgrade: Mutex<Option<OnUpgrade>>,
     /// Requests that reached the service.
     pub(super) calls: AtomicUsize,
+}
+
+impl Script {
+    pub(super) fn on_upgrade(&self) -> Option<OnUpgrade> {
+        self.on_upgrade.lock().unwrap().take()
+    }
+
+    /// The connection that has left HTTP.
+    pub(super) async fn upgraded(&self) -> TokioIo<Upgraded> {
+        let on_upgrade = self.on_upgrade().expect("a request asked for it");
+        TokioIo::new(on_upgrade.await.expect("an upgrade"))
+    }
 }
 
 pub(super) struct Fixture {
@@ -118,8 +134,14 @@ impl tower_service::Service<Request<Body>> for Handler {
     }
 }
 
-async fn answer(script: Arc<Script>, request: Request<Body>) -> Result<Response<Body>, BoxError> {
+async fn answer(
+    script: Arc<Script>,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, BoxError> {
     let path = request.uri().path().to_owned();
+    if let Some(on_upgrade) = request.extensions_mut().remove::<OnUpgrade>() {
+        *script.on_upgrade.lock().unwrap() = Some(on_upgrade);
+    }
     let body = match path.as_str() {
         "/wait" => {
             let dropped = Dropped(&script);
@@ -148,6 +170,20 @@ async fn answer(script: Arc<Script>, request: Request<Body>) -> Result<Response<
         "/stream" => {
             script.begun.notify_one();
             Body::new(TwoParts::new(script.clone()))
+        }
+        "/websocket" | "/tunnel" => {
+            let switch = Response::builder()
+                .status(101)
+                .header("connection", "upgrade")
+                .header("upgrade", &path[1..]);
+            return Ok(switch.body(Body::empty())?);
+        }
+        "/events" => {
+            let body = Body::new(TwoParts::new(script.clone()));
+            let kind = "Text/Event-Stream; charset=utf-8";
+            return Ok(Response::builder()
+                .header("content-type", kind)
+                .body(body)?);
         }
         "/panic" => panic!("the handler is broken"),
         "/panic-in-body" => Body::new(PanickingBody),

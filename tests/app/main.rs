@@ -9,6 +9,7 @@
 mod face;
 mod leases;
 mod payloads;
+mod readme;
 mod startup;
 mod teardown;
 

@@ -45,10 +45,10 @@ impl Ledger {
     /// Everybody who ever wrote, in the order of their first lines. Panics where two wrote at the same time.
     #[track_caller]
     pub(crate) fn stints(&self) -> Vec<Stint> {
+        let by_slot = !self.0.with_extension("lock").exists();
         let text = fs::read_to_string(&self.0).unwrap_or_default();
         let mut stints: Vec<Stint> = Vec::new();
         let mut counts = std::collections::BTreeMap::<u32, u64>::new();
-        let by_slot = self.0.with_extension("lock0").exists();
         for line in text.lines() {
             let mut fields = line.split(' ');
             let word = fields.next().unwrap();

@@ -10,8 +10,8 @@ use crate::ledger::{Ledger, gaps, with};
 use crate::support::service::{Record, Service, Setup, signal_to, wait_for_end_of};
 use crate::support::status::workers_of;
 
-/// What two clocks, a write every few milliseconds and a busy machine may differ by.
-const SLACK: f64 = 0.25;
+/// For how long a busy machine may keep a process from running.
+const SLACK: f64 = 1.0;
 
 const RELOAD: &str = "workers = 3\n[reload]\ntrial = '300ms'\npreflight = '3s'";
 
@@ -107,7 +107,7 @@ fn it_moves_at_once_when_its_holder_is_killed() {
         println!("killed: nobody wrote for {seen:.6} s, nobody had the lease for {told:.6} s");
         assert!((seen - told).abs() < SLACK, "{seen} {told}");
         assert!(
-            seen < 0.5 + SLACK,
+            seen < 0.1 + SLACK,
             "the second death in a row costs a short pause: {seen}"
         );
         let released = service.count("it died", round, |event| event.is("lease-released"));
@@ -139,9 +139,10 @@ fn one_that_is_frozen_keeps_it_until_it_is_dead() {
     println!(
         "frozen: nobody wrote for {seen:.3} s, the lease was without a live holder for {told:.3} s"
     );
+    let limits = 1.0 + 0.5 - 0.25;
     assert!(
-        seen > 1.4,
-        "the heartbeat's limit and the time after SIGABRT: {seen}"
+        seen > limits,
+        "the heartbeat's limit from the last beat, and the time after SIGABRT: {seen}"
     );
     // From its last beat, which comes every quarter of the limit.
     assert!(

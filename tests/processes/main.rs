@@ -18,6 +18,7 @@ mod support;
 mod boot;
 mod crash;
 mod idle;
+mod idle_exit;
 mod limits;
 mod manager_lost;
 mod orphans;

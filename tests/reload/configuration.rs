@@ -27,6 +27,15 @@ fn settings_of_the_app_that_the_app_does_not_take() {
 }
 
 #[test]
+fn leaving_its_own_sockets_when_idle() {
+    let stage = Stage::set();
+    stage
+        .service
+        .configure(&("idle_exit = '5m'\n".to_owned() + OLD));
+    stage.rolls_back("payload.toml:1:13: idle_exit = 5m needs sockets that systemd keeps");
+}
+
+#[test]
 fn no_file_any_more() {
     let stage = Stage::set();
     std::fs::remove_file(stage.service.folder().join("payload.toml")).unwrap();

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use super::service::Setup;
+use super::service::{Setup, example};
 
 /// Its own pid, unless the environment has another one; an empty one is none.
 const WHOSE: &str =
@@ -27,5 +27,14 @@ impl Setup {
         self.listen(None)
             .env("LISTEN_FDS", &count)
             .through(&["sh", "-c", &script, "sh"])
+    }
+
+    /// Passes every descriptor that comes over this socket with one message, instead of `--listen`.
+    pub(crate) fn pass_from(mut self, socket: impl Into<OwnedFd>, names: &[&str]) -> Self {
+        self.stdin = socket.into().into();
+        let launch = example("launch");
+        self.listen(None)
+            .env("LISTEN_FDNAMES", &names.join(":"))
+            .through(&[launch.to_str().expect("UTF-8")])
     }
 }

@@ -101,6 +101,25 @@ impl Client {
         }))
     }
 
+    /// The way to the server, for another thread.
+    pub(crate) fn writer(&self) -> io::Result<TcpStream> {
+        self.stream.get_ref().try_clone()
+    }
+
+    /// So many bytes.
+    pub(crate) fn bytes(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Every byte until the end of the connection.
+    pub(crate) fn rest(&mut self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Whether the server has closed the connection; waits for it or for a byte.
     pub(crate) fn is_closed(&mut self) -> bool {
         self.stream.fill_buf().map_or(true, <[u8]>::is_empty)
@@ -116,6 +135,15 @@ impl Client {
         };
         stream.set_nonblocking(false).expect("fcntl");
         ended
+    }
+
+    /// Whether a byte of an answer is here; does not wait.
+    pub(crate) fn has_answer(&mut self) -> bool {
+        let stream = self.stream.get_ref();
+        stream.set_nonblocking(true).expect("fcntl");
+        let has = stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        stream.set_nonblocking(false).expect("fcntl");
+        has
     }
 
     /// Waits for the end of the connection; what comes before it is a failure.

@@ -50,22 +50,25 @@ impl Client {
 
     /// One request; the future does not borrow the client, so that several can run.
     pub(crate) fn get(&mut self, path: &str) -> impl Future<Output = Response> + Send + use<> {
+        let response = self.try_get(path);
+        async move { response.await.expect("a response") }
+    }
+
+    pub(crate) fn try_get(
+        &mut self,
+        path: &str,
+    ) -> impl Future<Output = hyper::Result<Response>> + Send + use<> {
         let mut sender = self.sender.clone();
         let request = Request::get(format!("http://test{path}"))
             .body(Empty::new())
             .expect("a request");
         async move {
-            sender.ready().await.expect("the connection is open");
-            let response = sender.send_request(request).await.expect("a response");
-            Response {
+            sender.ready().await?;
+            let response = sender.send_request(request).await?;
+            Ok(Response {
                 status: response.status().as_u16(),
-                body: response
-                    .into_body()
-                    .collect()
-                    .await
-                    .expect("a body")
-                    .to_bytes(),
-            }
+                body: response.into_body().collect().await?.to_bytes(),
+            })
         }
     }
 

@@ -22,14 +22,17 @@
 //! - `/sleep?ms=N`: the same, later; `/block?ms=N`: the same, and holds the thread
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
+//! - `/busy?ms=N`: answers at once, and declares the service busy for so long
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the pid of a grandchild that outlives
 //!   its parent and ends after a second
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
 mod ledger;
+mod streams;
 
 use std::ffi::OsString;
 use std::fs;
@@ -138,7 +141,10 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
         None => app,
     };
     let word = settings.word;
-    let routes = routes(go).route("/word", get(async || word));
+    let routes = routes(go)
+        .route("/word", get(async || word))
+        .merge(streams::routes(context.drain_token()))
+        .route("/busy", get(async move |timing| busy(&context, timing)));
     Ok(app.build(routes))
 }
 
@@ -324,6 +330,14 @@ async fn sleep(Query(timing): Query<Timing>) -> String {
 async fn block(Query(timing): Query<Timing>) -> String {
     hold_the_thread(timing.pause());
     pid().await
+}
+
+fn busy(context: &Context<Settings>, Query(timing): Query<Timing>) {
+    let busy = context.busy();
+    tokio::spawn(async move {
+        tokio::time::sleep(timing.pause()).await;
+        drop(busy);
+    });
 }
 
 #[expect(clippy::panic, reason = "what it is for")]

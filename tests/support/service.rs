@@ -59,8 +59,13 @@ pub(crate) struct Service {
 
 /// The test service of `probe.rs`, which `cargo test` builds and `cargo test --test …` does not.
 pub(crate) fn probe() -> PathBuf {
+    example("probe")
+}
+
+/// A program that `cargo test` builds as an example.
+pub(crate) fn example(name: &str) -> PathBuf {
     let folder = Path::new(SHIPPED).parent();
-    let path = folder.expect("a folder").join("examples/probe");
+    let path = folder.expect("a folder").join("examples").join(name);
     assert!(
         path.exists(),
         "{} is missing: run cargo build --examples",

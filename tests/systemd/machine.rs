@@ -14,8 +14,8 @@ use crate::support::eventually;
 use crate::turn::Turn;
 
 const BOOT: Duration = Duration::from_secs(60);
-/// Seconds that one command in a machine may take.
-const COMMAND: &str = "90";
+/// How long one command in a machine may take, if nothing else is said.
+const COMMAND: Duration = Duration::from_secs(90);
 
 /// A booted machine: its own processes, network (loopback only), host name, and a throw-away overlay over
 /// the suite's root.
@@ -45,6 +45,7 @@ pub(crate) struct Output {
 /// A command that runs in a machine beside the test.
 pub(crate) struct Running {
     script: String,
+    limit: Duration,
     child: Option<Child>,
 }
 
@@ -136,9 +137,16 @@ impl Machine {
     /// Starts a shell script beside the test.
     #[track_caller]
     pub(crate) fn start(&self, script: &str) -> Running {
-        let child = self.command(script).spawn().expect("nsenter");
+        self.start_within(COMMAND, script)
+    }
+
+    /// The same for one that takes longer.
+    #[track_caller]
+    pub(crate) fn start_within(&self, limit: Duration, script: &str) -> Running {
+        let child = self.command(limit, script).spawn().expect("nsenter");
         Running {
             script: script.to_owned(),
+            limit,
             child: Some(child),
         }
     }
@@ -158,22 +166,16 @@ impl Machine {
         fs::set_permissions(&host, fs::Permissions::from_mode(mode)).expect("its mode");
     }
 
-    fn command(&self, script: &str) -> Command {
+    fn command(&self, limit: Duration, script: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args([
                 "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--net", "--target",
             ])
             .arg(self.leader.to_string())
-            .args([
-                "--",
-                "timeout",
-                "--kill-after=1",
-                COMMAND,
-                "sh",
-                "-c",
-                script,
-            ])
+            .args(["--", "timeout", "--kill-after=1"])
+            .arg(limit.as_secs().to_string())
+            .args(["sh", "-c", script])
             .env_clear()
             .env(
                 "PATH",
@@ -206,7 +208,7 @@ impl Machine {
         text.extend(b"\n--- journal:\n");
         if self.leader != 0
             && let Ok(journal) = self
-                .command("journalctl --boot --no-pager --lines=100")
+                .command(COMMAND, "journalctl --boot --no-pager --lines=100")
                 .output()
         {
             text.extend(journal.stdout);
@@ -236,7 +238,8 @@ impl Running {
         assert_ne!(
             output.status.code(),
             Some(124),
-            "longer than {COMMAND} s: {}",
+            "longer than {:?}: {}",
+            self.limit,
             self.script
         );
         Output {

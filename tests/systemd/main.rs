@@ -19,9 +19,12 @@ mod activation;
 mod base;
 mod cgroup;
 mod failure;
+mod idle_exit;
 mod journal;
+mod load;
 mod machine;
 mod reload;
+mod restart;
 mod service;
 mod stop;
 mod turn;
@@ -54,11 +57,19 @@ on_both_suites! {
     failure::a_crash_loop_keeps_the_socket,
     failure::wrong_configuration_is_not_restarted,
     failure::a_client_outlives_wrong_configuration,
+    idle_exit::it_leaves_when_idle_and_loses_nobody,
     journal::lifecycle_events_have_fields,
     journal::a_stopped_journal_slows_nothing,
+    load::fifty_reloads_lose_and_close_nothing,
+    load::fifty_restarts_lose_and_close_nothing,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,
     reload::a_drop_in_for_notify_reload_works,
+    restart::restarts_under_load_close_nothing,
+    restart::what_the_store_does_not_take_is_closed_and_counted,
+    restart::a_stop_closes_and_empties_the_store,
+    restart::a_restart_that_fails_keeps_its_connections,
+    restart::a_killed_arbiter_refuses_nobody,
     stop::stop_drains_and_leaves_nothing,
     stop::stop_with_nothing_to_do_is_prompt,
     units::the_units_are_in_order,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::machine::Machine;
 use crate::support::eventually;
-use crate::support::service::probe;
+use crate::support::service::{example, probe};
 
 pub(crate) const SOCKET: &str = "payload.socket";
 pub(crate) const SERVICE: &str = "payload.service";
@@ -29,6 +29,12 @@ impl Machine {
     pub(crate) fn install_probe(&self, configuration: &str) {
         self.configure(configuration);
         self.install_binary(&probe());
+    }
+
+    /// The same with the service that the loss meter asks; the program is the meter as well.
+    pub(crate) fn install_loss(&self, configuration: &str) {
+        self.configure(configuration);
+        self.install_binary(&example("loss"));
     }
 
     fn install_binary(&self, binary: &Path) {

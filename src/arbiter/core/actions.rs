@@ -51,6 +51,8 @@ pub(crate) enum Action {
         trigger: Trigger,
         outcome: Result<u32, String>,
     },
+    /// No worker is left, and the service is started again: bring to an end what is kept of it.
+    Settle,
     /// STOPPING=1.
     Stopping,
     /// WATCHDOG=1.
@@ -252,8 +254,13 @@ pub(crate) enum Notice {
     Recovered {
         workers: usize,
     },
+    /// Nobody has needed the service for so long.
+    Idle {
+        idle: Duration,
+    },
     Stopping {
         level: Level,
+        restarts: bool,
         workers: usize,
     },
     /// A further signal: what was going on is cut short.

@@ -54,6 +54,7 @@ impl Leases {
                 payload,
                 epoch,
                 how,
+                ..
             } => {
                 let is_it = |held: &Held| {
                     (held.worker, held.payload, held.grant.epoch) == (*worker, *payload, *epoch)

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::idle::Activity;
 use super::lease::Want;
 use super::reload::Trigger;
 use super::roster::WorkerId;
@@ -31,18 +32,23 @@ pub(crate) enum Event {
     ExecFailed { error: String },
     /// The last heartbeats, as the scoreboard has them.
     Beats(Vec<(WorkerId, Moment)>),
+    /// How much the service is needed, as the scoreboard has it.
+    Activity(Activity),
+    /// The worker accepts nothing until it is told to resume: the answer to the pause of this number.
+    Paused { worker: WorkerId, round: u64 },
     /// The worker closed its channel, or what it sent could not be read.
     ChannelClosed { worker: WorkerId },
     /// The worker is gone.
     Exited { worker: WorkerId, exit: Exit },
     /// The payloads of the worker's app that need a lease. Comes once, before it is Prepared.
     Wants { worker: WorkerId, wants: Vec<Want> },
-    /// The payload of the worker that had the lease by this epoch does not run any more.
+    /// The payload of the worker that had the lease by this epoch does not run any more, since then.
     Released {
         worker: WorkerId,
         payload: u32,
         epoch: u64,
         how: Released,
+        at: Moment,
     },
     /// A healthy worker has reached a limit.
     Recycle { worker: WorkerId, cause: Recycle },
@@ -56,6 +62,8 @@ pub(crate) enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Stop(Level),
+    /// A graceful stop; the service is started again at once, and keeps its connections if it can.
+    Restart,
     Reload(Trigger),
     /// This many workers.
     #[cfg_attr(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::actions::{Action, Cause};
+use super::actions::{Action, Cause, Notice};
 use super::custody::Leases;
 use super::events::{Event, Request};
 use super::reload::Trigger;
@@ -22,6 +22,9 @@ pub(super) struct Witness {
     ready: u32,
     leaves: u32,
     stopping: u32,
+    /// The service is to be started again.
+    restarts: bool,
+    settled: u32,
     /// RELOADING was said, and no READY since.
     reloading: bool,
     /// This step is about a further trigger.
@@ -31,6 +34,8 @@ pub(super) struct Witness {
     /// What has happened, and how often: a search that never gets somewhere proves nothing about it.
     pub(super) tally: BTreeMap<String, u32>,
     leases: Leases,
+    /// Those that were told to accept nothing.
+    paused: BTreeSet<WorkerId>,
     /// Workers that ever served and the core then told to stop or killed, still alive.
     ended: BTreeSet<WorkerId>,
 }
@@ -49,6 +54,10 @@ impl Witness {
                 self.count(format!("asked again while {stage}"));
             }
             Event::Asked(Request::Stop(_)) => self.count(format!("stopped while {stage}")),
+            Event::Asked(Request::Restart) => {
+                self.count(format!("restarted while {stage}"));
+                self.restarts |= core.state() != ServiceState::Stopping;
+            }
             Event::ExecFailed { .. } => self.count(format!("exec failed while {stage}")),
             Event::Entered { worker, phase } => {
                 if let Some((_, said)) = self.said.get_mut(worker) {
@@ -69,10 +78,11 @@ impl Witness {
     fn exited(&mut self, id: WorkerId) {
         assert!(self.alive.remove(&id), "worker {id} ended twice");
         self.ended.remove(&id);
+        self.paused.remove(&id);
         self.said.remove(&id);
     }
 
-    fn count(&mut self, what: String) {
+    pub(super) fn count(&mut self, what: String) {
         *self.tally.entry(what).or_default() += 1;
     }
 
@@ -110,11 +120,7 @@ impl Witness {
                 }
                 Action::Send { worker, order } => {
                     assert!(self.alive.contains(worker), "{action:?} to nobody");
-                    if let Order::Stop(level) = order {
-                        assert_ne!(*level, Level::Kill, "a kill is not an order");
-                        self.ended.insert(*worker);
-                        self.check_retirement(core, *worker, before);
-                    }
+                    self.check_order(core, *worker, *order, before);
                 }
                 Action::Abort { worker, .. } | Action::Kill { worker } => {
                     assert!(self.alive.contains(worker), "{action:?} to nobody");
@@ -139,12 +145,17 @@ impl Witness {
                 }
                 Action::Leave(_) => {
                     self.leaves += 1;
+                    assert_eq!(self.settled, u32::from(self.restarts));
                     assert!(self.alive.is_empty(), "it left {:?} behind", self.alive);
                     assert!(
                         self.waiting.is_empty(),
                         "nobody answered {:?}",
                         self.waiting
                     );
+                }
+                Action::Settle => {
+                    self.settled += 1;
+                    assert!(self.alive.is_empty(), "{:?} may have more", self.alive);
                 }
                 Action::Reloading => {
                     assert!(!self.reloading || self.joins, "RELOADING went out twice");
@@ -160,6 +171,11 @@ impl Witness {
                     self.count(outcome.to_owned());
                 }
                 Action::Release if core.generation != self.generation => self.check_commit(core),
+                Action::Log(Notice::Idle { .. }) => {
+                    self.count("left for idleness".to_owned());
+                    assert!(core.policy.idle_exit.is_some(), "it leaves unasked");
+                    assert_eq!(self.paused, self.alive, "somebody may accept");
+                }
                 Action::Preflight
                 | Action::EndPreflight
                 | Action::Release
@@ -175,6 +191,11 @@ impl Witness {
         }
         self.leases.check(core, now, &self.said, &self.ended);
         self.generation = core.generation;
+        assert!(
+            self.paused.is_empty() || core.is_pausing(),
+            "{:?} will never accept again",
+            self.paused
+        );
         self.check_roster(core);
         self.check_service(core, actions);
         if ticked
@@ -189,6 +210,32 @@ impl Witness {
         }
         if self.stopping > 0 && self.leaves == 0 {
             assert!(!self.alive.is_empty(), "it should have left");
+        }
+    }
+
+    fn check_order(
+        &mut self,
+        core: &Core,
+        worker: WorkerId,
+        order: Order,
+        before: &BTreeSet<WorkerId>,
+    ) {
+        match order {
+            Order::Stop(level) => {
+                assert_ne!(level, Level::Kill, "a kill is not an order");
+                self.ended.insert(worker);
+                self.paused.remove(&worker);
+                self.check_retirement(core, worker, before);
+            }
+            Order::Pause { .. } => {
+                assert!(self.paused.insert(worker), "worker {worker} paused twice");
+                self.count("paused".to_owned());
+            }
+            Order::Resume => {
+                assert!(self.paused.remove(&worker), "worker {worker} did not pause");
+                self.count("resumed".to_owned());
+            }
+            _ => {}
         }
     }
 

@@ -224,9 +224,9 @@ impl Core {
         &mut self,
         now: Moment,
         id: WorkerId,
-        payload: u32,
-        epoch: u64,
+        (payload, epoch): (u32, u64),
         how: Released,
+        at: Moment,
     ) {
         let is_it =
             |holder: &Holder| (holder.worker, holder.payload, holder.epoch) == (id, payload, epoch);
@@ -249,7 +249,7 @@ impl Core {
                 self.renew(id, slot);
             }
         }
-        self.free(now, now, index, how == Released::Failed, how.name());
+        self.free(now, at.min(now), index, how == Released::Failed, how.name());
     }
 
     /// The worker is healthy, and cannot run the slot's payload again: another one can.

@@ -252,11 +252,13 @@ impl Core {
             // The next one is already on its way.
             return;
         }
-        if slot.failures == 0 && !self.crashes.exhausted() {
+        let failures = slot.failures;
+        // The others get along without it for a while. If there are none, waiting helps nobody.
+        let spared = self.crashes.exhausted() && self.someone_else_is_there(index);
+        if failures == 0 && !spared {
             return;
         }
-        let failures = slot.failures;
-        let initial = if self.crashes.exhausted() {
+        let initial = if spared {
             self.policy.backoff_max
         } else {
             self.policy.backoff_initial
@@ -269,5 +271,12 @@ impl Core {
             failures,
             delay,
         });
+    }
+
+    fn someone_else_is_there(&self, index: usize) -> bool {
+        let mut others = self.slots.iter().enumerate();
+        others.any(|(other, slot)| {
+            other != index && (slot.serving.is_some() || slot.incoming.is_some())
+        })
     }
 }

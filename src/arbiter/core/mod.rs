@@ -5,9 +5,9 @@
 //!    goes back.
 //! 2. After each [`Core::handle`] the shell carries out the returned actions in order. What an action brings
 //!    about (a fork's pid or failure, an exit) comes back as an event, never as a return value.
-//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers fresh [`Event::Beats`] and, right
-//!    after them, [`Event::Tick`]. Limits are looked at on a tick only: a worker is never judged by beats that
-//!    are older than the question.
+//! 3. The shell waits at most until [`Core::poll_timeout`], then delivers fresh [`Event::Beats`], a fresh
+//!    [`Event::Activity`] if [`Core::look_at`] has come, and, right after them, [`Event::Tick`]. Limits are looked
+//!    at on a tick only: a worker is never judged by beats that are older than the question.
 //! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
 //!    other event.
@@ -24,16 +24,21 @@
 //! 4. Before that, one failure ends the boot; after that, no failure to boot ends a healthy worker.
 //! 5. A worker is retired only after its replacement serves, its slot is given up, or the service stops.
 //! 6. The arbiter leaves only when it has no worker left.
-//! 7. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
+//! 7. What a stop before a restart keeps is settled when no worker is left, and before the arbiter leaves.
+//! 8. A reload that fails leaves the old generation serving; one that succeeds retires it after every new worker
 //!    has served for the trial. Every trigger gets one answer.
-//! 8. A lease has at most one holder; see [`lease`].
+//! 9. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
+//!    nothing. Whoever was told to pause is told to resume, or to stop.
+//! 10. A lease has at most one holder; see [`lease`].
 
 mod actions;
 mod backoff;
 mod events;
 mod health;
+mod idle;
 mod lease;
 mod lifecycle;
+mod links;
 mod policy;
 mod reload;
 mod retire;
@@ -57,18 +62,22 @@ use std::time::Duration;
 
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
+pub(crate) use idle::Activity;
 pub(crate) use lease::Want;
+pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
 pub(crate) use saved::Saved;
 
+use crate::ipc::orders::Level;
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use idle::Idle;
 use lease::Leases;
 use reload::Reload;
-use stop::Stop;
+use stop::{Occasion, Stop};
 
 /// More slots than this make no sense on one machine, and the scoreboard has seats for four times as many.
 pub(crate) const MAX_SLOTS: u16 = 128;
@@ -101,6 +110,7 @@ pub(crate) struct Core {
     wanted_slots: Option<u16>,
     /// Workers of slots that were given up, and that serve until another one does.
     surplus: Vec<WorkerId>,
+    idle: Idle,
     leases: Leases,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
@@ -129,6 +139,7 @@ impl Core {
             reload_failure: None,
             wanted_slots: None,
             surplus: Vec::new(),
+            idle: Idle::default(),
             leases: Leases::default(),
             next_watchdog: None,
             next_extension: None,
@@ -152,6 +163,8 @@ impl Core {
             Event::Preflighted(result) => self.preflighted(now, result),
             Event::ExecFailed { error } => self.exec_failed(now, &error),
             Event::Beats(beats) => self.beats(&beats),
+            Event::Activity(activity) => self.look(now, activity),
+            Event::Paused { worker, round } => self.paused(now, worker, round),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
             Event::Wants { worker, wants } => self.wants(worker, wants),
@@ -160,7 +173,8 @@ impl Core {
                 payload,
                 epoch,
                 how,
-            } => self.released(now, worker, payload, epoch, how),
+                at,
+            } => self.released(now, worker, (payload, epoch), how, at),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
             Event::Tick => self.supervise(now),
@@ -190,6 +204,7 @@ impl Core {
             .chain(crashes)
             .chain(leases)
             .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
+            .chain(self.look_at())
             .chain(self.next_watchdog)
             .chain(self.next_extension)
             .min()
@@ -209,6 +224,13 @@ impl Core {
         }
     }
 
+    /// The service stops, and is to be started again.
+    pub(crate) fn restarts(&self) -> bool {
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.occasion == Occasion::Restart)
+    }
+
     pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
@@ -216,6 +238,14 @@ impl Core {
     /// The image that this one is to be replaced by, as soon as nothing is left to deliver.
     pub(crate) fn leaves_for(&self) -> Option<Image> {
         self.reload.as_ref().and_then(Reload::leaves_for)
+    }
+
+    /// The time without need that it took, if that is why the service stops.
+    pub(crate) fn stops_idle(&self) -> Option<Duration> {
+        match self.stop.as_ref()?.occasion {
+            Occasion::Idle(idle) => Some(idle),
+            _ => None,
+        }
     }
 
     /// Why the last reload failed; `None` when there was none, or it succeeded.
@@ -258,17 +288,13 @@ impl Core {
         })
     }
 
-    /// The workers that were told to leave and are still there.
-    pub(crate) fn leaving_workers(&self) -> impl Iterator<Item = WorkerId> {
-        let leaving = self.workers.iter();
-        leaving.filter_map(|(id, worker)| worker.is_leaving().then_some(*id))
-    }
-
     /// Everything that depends on several workers together, or on the time and not on heartbeats.
     fn advance(&mut self, now: Moment) {
         if self.stop.is_some() {
             self.finish_stop();
         } else {
+            // First: nobody waits for a fork.
+            self.end_disturbed_pause(now);
             self.announce(now);
             self.advance_reload(now);
             self.refill(now);
@@ -276,6 +302,7 @@ impl Core {
             self.recycle_next(now);
             self.retire_surplus(now);
             self.pass_leases(now);
+            self.begin_idle_time(now);
         }
         self.keep_manager_informed(now);
     }
@@ -290,7 +317,8 @@ impl Core {
 
     fn asked(&mut self, now: Moment, request: Request) {
         match request {
-            Request::Stop(level) => self.ask_to_stop(now, level),
+            Request::Stop(level) => self.ask_to_stop(now, level, Occasion::Asked),
+            Request::Restart => self.ask_to_stop(now, Level::Graceful, Occasion::Restart),
             Request::Reload(trigger) => self.ask_to_reload(now, trigger),
             Request::Scale(target) => self.scale(now, target),
             Request::OneMore => self.scale(now, self.wanted_number().saturating_add(1)),

@@ -42,6 +42,8 @@ pub(crate) struct Policy {
     /// A worker that served this long starts its slot's count of failures anew.
     pub(crate) stable_after: Duration,
     pub(crate) max_age: Option<Duration>,
+    /// How long nobody must have needed the service before it leaves. Only with sockets that somebody keeps.
+    pub(crate) idle_exit: Option<Duration>,
     /// How long the check of a new binary may take.
     pub(crate) preflight: Duration,
     /// How long a new generation must serve before the old one is retired.
@@ -71,6 +73,7 @@ impl Policy {
             crash_window: config.restart.crash_window,
             stable_after: Duration::from_secs(10),
             max_age: config.recycle.max_age,
+            idle_exit: config.idle_exit,
             preflight: config.reload.preflight,
             trial: config.reload.trial,
             watchdog,

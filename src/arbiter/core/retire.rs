@@ -131,8 +131,11 @@ impl Core {
         }
         let given_up = self.slots.split_off(to);
         for slot in given_up {
-            self.surplus
-                .extend(slot.serving.into_iter().chain(slot.incoming));
+            self.surplus.extend(slot.serving.or(slot.incoming));
+            // Who serves stays until somebody else does. Two of one slot are not needed for that.
+            if let (Some(_), Some(incoming)) = (slot.serving, slot.incoming) {
+                self.retire(now, incoming);
+            }
         }
         self.retire_surplus(now);
     }

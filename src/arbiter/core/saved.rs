@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Crashes, Random};
+use super::idle::Idle;
 use super::lease::Leases;
 use super::reload::Reload;
 use super::roster::{Slot, Worker, WorkerId};
@@ -87,6 +88,7 @@ impl Core {
             reload_failure: saved.reload_failure,
             wanted_slots: saved.wanted_slots,
             surplus: saved.surplus,
+            idle: Idle::default(),
             leases: saved.leases,
             next_watchdog: policy.watchdog.map(|_| saved.next_watchdog.unwrap_or(now)),
             next_extension: saved.next_extension,

@@ -5,11 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::actions::{Action, Image};
+use super::actions::{Action, Image, Notice};
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
+use super::idle::Activity;
 use super::invariants::Witness;
 use super::lease::Want;
+use super::links::{Links, Seen, Tie};
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::saved::Saved;
@@ -43,6 +45,7 @@ pub(super) fn policy() -> Policy {
         crash_window: seconds(60),
         stable_after: seconds(10),
         max_age: None,
+        idle_exit: None,
         preflight: seconds(10),
         trial: seconds(1),
         watchdog: Some(seconds(15)),
@@ -63,10 +66,21 @@ struct Actor {
     hung: bool,
     /// What its app does with leases.
     tenant: Tenant,
+    /// Whom it may give them to, the last link last.
+    heirs: Vec<WorkerId>,
+    /// It knows that nobody takes them.
+    ended: bool,
+    draining_since: Option<Moment>,
+    /// Orders about accepting that it has not read yet.
+    inbox: VecDeque<Order>,
+    paused: bool,
+    connections: u64,
+    accepted: u64,
 }
 
 struct World {
     core: Core,
+    links: Links,
     witness: Witness,
     random: Random,
     now: Moment,
@@ -77,10 +91,16 @@ struct World {
     triggers: u64,
     /// The payloads that need leases, by generation.
     apps: BTreeMap<u32, Vec<Want>>,
+    /// Connections that nobody has accepted.
+    backlog: u64,
+    /// What workers had accepted that are gone.
+    accepted_before: u64,
     /// The last steps, for whoever has to understand a failure.
     trace: VecDeque<(Moment, Event, Vec<Action>)>,
-    /// How likely bad things are, in this run.
+    /// How likely bad things are at present.
     trouble: f64,
+    /// There was a time of this run when they were.
+    troubled: bool,
     steps: u64,
 }
 
@@ -96,9 +116,13 @@ impl World {
             policy.graceful = None;
             policy.startup = None;
         }
+        if random.fraction() < 0.3 {
+            policy.idle_exit = Some(Duration::from_secs(u64::from(1 + pick(&mut random, 20))));
+        }
         let trouble = [0.0, 0.01, 0.05, 0.3][usize::from(pick(&mut random, 4))];
         Self {
             core: Core::new(policy, random.next()),
+            links: Links::default(),
             witness: Witness::default(),
             random,
             now: Moment::from_nanos(1_000_000_000),
@@ -107,8 +131,11 @@ impl World {
             preflight: None,
             triggers: 0,
             apps: BTreeMap::new(),
+            backlog: 0,
+            accepted_before: 0,
             trace: VecDeque::new(),
             trouble,
+            troubled: trouble > 0.0,
             steps: 0,
         }
     }
@@ -125,6 +152,10 @@ impl World {
         if self.left {
             return;
         }
+        let ticked = event == Event::Tick;
+        if ticked && self.core.look_at().is_some_and(|at| at <= self.now) {
+            self.look();
+        }
         self.steps += 1;
         let before: BTreeSet<WorkerId> = self
             .core
@@ -137,19 +168,69 @@ impl World {
             self.trace.pop_front();
         }
         self.trace.push_back((self.now, event.clone(), Vec::new()));
-        let ticked = event == Event::Tick;
         let actions = self.core.handle(self.now, event);
         if let Some(last) = self.trace.back_mut() {
             last.2.clone_from(&actions);
         }
         self.witness
             .check(&self.core, self.now, ticked, &before, &actions);
+        if actions.iter().any(is_idle) {
+            self.nobody_is_left_behind();
+        }
         let mut answers = Vec::new();
         for action in &actions {
             self.carry_out(action, &mut answers);
         }
         for answer in answers {
             self.deliver(answer);
+        }
+        self.link();
+    }
+
+    /// As the shell does it after every event, and before an order to leave.
+    fn link(&mut self) {
+        let actors = &self.actors;
+        let seen = |id| {
+            actors.get(&id).map(|actor| Seen {
+                phase: actor.phase,
+                connections: actor.connections,
+            })
+        };
+        for tie in self.links.update(&self.core, seen) {
+            match tie {
+                Tie::Heir { from, to } => {
+                    assert_ne!(from, to, "an own heir");
+                    assert_eq!(self.actors[&to].phase, Phase::Serving, "{tie:?}");
+                    assert!(!self.actors[&to].told_to_stop, "{tie:?}");
+                    self.actors.get_mut(&from).unwrap().heirs.push(to);
+                }
+                Tie::End { from } => {
+                    assert_eq!(self.core.state(), ServiceState::Stopping);
+                    self.actors.get_mut(&from).unwrap().ended = true;
+                }
+            }
+        }
+        self.check_heirs();
+    }
+
+    /// As long as anybody serves, whoever leaves knows somebody who does.
+    fn check_heirs(&self) {
+        if self.core.state() == ServiceState::Stopping {
+            return;
+        }
+        let serves = |id: &WorkerId| {
+            let actor = self.actors.get(id);
+            actor.is_some_and(|actor| actor.phase == Phase::Serving && !actor.told_to_stop)
+        };
+        let serving: Vec<WorkerId> = self.core.serving_workers().map(|(id, _)| id).collect();
+        for (id, actor) in &self.actors {
+            let leaves = actor.told_to_stop && actor.phase == Phase::Serving;
+            if (leaves || actor.phase == Phase::Draining)
+                && serving.iter().any(|other| other != id && serves(other))
+            {
+                let heirs = &actor.heirs;
+                assert!(heirs.iter().any(serves), "{id} leaves, and knows {heirs:?}");
+            }
         }
     }
 
@@ -183,6 +264,13 @@ impl World {
                         killed: false,
                         hung: false,
                         tenant: Tenant::new(slot, wants),
+                        heirs: Vec::new(),
+                        ended: false,
+                        draining_since: None,
+                        inbox: VecDeque::new(),
+                        paused: false,
+                        connections: 0,
+                        accepted: 0,
                     },
                 );
                 let pid = u32::try_from(worker.0).unwrap_or(0) + 1000;
@@ -190,13 +278,23 @@ impl World {
             }
             Action::Send { worker, order } => {
                 let soon = self.now + self.span(500);
+                if order == Order::Stop(Level::Graceful) {
+                    self.link();
+                }
+                let stops = self.core.state() == ServiceState::Stopping;
                 if let Some(actor) = self.actors.get_mut(&worker) {
                     match order {
                         Order::Serve => actor.told_to_serve = true,
-                        Order::Stop(_) => actor.told_to_stop = true,
+                        Order::Stop(level) => {
+                            actor.told_to_stop = true;
+                            if level == Level::Quick && !stops {
+                                assert!(!actor.told_to_serve, "{worker} may have connections");
+                            }
+                        }
                         Order::Grant { .. } | Order::Revoke { .. } => actor.tenant.hear(order),
                         // The shell's own.
                         Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
+                        Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
                     }
                     actor.next_at = soon;
                 }
@@ -236,6 +334,7 @@ impl World {
             | Action::Reloading
             | Action::Release
             | Action::Answer { .. }
+            | Action::Settle
             | Action::Stopping
             | Action::Watchdog
             | Action::ExtendTimeout(_)
@@ -261,6 +360,8 @@ impl World {
             policy.workers = 1 + pick(&mut self.random, 5);
         }
         self.core = Core::adopt(policy, self.random.next(), saved, self.now);
+        // The image that has gone knew of the links.
+        self.links = Links::default();
         if rejected {
             return failed("EMFILE");
         }
@@ -274,6 +375,8 @@ impl World {
         };
         let event = if self.chance(0.7) {
             self.exec(image)
+        } else if self.chance(0.1) {
+            Event::Asked(Request::Stop(Level::Graceful))
         } else if self.chance(0.5) {
             self.operator()
         } else {
@@ -317,6 +420,7 @@ impl World {
         };
         if self.chance(share) {
             self.now = self.now + self.span(500);
+            self.backlog += u64::from(self.chance(0.5));
             let event = self.operator();
             self.deliver(event);
             return;
@@ -347,6 +451,53 @@ impl World {
                 "nobody lives and nothing is awaited: {:?}",
                 self.core.state()
             ),
+        }
+    }
+
+    fn look(&mut self) {
+        let activity = self.activity();
+        // What is told is not what is true any more.
+        if self.chance(0.3) {
+            self.backlog += 1;
+            if let Some(id) = self.any_worker() {
+                self.accept(id);
+            }
+        }
+        self.deliver(Event::Activity(activity));
+    }
+
+    fn activity(&self) -> Activity {
+        let sum = |count: fn(&Actor) -> u64| self.actors.values().map(count).sum::<u64>();
+        Activity {
+            connections: sum(|actor| actor.connections),
+            in_flight: 0,
+            busy: 0,
+            accepted: self.accepted_before + sum(|actor| actor.accepted),
+            waiting: self.backlog > 0,
+        }
+    }
+
+    /// Takes a connection if it may, or ends one.
+    fn accept(&mut self, id: WorkerId) {
+        let ends = self.chance(0.9);
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
+        if actor.phase == Phase::Serving && !actor.paused && self.backlog > 0 {
+            self.backlog -= 1;
+            actor.accepted += 1;
+            actor.connections += 1;
+        } else if ends {
+            actor.connections = actor.connections.saturating_sub(1);
+        }
+    }
+
+    /// When the service leaves by itself, nobody has a connection, and nobody can get one any more.
+    fn nobody_is_left_behind(&self) {
+        for (id, actor) in &self.actors {
+            assert_eq!(actor.connections, 0, "worker {id} has a connection");
+            assert!(actor.paused, "worker {id} accepts");
+            assert!(actor.inbox.is_empty(), "worker {id} is going to accept");
         }
     }
 
@@ -383,6 +534,7 @@ impl World {
                     cause: Recycle::Requests,
                 },
                 Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
+                _ if n == 26 => Event::Asked(Request::Restart),
                 _ => Event::Tick,
             },
         }
@@ -403,6 +555,17 @@ impl World {
             return;
         };
         actor.next_at = self.now + pause;
+        let order = (!actor.hung).then(|| actor.inbox.pop_front()).flatten();
+        actor.paused = match order {
+            Some(Order::Pause { .. }) => true,
+            Some(Order::Resume) => false,
+            _ => actor.paused,
+        };
+        if let Some(Order::Pause { round }) = order
+            && actor.phase == Phase::Serving
+        {
+            return self.deliver(Event::Paused { worker: id, round });
+        }
         if actor.killed
             || (actor.aborted && !actor.hung)
             || (actor.aborted && pause > Duration::from_millis(200))
@@ -441,7 +604,12 @@ impl World {
             Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
             Phase::Prepared if actor.told_to_serve => Phase::Serving,
             Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
-            Phase::Draining => Phase::Cleaning,
+            Phase::Draining => {
+                if !self.hand_on(id) {
+                    return;
+                }
+                Phase::Cleaning
+            }
             Phase::Cleaning => {
                 let code = i32::from(!actor.told_to_stop);
                 if code != 0 {
@@ -452,7 +620,8 @@ impl World {
                 }
                 return self.exit(id, Exit::Code(code));
             }
-            Phase::Prepared | Phase::Serving | Phase::Exited | Phase::Failed => return,
+            Phase::Serving => return self.accept(id),
+            Phase::Prepared | Phase::Exited | Phase::Failed => return,
         };
         if let Some(actor) = self.actors.get_mut(&id) {
             actor.phase = next;
@@ -478,6 +647,7 @@ impl World {
                 payload,
                 epoch,
                 how,
+                at: self.now,
             });
         }
         if failed && let Some(actor) = self.actors.get_mut(&id) {
@@ -491,8 +661,47 @@ impl World {
         failed
     }
 
+    /// What a worker does with its connections when it drains. True: it has none any more.
+    fn hand_on(&mut self, id: WorkerId) -> bool {
+        let now = self.now;
+        let graceful = self.core.policy.graceful;
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return false;
+        };
+        let since = *actor.draining_since.get_or_insert(now);
+        let takes = |heir: &&WorkerId| self.actors[*heir].phase == Phase::Serving;
+        let (count, ended, told) = {
+            let actor = &self.actors[&id];
+            (actor.connections, actor.ended, actor.told_to_stop)
+        };
+        let heirs = self.actors[&id].heirs.iter().rev();
+        let mut heirs = heirs.filter(|heir| self.actors.contains_key(heir));
+        let heir = heirs.find(takes).copied();
+        let stops = self.core.state() == ServiceState::Stopping;
+        let what = match heir {
+            _ if count == 0 => return true,
+            Some(heir) => {
+                self.actors.get_mut(&heir).unwrap().connections += count;
+                "handed on"
+            }
+            None if ended => "closed",
+            None if told && stops => "closed",
+            None if graceful.is_some_and(|limit| now >= since + limit) => "cut off",
+            None => return false,
+        };
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.connections = 0;
+        }
+        let stage = self.core.reload_stage().unwrap_or("none");
+        self.witness.count(format!("{what} while {stage}"));
+        // Without crashes somebody always serves, and takes over.
+        assert!(what != "cut off" || self.troubled, "{id} found no heir");
+        true
+    }
+
     fn exit(&mut self, id: WorkerId, exit: Exit) {
-        self.actors.remove(&id);
+        let gone = self.actors.remove(&id);
+        self.accepted_before += gone.map_or(0, |actor| actor.accepted);
         self.deliver(Event::Exited { worker: id, exit });
     }
 
@@ -511,7 +720,12 @@ impl World {
             return;
         }
         assert_eq!(self.core.state(), ServiceState::Ready, "it did not recover");
-        self.deliver(Event::Asked(Request::Stop(Level::Graceful)));
+        let request = if self.chance(0.5) {
+            Request::Restart
+        } else {
+            Request::Stop(Level::Graceful)
+        };
+        self.deliver(Event::Asked(request));
         let deadline = self.now + Duration::from_secs(600);
         while !self.left {
             assert!(self.now < deadline, "it did not stop");
@@ -547,6 +761,10 @@ impl World {
             (_, None) => panic!("nothing is awaited: {:?}", self.core.state()),
         }
     }
+}
+
+fn is_idle(action: &Action) -> bool {
+    matches!(action, Action::Log(Notice::Idle { .. }))
 }
 
 fn pick(random: &mut Random, below: u16) -> u16 {
@@ -619,7 +837,15 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
         "retiring",
         "going back",
     ];
-    let mut wanted: Vec<String> = ["reloaded", "failed"].map(str::to_owned).into();
+    let mut wanted: Vec<String> = [
+        "reloaded",
+        "failed",
+        "paused",
+        "resumed",
+        "left for idleness",
+    ]
+    .map(str::to_owned)
+    .into();
     for what in [
         "asked again",
         "stopped",
@@ -628,6 +854,10 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
     ] {
         wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
     }
+    // While one image goes over to the other, no worker is heard of.
+    let heard = ["none", "checking", "preparing", "trial", "retiring"];
+    wanted.extend(heard.map(|stage| format!("handed on while {stage}")));
+    wanted.push("closed while none".to_owned());
     wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
     wanted.extend(
         [

@@ -17,6 +17,7 @@ pub(crate) struct Stop {
     pub(super) level: Level,
     /// When it was last asked for.
     asked_at: Moment,
+    pub(super) occasion: Occasion,
     /// What the arbiter leaves with, unless a worker ends badly.
     pub(super) code: ExitCode,
     /// A worker did not end with 0.
@@ -24,20 +25,37 @@ pub(crate) struct Stop {
     pub(super) left: bool,
 }
 
+/// Why the service stops. What was first asked for counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    Asked,
+    /// It is to be started again: connections are kept, not closed.
+    Restart,
+    /// Nobody has asked: it was not needed for so long.
+    Idle(Duration),
+    Failure,
+}
+
 impl Core {
-    pub(super) fn ask_to_stop(&mut self, now: Moment, asked: Level) {
+    pub(super) fn ask_to_stop(&mut self, now: Moment, asked: Level, occasion: Occasion) {
         let workers = self.workers.len();
         match &mut self.stop {
             None => {
                 self.stop_reload(now, "the service was told to stop");
                 self.notice(Notice::Stopping {
                     level: asked,
+                    restarts: occasion == Occasion::Restart,
                     workers,
                 });
-                self.begin_stop(now, asked, ExitCode::Ok);
+                self.begin_stop(now, asked, ExitCode::Ok, occasion);
             }
             Some(stop) => {
-                let same_hand = now.since(stop.asked_at) < ONE_HAND;
+                // The first who asks hurries nobody.
+                let is_first = matches!(stop.occasion, Occasion::Idle(_));
+                if is_first {
+                    stop.occasion = Occasion::Asked;
+                }
+                let same_hand = is_first || now.since(stop.asked_at) < ONE_HAND;
                 stop.asked_at = now;
                 let level = if same_hand {
                     asked.max(stop.level)
@@ -54,6 +72,16 @@ impl Core {
         }
     }
 
+    pub(super) fn begin_idle_stop(&mut self, now: Moment, idle: Duration) {
+        let (level, workers) = (Level::Graceful, self.workers.len());
+        self.notice(Notice::Stopping {
+            level,
+            restarts: false,
+            workers,
+        });
+        self.begin_stop(now, level, ExitCode::Ok, Occasion::Idle(idle));
+    }
+
     /// The first boot failed: whoever is up unwinds, and the service ends with its own exit code.
     pub(super) fn give_up(&mut self, now: Moment, fatal: Fatal) {
         let code = match &fatal {
@@ -61,18 +89,20 @@ impl Core {
             Fatal::Fork { .. } => ExitCode::Os,
         };
         self.notice(Notice::BootFailed(fatal));
-        self.begin_stop(now, Level::Quick, code);
+        self.begin_stop(now, Level::Quick, code, Occasion::Failure);
     }
 
-    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode) {
+    fn begin_stop(&mut self, now: Moment, level: Level, code: ExitCode, occasion: Occasion) {
         self.stop_reload(now, "the service cannot start");
         self.stop = Some(Stop {
             level,
+            occasion,
             asked_at: now,
             code,
             unclean: false,
             left: false,
         });
+        self.forget_pause();
         self.next_extension = Some(now);
         for slot in &mut self.slots {
             slot.retry_at = None;
@@ -117,6 +147,9 @@ impl Core {
             (ExitCode::Ok, true) => ExitCode::Software,
             (code, _) => code,
         };
+        if stop.occasion == Occasion::Restart {
+            self.act(Action::Settle);
+        }
         self.notice(Notice::Stopped { code });
         self.act(Action::Leave(code));
     }

@@ -1,5 +1,6 @@
 //! One decision at a time.
 
+mod idle;
 mod lease;
 mod reload;
 
@@ -397,6 +398,22 @@ fn a_healthy_worker_is_not_given_up_for_one_that_is_about_to_be_killed() {
 }
 
 #[test]
+fn of_a_slot_that_is_given_up_only_the_worker_that_serves_stays_for_want_of_another() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Recycle {
+        worker: SECOND,
+        cause: Recycle::Requests,
+    });
+    bench.boot(THIRD);
+    bench.pass(Duration::from_secs(6), &[SECOND, THIRD]);
+    bench.taken();
+    bench.tell(Event::Asked(Request::OneLess));
+    assert_eq!(bench.wanted(), [stop(THIRD, Level::Graceful)]);
+    let leave = bench.core.workers.values().filter(|one| one.is_leaving());
+    assert_eq!(leave.count(), 1);
+}
+
+#[test]
 fn a_drain_that_takes_too_long_is_ended() {
     let mut bench = Bench::ready();
     bench.tell(Event::Asked(Request::OneLess));
@@ -583,6 +600,7 @@ fn each_signal_goes_one_phase_further_and_says_so() {
         wanted[0],
         Action::Log(Notice::Stopping {
             level: Level::Graceful,
+            restarts: false,
             workers: 2
         })
     );
@@ -614,6 +632,48 @@ fn each_signal_goes_one_phase_further_and_says_so() {
             Action::Kill { worker: SECOND }
         ]
     );
+}
+
+#[test]
+fn a_stop_before_a_restart_is_graceful_and_settles_what_it_keeps_at_last() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Asked(Request::Restart));
+    assert!(bench.core.restarts());
+    let wanted = bench.taken();
+    assert_eq!(
+        wanted[0],
+        Action::Log(Notice::Stopping {
+            level: Level::Graceful,
+            restarts: true,
+            workers: 2
+        })
+    );
+    assert!(wanted.contains(&stop(FIRST, Level::Graceful)));
+    bench.exit(FIRST, Exit::Code(0));
+    assert!(!bench.taken().contains(&Action::Settle));
+    bench.exit(SECOND, Exit::Code(0));
+    let taken = bench.taken();
+    let settled = taken.iter().position(|action| *action == Action::Settle);
+    let left = taken
+        .iter()
+        .position(|action| *action == Action::Leave(ExitCode::Ok));
+    assert!(settled.is_some() && settled < left, "{taken:?}");
+}
+
+#[test]
+fn what_was_first_asked_for_says_whether_the_service_restarts() {
+    for (first, second, restarts) in [
+        (Request::Stop(Level::Graceful), Request::Restart, false),
+        (Request::Restart, Request::Stop(Level::Graceful), true),
+    ] {
+        let mut bench = Bench::ready();
+        bench.tell(Event::Asked(first));
+        bench.pass(Duration::from_secs(1), &[FIRST, SECOND]);
+        bench.taken();
+        bench.tell(Event::Asked(second));
+        assert!(bench.taken().contains(&stop(FIRST, Level::Quick)));
+        assert_eq!(bench.core.restarts(), restarts);
+    }
 }
 
 #[test]
@@ -707,6 +767,36 @@ fn the_watchdog_is_fed_while_slots_are_replaced_within_their_limits_and_not_when
         !bench.wanted().contains(&Action::Watchdog),
         "nobody serves, and the budget is used up"
     );
+}
+
+#[test]
+fn a_used_up_crash_budget_holds_back_what_the_others_can_do_without_and_never_the_last() {
+    let mut bench = Bench::ready_with(|policy| {
+        policy.crash_budget = 1;
+        policy.backoff_initial = Duration::from_millis(100);
+        policy.backoff_max = Duration::from_secs(30);
+        policy.stable_after = Duration::from_secs(1);
+    });
+    bench.pass(Duration::from_secs(2), &[FIRST, SECOND]);
+    bench.exit(FIRST, Exit::Signal(9));
+    let third = forked(&bench.taken());
+    bench.boot(third[0]);
+    bench.serve(third[0]);
+    bench.exit(third[0], Exit::Signal(9));
+    bench.taken();
+    bench.pass(Duration::from_secs(10), &[SECOND]);
+    assert_eq!(forked(&bench.wanted()), [], "one serves: the other waits");
+    bench.exit(SECOND, Exit::Signal(9));
+    let fourth = forked(&bench.taken());
+    assert_eq!(
+        fourth.len(),
+        1,
+        "nobody serves: the stable one comes back at once"
+    );
+    bench.exit(fourth[0], Exit::Signal(9));
+    bench.taken();
+    bench.pass(Duration::from_millis(100), &[]);
+    assert_eq!(forked(&bench.wanted()).len(), 1, "by its own backoff");
 }
 
 #[test]

@@ -208,6 +208,7 @@ fn the_watchdog_is_fed_at_half_its_time_if_it_is_ours() {
             notify_socket: None,
             watchdog_usec: usec.map(Into::into),
             watchdog_pid: pid.map(Into::into),
+            fd_store: None,
         };
         let (notifier, notes) = Notifier::new(&settings, 77);
         (notifier.watchdog_interval(), notes.len())

@@ -15,9 +15,12 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
+use super::events::Events;
 use super::incoming;
 use super::state::{RequestId, State};
+use super::upgrade::Upgrade;
 use crate::app::service::Answer;
 use crate::body::Body;
 use crate::exit::{BoxError, chain};
@@ -40,14 +43,14 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     fn call(&self, request: Request<Incoming>) -> Call {
         let exchange = Exchange::begin(self.0.clone());
         let about = About::of(&request);
-        if request
-            .extensions()
-            .get::<hyper::upgrade::OnUpgrade>()
-            .is_some()
-        {
-            self.0.upgrade.store(true, Relaxed);
-        }
         let mut request = request.map(|body| incoming::wrap(body, &self.0));
+        // Streams of HTTP/2 (CONNECT) leave it by hyper alone; their connection stays.
+        let asks = request.extensions().get::<OnUpgrade>().is_some();
+        let upgrade = if asks && !self.0.http2.load(Relaxed) {
+            Upgrade::offer(&mut request)
+        } else {
+            None
+        };
         if self.0.server.service.wants_peer() {
             request.extensions_mut().insert(self.0.peer.clone());
         }
@@ -64,6 +67,7 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
         Call {
             exchange: Some(exchange),
             about,
+            upgrade,
             answer,
         }
     }
@@ -74,6 +78,8 @@ pub(super) struct Call {
     /// Until it goes along with the response.
     exchange: Option<Exchange>,
     about: About,
+    /// If the request asked for one.
+    upgrade: Option<Box<Upgrade>>,
     /// `None`: it panicked.
     answer: Option<Answer>,
 }
@@ -108,30 +114,45 @@ impl Future for Call {
             }
             None => exchange.internal_server_error(),
         };
-        if exchange.announces_close() {
+        if let Some(upgrade) = accepted(&mut me.upgrade, &response) {
+            exchange.state.upgrades(upgrade);
+        } else if exchange.announces_close() {
             response
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let about = response
-            .body()
-            .is_stream()
-            .then(|| Box::new(me.about.take()));
+        let stream = response.body().is_stream().then(|| {
+            Box::new(Stream {
+                about: me.about.take(),
+                events: Events::of(&response, &exchange.state),
+            })
+        });
         let exchange = me.exchange.take();
         Poll::Ready(Ok(response.map(|body| Outgoing {
             body,
             exchange,
-            about,
+            stream,
         })))
     }
+}
+
+/// What was offered, if this response takes it.
+fn accepted(upgrade: &mut Option<Box<Upgrade>>, response: &Response<Body>) -> Option<Box<Upgrade>> {
+    let mut upgrade = upgrade.take()?;
+    upgrade.is_accepted(response).then_some(upgrade)
 }
 
 /// A response body on its way out. hyper drops it when it has taken the last byte.
 pub(super) struct Outgoing {
     body: Body,
     exchange: Option<Exchange>,
-    /// Only for a body that can fail.
-    about: Option<Box<About>>,
+    stream: Option<Box<Stream>>,
+}
+
+/// What is known of a body that comes frame by frame and can fail.
+struct Stream {
+    about: About,
+    events: Option<Events>,
 }
 
 impl HttpBody for Outgoing {
@@ -143,17 +164,24 @@ impl HttpBody for Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let me = self.get_mut();
-        let (Some(about), Some(exchange)) = (&me.about, &me.exchange) else {
+        let (Some(stream), Some(exchange)) = (&mut me.stream, &me.exchange) else {
             return Pin::new(&mut me.body).poll_frame(cx);
         };
         let error = match catch_unwind(AssertUnwindSafe(|| Pin::new(&mut me.body).poll_frame(cx))) {
             Ok(Poll::Ready(Some(Err(error)))) => {
-                exchange.cut_off(&*error, about);
+                exchange.cut_off(&*error, &stream.about);
                 error
+            }
+            Ok(Poll::Pending) => {
+                let events = stream.events.as_mut();
+                return match events.map(|events| events.poll_end(cx)) {
+                    Some(Poll::Ready(())) => Poll::Ready(None),
+                    _ => Poll::Pending,
+                };
             }
             Ok(poll) => return poll,
             Err(panic) => {
-                exchange.panicked(&*panic, about);
+                exchange.panicked(&*panic, &stream.about);
                 "the response body panicked".into()
             }
         };
@@ -217,10 +245,10 @@ impl Exchange {
 
     /// HTTP/2 has GOAWAY for that.
     fn announces_close(&self) -> bool {
-        let closes = match self.state.server.signal().order() {
+        let closes = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             // Then it goes on elsewhere.
-            Order::HandOff => !self.state.has_heir(),
+            Order::HandOff => !self.state.has_heir() || self.state.server.handoff.is_full(),
             Order::Drain | Order::Cancel => true,
         };
         closes && !self.state.http2.load(Relaxed)

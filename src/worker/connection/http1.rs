@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::exchange::Calls;
 use super::io::Io;
 use super::state::State;
+use super::upgrade::Upgrade;
 use crate::worker::handoff::Socket;
 use crate::worker::signal::{Order, Watch};
 
@@ -32,6 +33,9 @@ pub(super) enum Left<S> {
     Ended(Io<S>),
     /// The client speaks HTTP/2, and none of its bytes is lost.
     Http2(Io<S>),
+    /// The client was told that it leaves HTTP, and its next bytes are the other protocol's: these, and those that
+    /// were kept from hyper. What is held is still the response.
+    Upgraded(Io<S>, Bytes, Box<Upgrade>),
     /// Another worker is to go on with it, from these bytes on and those that were kept from hyper.
     Leaving(Io<S>, Bytes),
     /// It was cancelled and is gone.
@@ -66,6 +70,12 @@ pub(super) async fn serve<S: Socket>(
         End::Http2 => return Left::Http2(io),
         End::Leaving => return Left::Leaving(io, parts.read_buf),
         _ => {}
+    }
+    if let Some(upgrade) = state.take_upgrade()
+        && !state.writing.load(Relaxed)
+        && !io.failed()
+    {
+        return Left::Upgraded(io, parts.read_buf, upgrade);
     }
     if end == End::TimedOut && !(parts.read_buf.is_empty() && io.unread().is_empty()) {
         io.write_own(REQUEST_TIMEOUT);
@@ -116,7 +126,7 @@ impl<S: Socket> Driver<'_, S> {
         if self.state.http2.load(Relaxed) {
             return Poll::Ready(End::Http2);
         }
-        match watch.poll_order(cx) {
+        match self.state.told(watch.poll_order(cx)) {
             Order::Serve => {}
             order @ (Order::Rebalance | Order::HandOff) if S::MOVES => {
                 if let Poll::Ready(end) = self.poll_leave(order, cx) {
@@ -132,7 +142,7 @@ impl<S: Socket> Driver<'_, S> {
                     return Poll::Ready(End::Done);
                 }
             }
-            Order::Cancel => return Poll::Ready(End::Cancelled),
+            Order::Cancel => return self.poll_cancel(cx, clock),
         }
         if !self.poll_deadline(cx, clock) {
             return Poll::Pending;
@@ -167,15 +177,21 @@ impl<S: Socket> Driver<'_, S> {
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.connection).poll(cx).map(|result| {
-            if let Err(error) = result {
-                tracing::debug!(
-                    peer = %self.state.peer,
-                    error = crate::exit::chain(&error),
-                    "an HTTP/1.1 connection ended with an error"
-                );
-            }
-        })
+        let result = ready!(Pin::new(&mut self.connection).poll(cx));
+        // When an upgrade was asked for on this connection, now or long ago, hyper forgets to flush before it ends.
+        // Asked again, it does.
+        let orderly = result.as_ref().err().is_none_or(hyper::Error::is_parse);
+        if orderly && self.state.writing.load(Relaxed) {
+            return Pin::new(&mut self.connection).poll(cx).map(drop);
+        }
+        if let Err(error) = result {
+            tracing::debug!(
+                peer = %self.state.peer,
+                error = crate::exit::chain(&error),
+                "an HTTP/1.1 connection ended with an error"
+            );
+        }
+        Poll::Ready(())
     }
 
     /// Tells hyper to close. Ready: it agrees that nothing is going on.
@@ -183,6 +199,18 @@ impl<S: Socket> Driver<'_, S> {
         self.closing = true;
         Pin::new(&mut self.connection).graceful_shutdown();
         self.poll_hyper(cx)
+    }
+
+    /// A stream of events has a little time to end as it should; anything else must not look as if it were whole.
+    fn poll_cancel(&mut self, cx: &mut Context<'_>, clock: &mut Clock<'_>) -> Poll<End> {
+        let state = self.state;
+        if !state.says_goodbye() || clock.passed(state.server.farewell(), cx) {
+            return Poll::Ready(End::Cancelled);
+        }
+        if state.has_events() || state.unflushed() {
+            return Poll::Pending;
+        }
+        Poll::Ready(End::Done)
     }
 
     /// Takes the connection out of hyper for another worker, if one may take it and nothing is going on. What
@@ -249,7 +277,7 @@ impl<S: Socket> Driver<'_, S> {
             self.head_since = Some((requests, since));
             return clock.passed(since + limits.header_read_timeout, cx);
         }
-        let drains = match self.state.server.signal().order() {
+        let drains = match self.state.order() {
             Order::Serve | Order::Rebalance => false,
             Order::HandOff => !S::MOVES,
             Order::Drain | Order::Cancel => true,

@@ -20,7 +20,8 @@ use crate::worker::signal::{Order, Watch};
 /// After GOAWAY, how long a connection without streams waits for the peer to agree.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// Serves until the connection is over. Dropping the connection at a [`Order::Cancel`] resets its streams.
+/// Serves until the connection is over. Dropping the connection at a [`Order::Cancel`] resets its streams; those of
+/// events have a little time to end before.
 ///
 /// What comes back is to be read to its end: a peer that has not seen the GOAWAY yet may still be sending, and a
 /// reset would destroy what it has not read. `None`: it was cancelled, or the peer is gone.
@@ -52,6 +53,8 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut connection = pin!(server.http2.serve_connection(io, Calls::new(state.clone())));
     let mut goaway: Option<Instant> = None;
     poll_fn(|cx| {
+        // Asked before hyper: what was over by then is in what it writes now.
+        let has_events = state.has_events();
         if let Poll::Ready(result) = connection.as_mut().poll(cx) {
             if let Err(error) = result {
                 tracing::debug!(
@@ -64,7 +67,17 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
         let order = watch.poll_order(cx);
         if order == Order::Cancel {
-            return Poll::Ready(false);
+            if !state.says_goodbye() || clock.passed(server.farewell(), cx) {
+                return Poll::Ready(false);
+            }
+            if has_events {
+                state.wake_after_events(cx);
+            }
+            return if has_events || state.unflushed() {
+                Poll::Pending
+            } else {
+                Poll::Ready(true)
+            };
         }
         if order >= Order::HandOff && goaway.is_none() {
             goaway = Some(Instant::now());

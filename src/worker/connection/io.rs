@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::sniff::{Protocol, judge};
 use super::state::State;
+use super::tunnel::{Duplex, Wire};
 
 /// A write from this size on goes to the socket without being copied.
 const DIRECT: usize = 8 * 1024;
@@ -96,6 +97,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
         (self.socket, unread, !self.sniffing)
     }
 
+    /// After HTTP/1.1: what hyper has read comes first, and nothing is held or held back any more. The batch must be
+    /// empty.
+    pub(super) fn into_tunnel(self, read: Bytes) -> Io<Wire>
+    where
+        S: Duplex + 'static,
+    {
+        let state = self.state.clone();
+        let (socket, unread, http1) = self.into_parts(read);
+        let socket: Wire = Box::new(socket);
+        Io {
+            batching: false,
+            ..Io::resume(socket, state, unread, http1)
+        }
+    }
+
     /// For HTTP/2, from the preface on. It batches by itself: writes, flushes and the shutdown go straight
     /// through.
     pub(super) fn into_http2(mut self) -> Self {
@@ -162,10 +178,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<S> {
 
     /// Makes room in the batch. False: whatever was held is in the socket, and this write goes there too.
     fn poll_room(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<bool>> {
+        self.state.writing.store(true, Relaxed);
         if !self.batching {
             return Poll::Ready(Ok(false));
         }
-        self.state.writing.store(true, Relaxed);
         let small = size < DIRECT;
         if !self.batch.is_empty() && (!small || self.batch.len() + size > BATCH) {
             ready!(self.poll_release(cx))?;

@@ -6,9 +6,18 @@
 //!                        │
 //!                     driver: polls hyper, then the batch, then the order, then the clock
 //! ```
+//!
+//! After an upgrade there is no hyper, and the socket is the author's until he drops it or the server takes it away:
+//!
+//! ```text
+//! socket ─ Io ─ Tunnel ─ Upgraded ─ the author's task
+//! ```
 
 mod clock;
+mod end;
+mod events;
 mod exchange;
+mod frames;
 mod http1;
 mod http2;
 mod incoming;
@@ -17,30 +26,28 @@ mod sniff;
 mod state;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+mod upgrade;
 
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::task::Poll;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 use self::clock::Clock;
+use self::end::{finish, linger, write_out};
 use self::http1::Left;
 use self::io::Io;
 use self::state::State;
+use self::upgrade::Upgrade;
 use super::handoff::{Given, Socket, give};
 use super::room::Place;
 use super::server::Shared;
 use super::signal::{Order, Watch};
 use crate::ipc::parcel::Parcel;
 use crate::peer::Peer;
-
-/// How long a closed connection is read and ignored, so that a reset does not overtake the last response.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one connection to its end, or until another worker has taken it, and gives its place back then. It
 /// counts as open from the call on. Dropping the future closes the socket and cancels its handlers.
@@ -109,13 +116,15 @@ async fn run<S: Socket>(open: Open, socket: S, peer: Peer, before: Option<Before
     };
     loop {
         match http1::serve(io, &state, &mut clock, &mut watch).await {
-            Left::Ended(io) => {
-                return finish(io, server.http.keep_alive_timeout, &mut clock, &mut watch).await;
+            Left::Ended(io) => return finish(io, server, &mut clock, &mut watch).await,
+            Left::Upgraded(io, read, upgrade) => {
+                let author = leave_http(io, read, upgrade, &state, &mut clock, &mut watch);
+                return Box::pin(author).await;
             }
             Left::Http2(io) => {
                 let over = Box::pin(http2::serve(io, &state, &mut clock, &mut watch)).await;
                 if let Some(io) = over {
-                    linger(io, &mut clock, &mut watch).await;
+                    linger(io, server, &mut clock, &mut watch).await;
                 }
                 return;
             }
@@ -144,8 +153,14 @@ async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Optio
     };
     match give(server, socket, parcel).await {
         Given::Gone => None,
-        Given::Back(socket, unread) => {
-            if leaves {
+        Given::Back {
+            socket,
+            unread,
+            for_good,
+        } => {
+            if for_good {
+                state.is_refused();
+            } else if leaves {
                 state.is_unwanted(epoch);
             }
             Some(Io::resume(socket, state.clone(), unread, http1))
@@ -153,71 +168,39 @@ async fn hand_on<S: Socket>(io: Io<S>, read: Bytes, state: &Arc<State>) -> Optio
     }
 }
 
-/// Writes what is left and closes. Bytes that nobody will read would make the kernel send a reset, which
-/// can destroy a response (say, 431) before the client has read it: so if there are any, the end of the
-/// response is told, and they are read away first.
-async fn finish<S: AsyncRead + AsyncWrite + Unpin>(
+/// Writes the response after which the connection is the author's, and waits until it is not any more.
+async fn leave_http<S: Socket>(
     mut io: Io<S>,
-    patience: Duration,
+    read: Bytes,
+    upgrade: Box<Upgrade>,
+    state: &State,
     clock: &mut Clock<'_>,
     watch: &mut Watch<'_, '_>,
 ) {
-    if io.failed() {
+    let server = &state.server;
+    if !write_out(&mut io, server, clock, watch).await {
         return;
     }
-    let mut since = None;
-    let written = poll_fn(|cx| match io.poll_release(cx) {
-        Poll::Pending => poll_patience(&mut since, patience, cx, clock, watch).map(|()| false),
-        Poll::Ready(result) => Poll::Ready(result.is_ok()),
+    tracing::debug!(peer = %state.peer, "a connection has left HTTP");
+    let tunnel = upgrade.accept(io.into_tunnel(read));
+    let io = poll_fn(|cx| {
+        if watch.poll_order(cx) != Order::Cancel {
+            return tunnel.poll_dropped(cx);
+        }
+        match tunnel.poll_end(cx) {
+            // What the author does not complete cannot be closed properly.
+            Poll::Pending if clock.passed(server.farewell(), cx) => Poll::Ready(None),
+            polled => polled,
+        }
     });
-    if !written.await {
-        return;
+    let Some(mut io) = io.await else { return };
+    if server.signal().order() != Order::Cancel {
+        return finish(io, server, clock, watch).await;
     }
-    // With nothing to read away, closing is all that is needed: it tells the end as well.
-    let surplus = poll_fn(|cx| Poll::Ready(matches!(io.poll_discard(cx), Poll::Ready(Ok(true)))));
-    if surplus.await {
-        linger(io, clock, watch).await;
+    // The client may be sending right now, and must be able to read the close frame all the same.
+    if write_out(&mut io, server, clock, watch).await {
+        linger(io, server, clock, watch).await;
     }
-}
-
-/// Tells the peer that there is no more, and reads what it still sends, for a while.
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(
-    mut io: Io<S>,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) {
-    let mut since = None;
-    let mut told = false;
-    poll_fn(|cx| {
-        // First, or a client that never stops sending would never be looked at again.
-        if poll_patience(&mut since, LINGER, cx, clock, watch).is_ready() {
-            return Poll::Ready(());
-        }
-        if !told {
-            if ready!(io.poll_end(cx)).is_err() {
-                return Poll::Ready(());
-            }
-            told = true;
-        }
-        while let Ok(true) = ready!(io.poll_discard(cx)) {}
-        Poll::Ready(())
-    })
-    .await;
-}
-
-/// Ready when there is no more time to wait: `patience` after the first call for one `since`.
-fn poll_patience(
-    since: &mut Option<Instant>,
-    patience: Duration,
-    cx: &mut Context<'_>,
-    clock: &mut Clock<'_>,
-    watch: &mut Watch<'_, '_>,
-) -> Poll<()> {
-    let deadline = *since.get_or_insert_with(Instant::now) + patience;
-    if watch.poll_order(cx) == Order::Cancel || clock.passed(deadline, cx) {
-        return Poll::Ready(());
-    }
-    Poll::Pending
 }
 
 /// Counts the connection, and keeps its place, for as long as its task lives.

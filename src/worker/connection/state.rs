@@ -1,14 +1,16 @@
 //! What is known about one connection: the only thing that its parts share.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::upgrade::Upgrade;
 use crate::peer::Peer;
 use crate::worker::server::Shared;
 use crate::worker::signal::Order;
@@ -37,8 +39,15 @@ pub(in crate::worker) struct State {
     bodies_open: AtomicU32,
     /// A request body was dropped before its end: what follows on the wire may be the rest of it.
     body_abandoned: AtomicBool,
-    /// A request asked to leave HTTP.
-    pub(super) upgrade: AtomicBool,
+    /// The last response was one after which the connection leaves HTTP.
+    upgraded: AtomicBool,
+    upgrade: Mutex<Option<Box<Upgrade>>>,
+    /// Responses on their way that are streams of events.
+    event_streams: AtomicU32,
+    /// A stream of events was ended since the server goes away.
+    events_ended: AtomicBool,
+    /// The connection's task, when it waits for their end.
+    after_events: Mutex<Option<Waker>>,
     /// Bytes were read since the last request ended, and no request came of them yet.
     pub(super) head_begun: AtomicBool,
     /// hyper has written and not yet flushed.
@@ -55,6 +64,8 @@ pub(in crate::worker) struct State {
     ///
     /// [`Handoff::epoch`]: crate::worker::handoff::Handoff::epoch
     unwanted: AtomicU32,
+    /// The arbiter has refused to keep it: there is nobody who could take it any more.
+    refused: AtomicBool,
 }
 
 impl State {
@@ -70,7 +81,11 @@ impl State {
             in_flight: AtomicU32::new(0),
             bodies_open: AtomicU32::new(0),
             body_abandoned: AtomicBool::new(false),
-            upgrade: AtomicBool::new(false),
+            upgraded: AtomicBool::new(false),
+            upgrade: Mutex::new(None),
+            event_streams: AtomicU32::new(0),
+            events_ended: AtomicBool::new(false),
+            after_events: Mutex::new(None),
             head_begun: AtomicBool::new(false),
             writing: AtomicBool::new(false),
             held: AtomicBool::new(false),
@@ -78,6 +93,7 @@ impl State {
             eof: AtomicBool::new(false),
             http2: AtomicBool::new(false),
             unwanted: AtomicU32::new(0),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -120,6 +136,54 @@ impl State {
         }
     }
 
+    /// When this response is written, HTTP is over.
+    pub(super) fn upgrades(&self, upgrade: Box<Upgrade>) {
+        *self.upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(upgrade);
+        self.upgraded.store(true, Relaxed);
+    }
+
+    /// What the last response said about the time after HTTP, once.
+    pub(super) fn take_upgrade(&self) -> Option<Box<Upgrade>> {
+        if !self.upgraded.swap(false, Relaxed) {
+            return None;
+        }
+        let mut upgrade = self.upgrade.lock().unwrap_or_else(PoisonError::into_inner);
+        upgrade.take()
+    }
+
+    /// A response begins that is a stream of events.
+    pub(super) fn events_begun(&self) {
+        self.event_streams.fetch_add(1, Relaxed);
+    }
+
+    /// hyper has its end, or nobody wants it any more. `early`: the server has ended it.
+    pub(super) fn events_over(&self, early: bool) {
+        if early {
+            self.events_ended.store(true, Relaxed);
+        }
+        if self.event_streams.fetch_sub(1, Release) == 1
+            && self.server.signal().order() == Order::Cancel
+        {
+            let waker = self.waits_for_events().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Wakes the connection's task when no stream of events is on its way any more.
+    pub(super) fn wake_after_events(&self, cx: &Context<'_>) {
+        *self.waits_for_events() = Some(cx.waker().clone());
+        if !self.has_events() {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn waits_for_events(&self) -> MutexGuard<'_, Option<Waker>> {
+        let waker = self.after_events.lock();
+        waker.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether a body was abandoned since the last time that this was asked.
     pub(super) fn take_abandoned(&self) -> bool {
         self.body_abandoned.swap(false, Relaxed)
@@ -128,6 +192,11 @@ impl State {
     /// No other worker has taken it.
     pub(super) fn is_unwanted(&self, epoch: u32) {
         self.unwanted.store(epoch, Relaxed);
+    }
+
+    /// No other process will ever take it.
+    pub(super) fn is_refused(&self) {
+        self.refused.store(true, Relaxed);
     }
 
     /// Nothing is in flight as yet, and from now on that counts as idle.
@@ -154,6 +223,16 @@ impl State {
         !self.busy() && self.bodies_open.load(Acquire) == 0
     }
 
+    /// Whether a stream of events is on its way, so that the connection may say its end before it is cancelled.
+    pub(super) fn has_events(&self) -> bool {
+        self.event_streams.load(Acquire) > 0
+    }
+
+    /// Whether the client of a stream of events has heard its end, or will.
+    pub(super) fn says_goodbye(&self) -> bool {
+        self.has_events() || self.events_ended.load(Relaxed)
+    }
+
     /// Whether something that was answered is not in the kernel yet.
     pub(super) fn unflushed(&self) -> bool {
         self.writing.load(Relaxed) || self.held.load(Relaxed)
@@ -162,7 +241,10 @@ impl State {
     /// Whether another worker could go on with it from what is unread: a half-read head does not matter, since
     /// it goes along.
     pub(super) fn can_leave(&self) -> bool {
-        self.awaits_head() && !self.unflushed() && !self.eof.load(Relaxed)
+        self.awaits_head()
+            && !self.unflushed()
+            && !self.eof.load(Relaxed)
+            && !self.upgraded.load(Relaxed)
     }
 
     /// Whether there is another worker that might take it when this one leaves.
@@ -171,9 +253,22 @@ impl State {
         self.unwanted.load(Relaxed) != handoff.epoch() && handoff.has_heirs()
     }
 
+    /// What the server's order means for this connection.
+    pub(super) fn told(&self, order: Order) -> Order {
+        match order {
+            Order::HandOff if self.refused.load(Relaxed) => Order::Drain,
+            order => order,
+        }
+    }
+
+    /// What the server wants of this connection.
+    pub(super) fn order(&self) -> Order {
+        self.told(self.server.signal().order())
+    }
+
     /// Whether it leaves this worker as soon as it can.
     pub(super) fn is_leaving(&self) -> bool {
-        self.server.signal().order() == Order::HandOff
+        self.order() == Order::HandOff
     }
 
     /// Nothing is going on in either direction: the connection can be closed unnoticed.

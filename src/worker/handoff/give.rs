@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::heir::Verdict;
 use super::socket::Socket;
+use crate::ipc::orders::ARBITER;
 use crate::ipc::parcel::Parcel;
 use crate::worker::server::Shared;
 use crate::worker::signal::Order;
@@ -15,7 +16,12 @@ pub(in crate::worker) enum Given<S> {
     /// With another worker, or closed.
     Gone,
     /// Nobody took it: it is to be served here, these bytes first.
-    Back(S, Bytes),
+    Back {
+        socket: S,
+        unread: Bytes,
+        /// The arbiter has refused it, so nobody ever will.
+        for_good: bool,
+    },
 }
 
 /// Offers a connection to one heir after the other, and takes it back when nobody wants it.
@@ -31,9 +37,10 @@ pub(in crate::worker) async fn give<S: Socket>(
             return Given::Gone;
         }
     };
-    let mut tried = Vec::new();
+    let (mut tried, mut for_good) = (Vec::new(), false);
     while let Some(offer) = server.handoff.choose(server, &tried) {
-        tried.push(offer.to());
+        let to = offer.to();
+        tried.push(to);
         let verdict = tokio::select! {
             biased;
             verdict = offer.make(&mut parcel, fd.as_fd()) => verdict,
@@ -44,10 +51,15 @@ pub(in crate::worker) async fn give<S: Socket>(
             server.meter.connection_given();
             return Given::Gone;
         }
+        for_good |= to == ARBITER;
     }
     server.handoff.was_taken_back();
     match S::attach(fd) {
-        Ok(socket) => Given::Back(socket, parcel.unread),
+        Ok(socket) => Given::Back {
+            socket,
+            unread: parcel.unread,
+            for_good,
+        },
         Err(error) => {
             tracing::warn!(error = %error, "a connection was lost that nobody took");
             Given::Gone

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use nix::errno::Errno;
 use tokio::sync::{Notify, oneshot};
 
 use crate::exit::chain;
+use crate::ipc::orders::ARBITER;
 use crate::ipc::parcel::{Answer, Link, Outcome, Parcel};
 use crate::sys::readiness::Readiness;
 
@@ -29,6 +31,8 @@ pub(super) struct Heir {
     /// Held by whoever sends, so that one task alone waits for room in the link.
     turn: tokio::sync::Mutex<()>,
     offers: Mutex<Offers>,
+    /// To be set when it says that it takes no more.
+    is_full: Arc<AtomicBool>,
     /// An answer has come, or the end; an offer is over, or the quota is used up.
     news: Notify,
 }
@@ -67,6 +71,7 @@ impl Heir {
         seat: usize,
         quota: Option<u32>,
         link: OwnedFd,
+        is_full: Arc<AtomicBool>,
     ) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             worker,
@@ -78,6 +83,7 @@ impl Heir {
                 quota,
                 ..Offers::default()
             }),
+            is_full,
             news: Notify::new(),
         }))
     }
@@ -197,6 +203,9 @@ impl Heir {
             Answer::Taken { id } => (id, Verdict::Taken),
             Answer::Refused { id, reason } => {
                 tracing::debug!(to = self.worker, reason, "a connection was refused");
+                if self.worker == ARBITER {
+                    self.is_full.store(true, Relaxed);
+                }
                 (id, Verdict::Ours)
             }
         };

@@ -21,7 +21,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ pub(super) use self::socket::{Socket, Stream};
 use self::take::Intake;
 use super::server::Shared;
 use super::signal::Order;
+use crate::ipc::orders::ARBITER;
 use crate::ipc::scoreboard::SEATS;
 
 /// How long a worker that has too many connections looks for idle ones.
@@ -48,6 +49,8 @@ pub(super) struct Handoff {
     surplus: AtomicU32,
     given: AtomicU64,
     taken_back: AtomicU64,
+    /// The arbiter keeps no more connections for the service's next life.
+    is_full: Arc<AtomicBool>,
     /// The tasks of the links. No drain waits for them: they end with their links.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -85,8 +88,8 @@ impl Handoff {
         link: OwnedFd,
     ) -> io::Result<()> {
         let seat = usize::try_from(seat).unwrap_or(usize::MAX) % SEATS;
-        let heir = Heir::new(to, seat, count, link)?;
         let handoff = &server.handoff;
+        let heir = Heir::new(to, seat, count, link, handoff.is_full.clone())?;
         let hearing = handoff.spawn(heir.clone().hear());
         handoff.heirs().push(heir.clone());
         match count {
@@ -108,6 +111,11 @@ impl Handoff {
         self.heirs()
             .iter()
             .any(|heir| !heir.is_for_balance() && !heir.has_ended())
+    }
+
+    /// Whether a connection that is busy now will be closed when it is idle.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Relaxed)
     }
 
     /// Names the offers that a connection has had when nobody took it.
@@ -143,13 +151,18 @@ impl Handoff {
         self.heirs().clear();
     }
 
-    /// The heir with the fewest connections, counting those on their way to it, that was not tried.
+    /// The arbiter, if it keeps connections for the service's next life; else the heir with the fewest connections,
+    /// counting those on their way to it. One that was not tried.
     fn choose(&self, server: &Shared, tried: &[u64]) -> Option<Offer> {
         let leaving = server.signal().order() >= Order::HandOff;
         let board = server.meter.board();
         let load = |heir: &Heir| {
+            if heir.worker == ARBITER {
+                return 0;
+            }
             let connections = board.seats[heir.seat].connections.load(Relaxed);
-            connections + heir.on_their_way() as u64
+            // Any worker comes after it.
+            connections + heir.on_their_way() as u64 + 1
         };
         let heirs = self.heirs();
         let mut fit: Vec<_> = heirs

@@ -73,6 +73,7 @@ impl Bench {
             payload,
             epoch,
             how,
+            at: self.now,
         });
     }
 
@@ -198,6 +199,30 @@ fn a_reload_moves_it_at_the_commit_when_the_old_one_has_given_it_back() {
     assert_eq!(bench.grants(), [], "the old one was told to leave");
     bench.give_back(FIRST, SCHEDULER, 1, Released::Spent);
     assert_eq!(bench.grants(), [grant(THIRD, SCHEDULER, 2, 2)]);
+}
+
+#[test]
+fn the_gap_is_counted_from_what_the_worker_says() {
+    let mut bench = Bench::leased(&scheduler());
+    bench.taken();
+    bench.tell(Event::Entered {
+        worker: FIRST,
+        phase: Phase::Draining,
+    });
+    let at = bench.now + Duration::from_millis(10);
+    bench.now = bench.now + Duration::from_millis(50);
+    bench.tell(Event::Released {
+        worker: FIRST,
+        payload: SCHEDULER,
+        epoch: 1,
+        how: Released::Spent,
+        at,
+    });
+    let gap = bench.notices().iter().find_map(|notice| match notice {
+        Notice::LeaseGranted { gap, .. } => Some(*gap),
+        _ => None,
+    });
+    assert_eq!(gap, Some(Duration::from_millis(40)));
 }
 
 #[test]

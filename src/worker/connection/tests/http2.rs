@@ -153,3 +153,26 @@ async fn a_panic_is_a_500_and_a_broken_body_resets_its_stream_only() {
     assert_eq!(text(client.get("/next").await.unwrap()).await, "/next");
     assert_eq!(fixture.server.meter.seat().panics.load(Relaxed), 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_ends_streams_of_events_and_resets_the_others() {
+    for _ in 0..50 {
+        let fixture = Fixture::new();
+        let mut client = connect(fixture.connect()).await;
+        let mut events = Vec::new();
+        for _ in 0..5 {
+            events.push(client.get("/events").await.unwrap());
+        }
+        let streaming = client.get("/stream").await.unwrap();
+        let begun = Instant::now();
+        fixture.server.signal().raise(Order::Cancel);
+        for response in events {
+            assert_eq!(text(response).await, "one");
+        }
+        assert!(streaming.into_body().collect().await.is_err());
+        timeout(Duration::from_secs(5), fixture.server.tasks.over())
+            .await
+            .expect("no task is left");
+        assert!(begun.elapsed() < Duration::from_millis(400));
+    }
+}

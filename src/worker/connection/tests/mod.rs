@@ -2,7 +2,9 @@
 
 mod batch;
 mod drain;
+mod events;
 mod failures;
 mod http1;
 mod http2;
 mod timeouts;
+mod upgrade;

@@ -1,0 +1,20 @@
+//! The service is restarted, and its connections outlive it in the manager's file descriptor store.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../handoff/load.rs"]
+mod load;
+
+mod closes;
+mod crashes;
+mod keeps;
+mod manager;

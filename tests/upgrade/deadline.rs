@@ -1,0 +1,129 @@
+//! WebSockets that are still there at the deadline of a drain.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::service::{Service, Setup};
+use crate::support::websocket::{Error, Message, connect, frame, rest, upgrade, worker_of};
+
+const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+
+fn start(configuration: &str) -> Service {
+    Setup::new(configuration)
+        .args(&["--graceful-timeout=300ms"])
+        .serve()
+}
+
+#[test]
+fn an_idle_one_gets_1001_and_its_client_can_answer() {
+    let service = start("workers = 2");
+    let mut sockets: Vec<_> = (0..10)
+        .map(|_| connect(service.address(), "/socket"))
+        .collect();
+    for socket in &mut sockets {
+        worker_of(socket);
+    }
+    let mut bytes = service.client();
+    upgrade(&mut bytes, "/socket");
+    service.signal(Signal::SIGTERM);
+    for socket in &mut sockets {
+        let (code, messages) = rest(socket);
+        assert_eq!((code, messages.len()), (1001, 0));
+    }
+    assert_eq!(bytes.rest().unwrap(), GOING_AWAY);
+    drop(bytes);
+    assert_eq!(service.exit(), 0);
+}
+
+#[test]
+fn busy_ones_get_it_between_two_frames() {
+    for threads in ["1", "3"] {
+        let service = Setup::new("workers = 1")
+            .args(&["--graceful-timeout=300ms", "--threads", threads])
+            .serve();
+        let address = service.address();
+        let clients: Vec<_> = (0..8)
+            .map(|number: u8| {
+                std::thread::spawn(move || {
+                    let mut socket = connect(address, "/socket");
+                    let message = vec![number; 1000 + 20_000 * usize::from(number)];
+                    let mut sent = 0;
+                    while socket.send(Message::binary(message.clone())).is_ok() {
+                        sent += 1;
+                        match socket.read() {
+                            Ok(Message::Binary(echo)) => assert!(echo == message),
+                            Ok(Message::Close(frame)) => {
+                                assert_eq!(u16::from(frame.unwrap().code), 1001);
+                                // No byte of another frame behind it.
+                                let end = socket.read();
+                                assert!(matches!(end, Err(Error::ConnectionClosed)), "{end:?}");
+                                return sent;
+                            }
+                            other => panic!("{other:?} after {sent} messages"),
+                        }
+                    }
+                    panic!("cut off after {sent} messages");
+                })
+            })
+            .collect();
+        service.wait_for_sum("connections", 8);
+        service.signal(Signal::SIGTERM);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+        assert_eq!(service.exit(), 0);
+    }
+}
+
+#[test]
+fn a_frame_that_is_on_its_way_is_completed_first() {
+    let service = start("workers = 1");
+    let mut client = service.client();
+    upgrade(&mut client, "/socket");
+    // More than the kernel holds for a client that does not read.
+    let payload = vec![0x88; 12 << 20];
+    client.send_bytes(frame(2, &payload)).unwrap();
+    assert_eq!(client.bytes(2).unwrap(), [0x82, 127]);
+    service.signal(Signal::SIGTERM);
+    service.message("requests did not end within timeouts.graceful and are cancelled");
+    let read = client.rest().unwrap();
+    drop(client);
+    assert_eq!(read[..8], (payload.len() as u64).to_be_bytes());
+    assert!(read[8..8 + payload.len()] == payload);
+    assert_eq!(read[8 + payload.len()..], GOING_AWAY);
+    assert_eq!(service.exit(), 0);
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_nobody_up() {
+    let service = start("workers = 1");
+    let mut client = service.client();
+    upgrade(&mut client, "/socket");
+    client.send_bytes(frame(2, &vec![7; 12 << 20])).unwrap();
+    assert_eq!(client.bytes(2).unwrap(), [0x82, 127]);
+    let mut silent = service.client();
+    upgrade(&mut silent, "/socket");
+    let begun = Instant::now();
+    assert_eq!(service.stop(), 0);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    // It never looks like a message.
+    assert!(client.rest().map_or(true, |rest| rest.len() < 12 << 20));
+    service.never("worker-killed");
+}
+
+#[test]
+fn another_protocol_is_just_ended() {
+    let service = start("workers = 1");
+    let mut client = service.client();
+    let head =
+        "GET /tunnel HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\nhello";
+    client.send_bytes(head).unwrap();
+    assert_eq!(client.answer().unwrap().status, 101);
+    assert_eq!(client.bytes(5).unwrap(), b"hello");
+    service.signal(Signal::SIGTERM);
+    assert_eq!(client.rest().unwrap(), b"");
+    drop(client);
+    assert_eq!(service.exit(), 0);
+}
