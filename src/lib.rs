@@ -2,6 +2,7 @@
 
 pub(crate) mod app;
 pub(crate) mod arbiter;
+mod author;
 pub mod body;
 pub(crate) mod cli;
 pub(crate) mod config;
@@ -13,6 +14,7 @@ pub(crate) mod logs;
 pub(crate) mod moment;
 pub(crate) mod overview;
 mod peer;
+mod preload;
 mod service;
 pub(crate) mod sockets;
 pub mod status;
@@ -31,5 +33,6 @@ pub use app::{
 pub use body::Body;
 pub use exit::BoxError;
 pub use peer::Peer;
+pub use preload::{Preload, preload};
 pub use service::main;
 pub use status::Scope;

@@ -11,13 +11,15 @@ use serde::de::DeserializeOwned;
 use crate::app::{App, Context};
 use crate::arbiter::{
     self, Arrival, Equipment, Images, Inherited, NewImage, Outcome, Program, Shell, Store,
+    preparation,
 };
+use crate::author::{Author, Given};
 use crate::cli::{self, Command, Invocation};
 use crate::config::{self, Flags, Loaded, Surroundings};
 use crate::exit::{BoxError, ExitCode, Failure, chain};
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
-use crate::{control, logs, overview, sockets, sys, worker};
+use crate::{control, logs, overview, sockets, sys};
 
 /// Runs the service: what an author's `main` calls, and all that it has to do.
 ///
@@ -49,23 +51,21 @@ where
     S: DeserializeOwned + Send + Sync + 'static,
     E: Into<BoxError>,
 {
-    let load: worker::Load<S> = Box::new(move |context| {
-        let loading = load(context);
-        Box::pin(async move { loading.await.map_err(Into::into) })
-    });
-    run(load).into()
+    run(Given::plain(load)).into()
 }
 
-fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> ExitCode {
+pub(crate) fn run<S: DeserializeOwned + Send + Sync + 'static>(given: Given<S>) -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = name(&arguments);
     match arbiter::arrival(&arguments) {
-        Ok(Arrival::Fresh) => command(&name, arguments, load),
-        Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, load),
+        Ok(Arrival::Fresh) => command(&name, arguments, given),
+        Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, given),
         Ok(Arrival::Preflight(trial)) => {
             let checked = trial.check_state().and_then(|surroundings| {
                 let flags = serving_flags(&name, &arguments)?;
-                validate::<S>(&name, &flags, surroundings)
+                let settings = validate(&name, &flags, surroundings)?;
+                // A preload that fails or hangs is found where nothing is lost by it.
+                given.with(settings).prepare()
             });
             let error = checked.err().map(|failure| chain(&failure));
             trial.tell(error.as_deref());
@@ -81,7 +81,7 @@ fn run<S: DeserializeOwned + Send + Sync + 'static>(load: worker::Load<S>) -> Ex
 fn command<S: DeserializeOwned + Send + Sync + 'static>(
     name: &str,
     arguments: Vec<OsString>,
-    load: worker::Load<S>,
+    given: Given<S>,
 ) -> ExitCode {
     let Invocation { command, flags } =
         match cli::parse(name, env!("CARGO_PKG_VERSION"), arguments.clone()) {
@@ -96,7 +96,7 @@ fn command<S: DeserializeOwned + Send + Sync + 'static>(
             }
         };
     let done = match command {
-        Command::Run => serve(name, arguments, &flags, load),
+        Command::Run => serve(name, arguments, &flags, given),
         Command::Check => check::<S>(name, &flags),
         Command::Config { json } => show_config(name, &flags, json),
         Command::Status { json } => show_status(name, &flags, json),
@@ -113,7 +113,7 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     name: &str,
     arguments: Vec<OsString>,
     flags: &Flags,
-    load: worker::Load<S>,
+    given: Given<S>,
 ) -> Result<ExitCode, Failure> {
     // What was meant for this process alone leaves the environment first of all, before any child can see it.
     let passed = sockets::activation::take()?;
@@ -126,8 +126,9 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
     let loaded = load_config(name, flags, surroundings)?;
     let settings: S = config::app_settings(&loaded.config.app)?;
     logs::init(&loaded.config.log, name, logs::ProcessIdentity::Arbiter)?;
-    match start_arbiter(name, loaded, passed, manager, program) {
-        Ok(shell) => Ok(supervise(shell, settings, load)),
+    let author = given.with(settings);
+    match start_arbiter(name, loaded, passed, manager, program, author) {
+        Ok(shell) => Ok(supervise(shell)),
         Err(failure) => {
             // The logs are set up: the failure goes where everything else goes, once.
             tracing::error!(
@@ -141,15 +142,11 @@ fn serve<S: DeserializeOwned + Send + Sync + 'static>(
 }
 
 /// The arbiter's life, and in each of its forks the worker's.
-fn supervise<S: Send + Sync + 'static>(
-    shell: Shell,
-    settings: S,
-    load: worker::Load<S>,
-) -> ExitCode {
+fn supervise(shell: Shell) -> ExitCode {
     match shell.run() {
-        Outcome::Leave(code) => code,
-        Outcome::Worker(start) => worker::run(*start, settings, load),
-        Outcome::Helper(helper) => {
+        (Outcome::Leave(code), _) => code,
+        (Outcome::Worker(start), author) => author.work(*start),
+        (Outcome::Helper(helper), _) => {
             helper.log();
             ExitCode::Ok
         }
@@ -162,6 +159,7 @@ fn start_arbiter(
     mut passed: sockets::Passed,
     manager: notify::Settings,
     program: Program,
+    author: Box<dyn Author>,
 ) -> Result<Shell, Failure> {
     let Loaded {
         config,
@@ -201,6 +199,7 @@ fn start_arbiter(
         store,
         name: name.into(),
         config: Arc::new(config),
+        author,
     })
 }
 
@@ -226,14 +225,14 @@ fn take_over<S: DeserializeOwned + Send + Sync + 'static>(
     name: &str,
     arguments: &[OsString],
     inherited: Inherited,
-    load: worker::Load<S>,
+    given: Given<S>,
 ) -> ExitCode {
     let prepared = catch_unwind(AssertUnwindSafe(|| {
-        prepare_take_over::<S>(name, arguments, &inherited)
+        prepare_take_over(name, arguments, &inherited, given)
     }));
     let failed = match prepared {
-        Ok(Ok((settings, new))) => match Shell::adopt(new, inherited) {
-            Ok(shell) => return supervise(shell, settings, load),
+        Ok(Ok(new)) => match Shell::adopt(new, inherited) {
+            Ok(shell) => return supervise(shell),
             Err((inherited, failure)) => inherited.give_back(arguments, &chain(&failure)),
         },
         Ok(Err(failure)) => inherited.give_back(arguments, &chain(&failure)),
@@ -243,15 +242,18 @@ fn take_over<S: DeserializeOwned + Send + Sync + 'static>(
     failed.code()
 }
 
-fn prepare_take_over<S: DeserializeOwned>(
+fn prepare_take_over<S: DeserializeOwned + Send + Sync + 'static>(
     name: &str,
     arguments: &[OsString],
     inherited: &Inherited,
-) -> Result<(S, NewImage), Failure> {
+    given: Given<S>,
+) -> Result<NewImage, Failure> {
     let flags = serving_flags(name, arguments)?;
+    let before = inherited.configuration()?;
+    let is_back = before.is_some();
     let Loaded {
         config, snapshot, ..
-    } = match inherited.configuration()? {
+    } = match before {
         Some(snapshot) => config::load_again(name, &flags, std::env::vars_os(), &snapshot)?,
         None => load_config(name, &flags, inherited.surroundings()?)?,
     };
@@ -259,7 +261,16 @@ fn prepare_take_over<S: DeserializeOwned>(
     logs::init(&config.log, name, logs::ProcessIdentity::Arbiter)?;
     let signals = become_arbiter(name)?;
     let matched = sockets::rematch(inherited.listeners()?, &config.listen);
-    let notifier = notifier(&inherited.manager()?);
+    let mut notifier = notifier(&inherited.manager()?);
+    let mut author = given.with(settings);
+    match preparation::run(author.as_mut(), &mut notifier, &config) {
+        // The workers that are here have what they need, and those that come later are another matter.
+        Err(failure) if is_back => tracing::error!(
+            reason = chain(&failure),
+            "workers cannot be replaced until the preload succeeds"
+        ),
+        done => done?,
+    }
     // Last of all: what it makes in the file system is removed by nobody but the arbiter.
     let (bound, own_paths) = sockets::bind_all(&matched.missing, config.backlog)?;
     let new = NewImage {
@@ -272,8 +283,9 @@ fn prepare_take_over<S: DeserializeOwned>(
         signals,
         name: name.into(),
         config: Arc::new(config),
+        author,
     };
-    Ok((settings, new))
+    Ok(new)
 }
 
 /// The flags of a command line that is known to serve.
@@ -291,15 +303,16 @@ fn serving_flags(name: &str, arguments: &[OsString]) -> Result<Flags, Failure> {
     }
 }
 
-/// Everything about the configuration that can be checked without serving.
+/// Everything about the configuration that can be checked without serving. Gives back the author's part.
 fn validate<S: DeserializeOwned>(
     name: &str,
     flags: &Flags,
     surroundings: Surroundings,
-) -> Result<(), Failure> {
+) -> Result<S, Failure> {
     let Loaded { config, .. } = load_config(name, flags, surroundings)?;
-    let _settings: S = config::app_settings(&config.app)?;
-    logs::check(&config.log)
+    let settings = config::app_settings(&config.app)?;
+    logs::check(&config.log)?;
+    Ok(settings)
 }
 
 /// `reload`: the running service goes over to what is on disk.

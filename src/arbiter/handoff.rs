@@ -68,7 +68,12 @@ impl Shell {
         if self.core.state() == ServiceState::Stopping {
             self.handoff.look = None;
         } else if let Some(urgent) = self.handoff.take_due(now) {
-            self.balance(now, urgent);
+            if self.equipment.store.is_adopting() {
+                // The shares of those that have not heard of it yet are on their way.
+                self.handoff.look = Some((now + SETTLE, urgent));
+            } else {
+                self.balance(now, urgent);
+            }
         }
         self.tend_store(now);
     }

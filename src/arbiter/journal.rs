@@ -114,7 +114,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             payload_slot = slot,
             payload_generation = generation,
             reason = error.as_str(),
-            "the system refused a process; look at TasksMax= and RLIMIT_NPROC"
+            "no worker could be forked; if the system refused it, look at TasksMax= and RLIMIT_NPROC"
         ),
         Notice::WorkerExited {
             worker,

@@ -11,6 +11,7 @@ mod intake;
 mod journal;
 mod maps;
 mod memory;
+pub(crate) mod preparation;
 mod reload;
 mod seats;
 pub(crate) mod shell;

@@ -16,6 +16,7 @@ use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
 use super::store::Store;
+use crate::author::Author;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
 use crate::ipc::channel::Channel;
@@ -259,6 +260,7 @@ impl Shell {
             images,
             store: Store::default(),
             name: new.name,
+            author: new.author,
         };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
         let mut shell = Self::assemble(core, children, equipment, epoll);
@@ -288,6 +290,7 @@ pub(crate) struct NewImage {
     pub(crate) notifier: notify::Notifier,
     pub(crate) signals: Signals,
     pub(crate) name: std::sync::Arc<str>,
+    pub(crate) author: Box<dyn Author>,
 }
 
 impl Inherited {

@@ -17,10 +17,11 @@ use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
 use super::seats::{Child, Children};
 use super::store::Store;
-use super::{diagnose, journal, memory, view};
+use super::{diagnose, journal, memory, preparation, view};
+use crate::author::Author;
 use crate::config::Config;
 use crate::control;
-use crate::exit::{ExitCode, Failure};
+use crate::exit::{ExitCode, Failure, chain};
 use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
@@ -62,6 +63,7 @@ pub(crate) struct Equipment {
     pub(crate) images: Images,
     pub(crate) store: Store,
     pub(crate) name: Arc<str>,
+    pub(crate) author: Box<dyn Author>,
 }
 
 /// The arbiter.
@@ -86,13 +88,28 @@ pub(crate) struct Shell {
     pub(super) earlier_drops: u64,
 }
 
+impl Equipment {
+    /// The arbiter's own end. A worker must never come here: the files are not its own.
+    fn clean_up(&mut self) {
+        self.notifier.flush();
+        self.own_paths.remove();
+        if let Some(control) = &self.control {
+            control.remove();
+        }
+    }
+}
+
 /// State, stage of a reload, serving workers, slots.
 type Summary = (ServiceState, Option<&'static str>, usize, usize);
 
 impl Shell {
     /// # Errors
-    /// No memory or no descriptors for the scoreboard or epoll.
-    pub(crate) fn new(equipment: Equipment) -> Result<Self, Failure> {
+    /// The preload failed, or there is no memory or no descriptor for the scoreboard or epoll.
+    pub(crate) fn new(mut equipment: Equipment) -> Result<Self, Failure> {
+        if let Err(failure) = preparation::begin(&mut equipment) {
+            equipment.clean_up();
+            return Err(failure);
+        }
         let board = crate::ipc::scoreboard::create()
             .map_err(|error| Failure::new(ExitCode::Os, "make the scoreboard").because(error))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
@@ -145,32 +162,27 @@ impl Shell {
     }
 
     /// Runs until the service has ended. Returns a second time in every worker that it forks, with all that
-    /// belongs to the arbiter dropped there.
-    pub(crate) fn run(mut self) -> Outcome {
+    /// belongs to the arbiter dropped there, and with what a worker needs of the author.
+    pub(crate) fn run(mut self) -> (Outcome, Box<dyn Author>) {
+        let outcome = self.run_until_end();
+        if matches!(outcome, Outcome::Leave(_)) {
+            self.equipment.clean_up();
+        }
+        (outcome, self.equipment.author)
+    }
+
+    fn run_until_end(&mut self) -> Outcome {
         self.refresh_at = Some(now() + REFRESH);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
-                if matches!(outcome, Outcome::Leave(_)) {
-                    self.clean_up();
-                }
                 return outcome;
             }
             self.hand_on(now());
             self.tell_manager();
             if let Err(error) = self.wait() {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
-                self.clean_up();
                 return Outcome::Leave(ExitCode::Os);
             }
-        }
-    }
-
-    /// The arbiter's own end. A worker must never come here: the files are not its own.
-    fn clean_up(&mut self) {
-        self.equipment.notifier.flush();
-        self.equipment.own_paths.remove();
-        if let Some(control) = &self.equipment.control {
-            control.remove();
         }
     }
 
@@ -277,6 +289,9 @@ impl Shell {
         generation: u32,
         restarts: u32,
     ) -> io::Result<ControlFlow<Box<worker::Start>, u32>> {
+        // It is there, unless the way back from a reload found it failing.
+        preparation::prepare(&mut self.equipment)
+            .map_err(|failure| io::Error::other(chain(&failure)))?;
         let (ours, theirs) = Channel::pair()?;
         let seat = self
             .children

@@ -157,7 +157,7 @@ settings! {
 
     [reload: Reload]
     preflight: Span::at_least(MILLISECOND), "--reload-preflight", "10s",
-        "Time for the check of the binary on disk, before anything is replaced by it";
+        "Time for the check of the binary on disk, and its preload, before anything is replaced by it";
     trial: Span::any(), "--reload-trial", "1s",
         "How long new workers must serve before the old ones leave";
 

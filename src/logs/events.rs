@@ -79,6 +79,10 @@ events! {
         "The service starts"
         "The arbiter, process @_PID@, has its sockets and forks its workers now.\n\
          It reports ready when all of them serve."
+    Preloaded "preloaded" INFO "d1854b79fbdffd70d057ae066412079c"
+        "The preload is done"
+        "The step that the service's author has the arbiter run before the fork has\n\
+         succeeded. Every worker that is forked from now on shares its result."
     ServiceReady "service-ready" INFO "899b74f5663d4986b5ec87f508d0bff8"
         "The service is ready"
         "Every configured worker has finished its startup and accepts connections."
@@ -115,9 +119,9 @@ events! {
          in the worker's own records just before it."
     ForkFailed "fork-failed" ERROR "87d3bee6d86345b3913d5604a8a4664a"
         "No worker could be forked"
-        "The operating system refused to start another process. Look at TasksMax= of\n\
-         the unit, at the limit of processes of its user, and at the memory of the\n\
-         machine. It is tried again with growing pauses."
+        "The record has the reason. Where the operating system refused to start another\n\
+         process, look at TasksMax= of the unit, at the limit of processes of its user,\n\
+         and at the memory of the machine. It is tried again with growing pauses."
     WorkerForked "worker-forked" INFO "10c8e38e6a24487fa09cf3e5c847c2ea"
         "Worker @PAYLOAD_WORKER@ was forked for slot @PAYLOAD_SLOT@"
         "A new worker process exists. Its startup begins now, and it accepts nothing\n\

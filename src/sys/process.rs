@@ -38,6 +38,24 @@ pub(crate) fn fork_single_threaded() -> io::Result<Forked> {
     }
 }
 
+/// The short names of this process's threads beside the one that asks.
+///
+/// # Errors
+/// /proc/self/task cannot be read.
+pub(crate) fn other_threads() -> io::Result<Vec<String>> {
+    let own = nix::unistd::gettid().to_string();
+    let mut names = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?;
+        if task.file_name() != own.as_str() {
+            // One that has just ended has none.
+            let name = std::fs::read_to_string(task.path().join("comm"));
+            names.extend(name.map(|name| name.trim_end().to_owned()));
+        }
+    }
+    Ok(names)
+}
+
 /// Asks the kernel to send this process SIGTERM when its parent ends, and checks that the parent is still
 /// there: one that ended before the call is not noticed by it, prctl(2).
 ///

@@ -49,6 +49,23 @@ impl Signals {
         Ok(Self(fd))
     }
 
+    /// Does something that may take long, and that SIGTERM, SIGINT and SIGQUIT may end together with this process.
+    ///
+    /// # Errors
+    /// What pthread_sigmask(3) says.
+    pub(crate) fn let_end<T>(&self, act: impl FnOnce() -> T) -> io::Result<T> {
+        if std::process::id() == 1 {
+            // There the kernel drops a signal that nobody handles, signal(7); blocked, it comes afterwards.
+            return Ok(act());
+        }
+        let deadly = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+        let deadly: SigSet = deadly.into_iter().collect();
+        deadly.thread_unblock()?;
+        let done = act();
+        deadly.thread_block()?;
+        Ok(done)
+    }
+
     /// The next signal and the pid that sent it (0: the kernel); `None`: there is none now.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -103,10 +104,9 @@ pub(crate) struct Transfer {
     step: Step,
     /// Open as long as the manager has the other end of it.
     check: OwnedFd,
-    barrier: OwnedFd,
-    /// The manager's ends, until they are sent.
+    /// The manager's end, until it is sent.
     check_end: Option<OwnedFd>,
-    barrier_end: Option<OwnedFd>,
+    barrier: Barrier,
 }
 
 /// What is to be sent next.
@@ -127,14 +127,12 @@ impl Transfer {
     /// No descriptors.
     pub(crate) fn new(name: Name) -> io::Result<Self> {
         let (check, check_end) = exec::pipe()?;
-        let (barrier, barrier_end) = exec::pipe()?;
         Ok(Self {
             name,
             step: Step::RemoveCheck,
             check,
-            barrier,
             check_end: Some(check_end),
-            barrier_end: Some(barrier_end),
+            barrier: Barrier::new()?,
         })
     }
 
@@ -144,7 +142,7 @@ impl Transfer {
 
     /// Readable when [`is_processed`](Self::is_processed) may have changed.
     pub(crate) fn watched(&self) -> BorrowedFd<'_> {
-        self.barrier.as_fd()
+        self.barrier.ours.as_fd()
     }
 
     /// Sends what has not been sent. The descriptors must be the same at each call, at most 253 (SCM_MAX_FD, unix(7)).
@@ -163,7 +161,7 @@ impl Transfer {
                 Step::Check if send_end(line, &stored(Name::Check, ""), &mut self.check_end)? => {
                     Step::Barrier
                 }
-                Step::Barrier if send_end(line, "BARRIER=1", &mut self.barrier_end)? => Step::Wait,
+                Step::Barrier if self.barrier.send(line)? => Step::Wait,
                 Step::Wait => return Ok(true),
                 _ => return Ok(false),
             };
@@ -173,13 +171,47 @@ impl Transfer {
 
     /// The manager has seen all of it.
     pub(crate) fn is_processed(&self) -> bool {
-        self.step == Step::Wait && has_ended(&self.barrier)
+        self.step == Step::Wait && has_ended(&self.barrier.ours)
     }
 
     /// Once it is processed: whether all of it is in the store. An old manager decides that at once; a newer one (254)
     /// may take a moment to close what it does not store.
     pub(crate) fn is_stored(&self) -> bool {
         !has_ended(&self.check)
+    }
+}
+
+/// Comes through when the manager has seen all that was sent before it. See BARRIER=1 in sd_notify(3).
+#[derive(Debug)]
+pub(crate) struct Barrier {
+    ours: OwnedFd,
+    /// Until it is sent.
+    theirs: Option<OwnedFd>,
+}
+
+impl Barrier {
+    /// # Errors
+    /// No descriptors.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (ours, theirs) = exec::pipe()?;
+        let theirs = Some(theirs);
+        Ok(Self { ours, theirs })
+    }
+
+    /// False: not now, try again.
+    ///
+    /// # Errors
+    /// The manager is gone.
+    pub(crate) fn send(&mut self, line: &Line) -> io::Result<bool> {
+        send_end(line, "BARRIER=1", &mut self.theirs)
+    }
+
+    /// Once it is sent: waits for it, at most so long.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let mut fds = [PollFd::new(self.ours.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        // What has not come by then is not waited for.
+        let _ = poll(&mut fds, limit);
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) enum Say<'a> {
     Watchdog,
     /// The current job may take so much longer, counted from now.
     ExtendTimeout(Duration),
+    /// From now on a [`Say::Watchdog`] is due within this time.
+    WatchdogLimit(Duration),
 }
 
 /// The arbiter's line to the service manager. Without NOTIFY_SOCKET every message is a quiet nothing.
@@ -43,13 +45,15 @@ pub(crate) enum Say<'a> {
 ///    each message, and one warning for all of them.
 /// 2. The states (READY, RELOADING, STOPPING) reach the manager in their order, and with them the newest
 ///    STATUS. What cannot be sent now waits for the next call or [`flush`](Notifier::flush).
-/// 3. What waits is bounded: at most four states and one status. WATCHDOG and EXTEND_TIMEOUT_USEC speak of
+/// 3. What waits is bounded: at most four states, one status and one limit of the watchdog. WATCHDOG and EXTEND_TIMEOUT_USEC speak of
 ///    the moment they are sent in, and never wait.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     manager: Option<Manager>,
     states: VecDeque<State>,
     status: Option<String>,
+    /// The limit that the manager has not heard of.
+    limit: Option<Duration>,
     watchdog: Option<Duration>,
     trouble: Option<Trouble>,
 }
@@ -154,6 +158,7 @@ impl Notifier {
             manager,
             states: VecDeque::new(),
             status: None,
+            limit: None,
             watchdog,
             trouble: None,
         };
@@ -200,6 +205,7 @@ impl Notifier {
             // The status is of now: it goes with the newest state.
             if self.states.len() <= 1 {
                 says.extend(self.status.as_deref().map(Say::Status));
+                says.extend(self.limit.map(Say::WatchdogLimit));
             }
             let message = datagram(&says);
             if !self.transmit(&message) {
@@ -208,6 +214,7 @@ impl Notifier {
             self.states.pop_front();
             if self.states.is_empty() {
                 self.status = None;
+                self.limit = None;
             }
         }
     }
@@ -216,6 +223,10 @@ impl Notifier {
         let state = match say {
             Say::Status(text) => {
                 self.status = Some(one_line(text, LARGEST));
+                return;
+            }
+            Say::WatchdogLimit(limit) => {
+                self.limit = Some(limit);
                 return;
             }
             Say::Watchdog | Say::ExtendTimeout(_) => return,
@@ -280,7 +291,7 @@ impl Notifier {
 
     /// Something waits for the manager: call [`flush`](Notifier::flush) again soon.
     pub(crate) fn has_pending(&self) -> bool {
-        !self.states.is_empty() || self.status.is_some()
+        !self.states.is_empty() || self.status.is_some() || self.limit.is_some()
     }
 
     /// How often WATCHDOG=1 is due: half of what the manager allows. `None`: never.
@@ -357,6 +368,10 @@ fn assignment(say: Say<'_>, room: usize) -> String {
         Say::ExtendTimeout(by) => {
             let usec = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
             NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={usec}")).to_string()
+        }
+        Say::WatchdogLimit(limit) => {
+            let usec = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+            NotifyState::Custom(&format!("WATCHDOG_USEC={usec}")).to_string()
         }
     }
 }

@@ -267,6 +267,12 @@ impl Shared {
         *self.farewell.get_or_init(|| Instant::now() + FAREWELL)
     }
 
+    /// Another time for last words than the usual one.
+    #[cfg(test)]
+    pub(super) fn allow_farewell(&self, time: Duration) {
+        self.farewell.get_or_init(|| Instant::now() + time);
+    }
+
     /// Nanoseconds since the server was made.
     pub(super) fn now(&self) -> u64 {
         let since = self.started.elapsed();

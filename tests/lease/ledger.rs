@@ -22,6 +22,8 @@ pub(crate) struct Stint {
     pub(crate) epoch: u64,
     pub(crate) from: Duration,
     pub(crate) to: Duration,
+    /// The longest time between two of its lines.
+    pub(crate) pause: Duration,
     /// It was told to stop and did.
     pub(crate) ended: bool,
 }
@@ -70,6 +72,7 @@ impl Ledger {
                     epoch,
                     from: time,
                     to: time,
+                    pause: Duration::ZERO,
                     ended: false,
                 });
                 continue;
@@ -78,6 +81,7 @@ impl Ledger {
             let stint = stint.find(|stint| stint.epoch == epoch && stint.pid == pid);
             let stint = stint.unwrap_or_else(|| panic!("it never began: {line}"));
             assert!(!stint.ended, "it had ended: {line}");
+            stint.pause = stint.pause.max(time - stint.to);
             stint.to = time;
             stint.ended = word == "end";
         }
@@ -126,6 +130,12 @@ fn check(stints: &[Stint], by_slot: bool) {
             );
         }
     }
+}
+
+/// The longest time in which nobody wrote, between two writers or while one did not come to it.
+pub(crate) fn silence(stints: &[Stint]) -> Duration {
+    let pauses = stints.iter().map(|stint| stint.pause);
+    pauses.chain(gaps(stints)).max().unwrap_or_default()
 }
 
 /// For how long nobody wrote between each two that followed each other.

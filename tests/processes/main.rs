@@ -24,6 +24,7 @@ mod manager_lost;
 mod orphans;
 mod payloads;
 mod pid_one;
+mod preload;
 mod replacement;
 mod signals;
 mod slow_connections;

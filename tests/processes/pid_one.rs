@@ -6,19 +6,20 @@ use crate::is_root;
 use crate::support::eventually;
 use crate::support::service::{LIMIT, Process, Service, Setup, signal_to};
 
+const UNSHARE: [&str; 6] = [
+    "unshare",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "--",
+];
+
 fn contained(settings: &str) -> Option<(Service, u32)> {
     if !is_root("a PID namespace") {
         return None;
     }
-    let unshare = [
-        "unshare",
-        "--pid",
-        "--fork",
-        "--kill-child",
-        "--mount-proc",
-        "--",
-    ];
-    let service = Setup::new(settings).through(&unshare).serve();
+    let service = Setup::new(settings).through(&UNSHARE).serve();
     let first = child_of(&service, service.pid()).pid;
     Some((service, first))
 }
@@ -83,4 +84,20 @@ fn a_killed_worker_is_replaced() {
     });
     signal_to(first, Signal::SIGTERM);
     assert_eq!(service.exit(), 0);
+}
+
+/// Where the kernel would drop it, were it not blocked.
+#[test]
+fn a_stop_during_the_preload_is_heard_after_it() {
+    if !is_root("a PID namespace") {
+        return;
+    }
+    let service = Setup::new("[app.preload]\ndelay = 1.0")
+        .env("PROBE_PRELOAD", "1")
+        .through(&UNSHARE)
+        .start();
+    service.record("it runs", |one| one.text("probe") == "preload");
+    signal_to(child_of(&service, service.pid()).pid, Signal::SIGTERM);
+    assert_eq!(service.exit(), 0);
+    service.event("preloaded");
 }

@@ -17,6 +17,7 @@ mod configuration;
 mod exec;
 mod listeners;
 mod load;
+mod preload;
 mod stage;
 mod stop;
 mod triggers;

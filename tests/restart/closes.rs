@@ -62,7 +62,7 @@ fn a_response_in_flight_announces_the_close_when_the_store_is_full() {
     let manager = Manager::new(2);
     let first = manager.serve(probe());
     let mut client = manager.client();
-    client.send("/sleep?ms=500").unwrap();
+    client.send("/sleep?ms=2000").unwrap();
     first.wait_for_sum("in_flight", 1);
     first.signal(Signal::SIGUSR2);
     assert!(client.answer().unwrap().announces_close());

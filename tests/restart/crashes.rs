@@ -74,6 +74,7 @@ fn an_arbiter_that_is_killed_while_it_keeps_leaves_nothing_that_two_could_serve(
     assert_eq!(first.exit_of_first(), 128 + 9);
     manager.be_busy(false);
     first.gone();
+    manager.catch_up();
     let second = manager.serve(probe());
     // Whatever came into the store has no record; so it is closed, and the client hears of it.
     for client in &mut clients {

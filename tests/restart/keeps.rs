@@ -69,7 +69,7 @@ fn the_manager_and_the_status_hear_of_it() {
     let manager = Manager::new(100);
     let service = manager.serve(Setup::new("workers = 1"));
     let mut client = manager.client();
-    client.send("/sleep?ms=2000").unwrap();
+    client.send("/sleep?ms=4000").unwrap();
     service.wait_for_sum("in_flight", 1);
     let mut idle = manager.client();
     idle.get("/environment")
@@ -96,7 +96,7 @@ fn a_response_in_flight_ends_first_and_its_connection_goes_on() {
     let first = manager.serve(probe());
     let workers = first.workers();
     let mut client = manager.client();
-    client.send("/sleep?ms=300").unwrap();
+    client.send("/sleep?ms=2000").unwrap();
     first.wait_for_sum("in_flight", 1);
     manager.end(&first);
     let answer = client.answer().unwrap();
@@ -149,7 +149,7 @@ fn what_was_pipelined_is_answered_once_and_in_order() {
     let texts: Vec<String> = (0..60).map(|number| (number % 10).to_string()).collect();
     let requests: String = texts.iter().map(|text| echo(text)).collect();
     client
-        .send_bytes(request("/sleep?ms=300") + &requests + &request("/")[..10])
+        .send_bytes(request("/sleep?ms=2000") + &requests + &request("/")[..10])
         .unwrap();
     first.wait_for_sum("in_flight", 1);
     manager.end(&first);
@@ -249,7 +249,7 @@ fn a_worker_that_drained_already_gives_what_it_has_to_the_next_life() {
         clients.push(client);
     }
     let slow = slow.unwrap();
-    clients[slow].send("/sleep?ms=1500").unwrap();
+    clients[slow].send("/sleep?ms=3000").unwrap();
     first.wait_for_sum("in_flight", 1);
     first.signal(Signal::SIGTTOU);
     first.record("the drain", |record| record["phase"] == "draining");

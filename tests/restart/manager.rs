@@ -172,6 +172,28 @@ impl Manager {
         store.stored.push((name, change(fd)));
     }
 
+    /// Waits until it has read every message that was sent by now, as a manager has that hears of a process's end.
+    #[track_caller]
+    pub(crate) fn catch_up(&self) {
+        let (ours, theirs) = std::io::pipe().unwrap();
+        let line = UnixDatagram::unbound().unwrap();
+        let name = self.notify.strip_prefix('@').expect("an abstract name");
+        let address = net::SocketAddr::from_abstract_name(name).unwrap();
+        line.connect_addr(&address).unwrap();
+        eventually("room for one more message", DEADLINE, || {
+            passing::send(
+                line.as_fd(),
+                &[IoSlice::new(b"BARRIER=1")],
+                &[theirs.as_fd()],
+            )
+            .ok()
+        });
+        drop(theirs);
+        let mut fds = [PollFd::new(ours.as_fd(), PollFlags::POLLIN)];
+        let limit = PollTimeout::try_from(DEADLINE).unwrap();
+        assert_eq!(poll(&mut fds, limit), Ok(1), "it reads its messages");
+    }
+
     /// It reads no messages, or goes on.
     pub(crate) fn be_busy(&self, busy: bool) {
         self.state.busy.store(busy, Relaxed);

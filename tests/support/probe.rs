@@ -14,6 +14,7 @@
 //!   `service`; `ledger_policy`: as `policy`; `ledger_after`: it stops after the requests.
 //! - `slot`: settings above hold in this slot only.
 //! - `word`: what `/word` answers.
+//! - `preload`: see `preloading.rs`.
 //! - `steer`: a file. When it is there as `load` begins, its keys replace all of these.
 //!
 //! # Requests
@@ -32,6 +33,7 @@
 
 mod antics;
 mod ledger;
+mod preloading;
 mod streams;
 
 use std::ffi::OsString;
@@ -78,6 +80,7 @@ struct Settings {
     slot: Option<u32>,
     word: String,
     steer: Option<PathBuf>,
+    preload: preloading::Settings,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -120,10 +123,21 @@ struct Unreadable(#[source] io::Error);
 
 fn main() -> ExitCode {
     let _antics = antics::perform();
-    payload::main(load)
+    if std::env::var_os("PROBE_PRELOAD").is_none() {
+        return payload::main(load);
+    }
+    payload::preload(|settings: &Settings| preloading::table(&settings.preload))
+        .main(async |context, table| load_with(context, Some(table)).await)
 }
 
 async fn load(context: Context<Settings>) -> payload::Result<App> {
+    load_with(context, None).await
+}
+
+async fn load_with(
+    context: Context<Settings>,
+    table: Option<&'static preloading::Table>,
+) -> payload::Result<App> {
     tracing::info!(probe = "load", "probe");
     let settings = context.settings().steered()?.for_slot(context.slot());
     behave(settings.load).await?;
@@ -144,6 +158,10 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
     let routes = routes(go)
         .route("/word", get(async || word))
         .merge(streams::routes(context.drain_token()))
+        .route(
+            "/preloaded",
+            get(async move || table.map_or_else(String::new, preloading::Table::told)),
+        )
         .route("/busy", get(async move |timing| busy(&context, timing)));
     Ok(app.build(routes))
 }

@@ -2,6 +2,7 @@
 //!
 //! - `/socket`: a WebSocket of axum's that echoes messages, and answers `pid` with the worker's pid;
 //!   `/socket?drain=true`: the same, and closes it with 1001 when the worker drains
+//! - `/halves?ms=N`: a WebSocket that sends half a frame, and the other half so long after the drain has begun
 //! - `/tunnel`: upgrades to `echo`, where each byte comes back; refuses what asks for something else
 //! - `/events?ms=N`: an event with the worker's pid, so often; `/events?ms=N&drain=true`: until the worker drains
 
@@ -25,6 +26,9 @@ use crate::Chunks;
 
 /// Of a message and of a frame.
 const LARGEST: usize = 64 << 20;
+
+/// What answers the key of RFC 6455 (1.3), which the tests' clients have.
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 #[derive(Clone, Deserialize)]
 #[serde(default)]
@@ -55,6 +59,7 @@ impl Manner {
 pub(crate) fn routes(drain: Token) -> Router {
     Router::new()
         .route("/socket", get(socket))
+        .route("/halves", get(halves))
         .route("/tunnel", get(tunnel))
         .route("/events", get(events))
         .with_state(drain)
@@ -98,6 +103,30 @@ async fn echo(mut socket: WebSocket, ends: impl Future<Output = ()>) -> Result<(
             None => return Ok(()),
         }
     }
+}
+
+/// By hand, since nobody's WebSocket does it on purpose.
+async fn halves(
+    Query(manner): Query<Manner>,
+    State(drain): State<Token>,
+    request: Request,
+) -> Response {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket = TokioIo::new(upgraded);
+        let _ = socket.write_all(b"\x81\x08half").await;
+        drain.fired().await;
+        sleep(Duration::from_millis(manner.ms)).await;
+        let _ = socket.write_all(b"half").await;
+        pending::<()>().await;
+    });
+    let fields = [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-accept", ACCEPT),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, fields).into_response()
 }
 
 async fn tunnel(request: Request) -> Response {

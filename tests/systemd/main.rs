@@ -23,6 +23,7 @@ mod idle_exit;
 mod journal;
 mod load;
 mod machine;
+mod preload;
 mod reload;
 mod restart;
 mod service;
@@ -62,6 +63,7 @@ on_both_suites! {
     journal::a_stopped_journal_slows_nothing,
     load::fifty_reloads_lose_and_close_nothing,
     load::fifty_restarts_lose_and_close_nothing,
+    preload::a_long_preload_outlasts_the_limits,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,
     reload::a_drop_in_for_notify_reload_works,

@@ -80,18 +80,38 @@ fn busy_ones_get_it_between_two_frames() {
 fn a_frame_that_is_on_its_way_is_completed_first() {
     let service = start("workers = 1");
     let mut client = service.client();
-    upgrade(&mut client, "/socket");
-    // More than the kernel holds for a client that does not read.
-    let payload = vec![0x88; 12 << 20];
-    client.send_bytes(frame(2, &payload)).unwrap();
-    assert_eq!(client.bytes(2).unwrap(), [0x82, 127]);
+    // The second half comes after the deadline.
+    upgrade(&mut client, "/halves?ms=500");
+    assert_eq!(client.bytes(6).unwrap(), b"\x81\x08half");
     service.signal(Signal::SIGTERM);
     service.message("requests did not end within timeouts.graceful and are cancelled");
-    let read = client.rest().unwrap();
+    assert_eq!(client.rest().unwrap(), [b"half", &GOING_AWAY[..]].concat());
     drop(client);
-    assert_eq!(read[..8], (payload.len() as u64).to_be_bytes());
-    assert!(read[8..8 + payload.len()] == payload);
-    assert_eq!(read[8 + payload.len()..], GOING_AWAY);
+    assert_eq!(service.exit(), 0);
+}
+
+#[test]
+fn no_close_is_said_within_a_frame() {
+    let service = start("workers = 1");
+    // Too late to be completed, and larger than what the kernel holds for a client that does not read.
+    let mut late = service.client();
+    upgrade(&mut late, "/halves?ms=60000");
+    let mut large = service.client();
+    upgrade(&mut large, "/socket");
+    let payload = vec![0x55; 12 << 20];
+    large.send_bytes(frame(2, &payload)).unwrap();
+    assert_eq!(large.bytes(2).unwrap(), [0x82, 127]);
+    service.signal(Signal::SIGTERM);
+    service.message("requests did not end within timeouts.graceful and are cancelled");
+    // A busy machine may not get it all in time.
+    let read = large.rest().unwrap();
+    let (length, rest) = read.split_at(8);
+    assert_eq!(length, (payload.len() as u64).to_be_bytes());
+    let (part, close) = rest.split_at(rest.len().min(payload.len()));
+    assert!(part.iter().all(|byte| *byte == 0x55));
+    assert!(part.len() < payload.len() || close == GOING_AWAY);
+    assert_eq!(late.rest().unwrap(), b"\x81\x08half");
+    drop((large, late));
     assert_eq!(service.exit(), 0);
 }
 
@@ -106,8 +126,9 @@ fn a_client_that_does_not_read_holds_nobody_up() {
     upgrade(&mut silent, "/socket");
     let begun = Instant::now();
     assert_eq!(service.stop(), 0);
+    // Without a bound of the worker's own, the arbiter would kill it after 12 s.
     let took = begun.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < Duration::from_secs(10), "{took:?}");
     // It never looks like a message.
     assert!(client.rest().map_or(true, |rest| rest.len() < 12 << 20));
     service.never("worker-killed");

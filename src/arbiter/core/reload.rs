@@ -148,7 +148,7 @@ impl Core {
                 self.end_reload(
                     now,
                     &Err(format!(
-                        "the new binary did not finish its check within {limit:?}"
+                        "the new binary did not finish its check within {limit:?}; raise reload.preflight if its preload needs longer"
                     )),
                 );
             }

@@ -19,7 +19,7 @@ use crate::arbiter::intake::Source;
 use crate::exit::chain;
 use crate::ipc::parcel::{Answer, Incoming, Link, Parcel};
 use crate::moment::Moment;
-use crate::systemd::fd_store::{Line, MOST, Name, Transfer};
+use crate::systemd::fd_store::{Barrier, Line, MOST, Name, Transfer};
 
 /// So many connections go into the store at once, and so many more wait: what the arbiter holds open is bounded.
 const BATCH: usize = 128;
@@ -197,6 +197,7 @@ impl Keep {
         while !self.send_removals(clock()) && clock() < end {
             thread::sleep(AGAIN);
         }
+        self.wait_for_manager(end, clock);
         let given_up = self.under_way.take().map_or(0, |under| under.items.len());
         self.outcome.closed += given_up + self.waiting.len();
         if given_up + self.waiting.len() > 0 {
@@ -206,6 +207,21 @@ impl Keep {
         }
         self.waiting.clear();
         self.outcome
+    }
+
+    /// Until it has seen everything: of a process that is gone it might not take it.
+    fn wait_for_manager(&self, end: Moment, clock: impl Fn() -> Moment) {
+        let Ok(mut barrier) = Barrier::new() else {
+            return;
+        };
+        while let Ok(sent) = barrier.send(&self.line)
+            && clock() < end
+        {
+            if sent {
+                return barrier.wait(end.since(clock()));
+            }
+            thread::sleep(AGAIN);
+        }
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Moment> {

@@ -104,6 +104,20 @@ fn a_manager_that_does_not_read_gets_the_rest_later_and_nothing_twice() {
 }
 
 #[test]
+fn a_barrier_waits_for_the_manager_and_not_for_ever() {
+    let (mut manager, line) = Manager::new(1);
+    let mut barrier = Barrier::new().unwrap();
+    assert!(barrier.send(&line).unwrap());
+    barrier.wait(Duration::from_millis(1));
+    assert!(!has_ended(&barrier.ours));
+    std::thread::scope(|scope| {
+        scope.spawn(|| manager.work());
+        barrier.wait(Duration::from_secs(30));
+    });
+    assert!(has_ended(&barrier.ours));
+}
+
+#[test]
 fn a_manager_that_is_gone_is_an_error() {
     let (manager, line) = Manager::new(1);
     drop(manager);

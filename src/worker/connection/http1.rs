@@ -177,13 +177,17 @@ impl<S: Socket> Driver<'_, S> {
     }
 
     fn poll_connection(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let result = ready!(Pin::new(&mut self.connection).poll(cx));
-        // When an upgrade was asked for on this connection, now or long ago, hyper forgets to flush before it ends.
-        // Asked again, it does.
-        let orderly = result.as_ref().err().is_none_or(hyper::Error::is_parse);
-        if orderly && self.state.writing.load(Relaxed) {
-            return Pin::new(&mut self.connection).poll(cx).map(drop);
-        }
+        let mut again = false;
+        let result = loop {
+            let result = ready!(Pin::new(&mut self.connection).poll(cx));
+            // When an upgrade was asked for on this connection, now or long ago, hyper forgets to flush before it
+            // ends. Asked again, it does.
+            let orderly = result.as_ref().err().is_none_or(hyper::Error::is_parse);
+            if again || !orderly || !self.state.writing.load(Relaxed) {
+                break result;
+            }
+            again = true;
+        };
         if let Err(error) = result {
             tracing::debug!(
                 peer = %self.state.peer,

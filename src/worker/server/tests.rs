@@ -231,3 +231,42 @@ async fn a_unix_socket_serves_as_well() {
     client.write_all(get("/listener").as_bytes()).await.unwrap();
     assert_eq!(response(&mut client).await.1, "unix");
 }
+
+async fn pause(running: &Running, round: u64) {
+    running.server.link(Order::Pause { round }, None);
+    let paused = timeout(Duration::from_secs(10), running.server.paused()).await;
+    assert_eq!(paused, Ok(round));
+}
+
+#[tokio::test]
+async fn in_a_pause_connections_wait_and_after_it_they_are_served() {
+    let running = start(limits(), None);
+    running.server.serve().unwrap();
+    let mut before = connect(&running).await;
+    before.write_all(get("/before").as_bytes()).await.unwrap();
+    assert_eq!(response(&mut before).await.1, "/before");
+    for round in 1..4 {
+        pause(&running, round).await;
+        let mut client = connect(&running).await;
+        client.write_all(get("/listener").as_bytes()).await.unwrap();
+        // What is open goes on.
+        before.write_all(get("/still").as_bytes()).await.unwrap();
+        assert_eq!(response(&mut before).await.1, "/still");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(running.meter.seat().accepted.load(Relaxed), round);
+        running.server.link(Order::Resume, None);
+        assert_eq!(response(&mut client).await.1, "web");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_in_a_pause_is_left_to_whoever_has_the_listener_next() {
+    let running = start(limits(), None);
+    running.server.serve().unwrap();
+    pause(&running, 1).await;
+    let listener = running.server.listeners[0].fd.try_clone().unwrap();
+    let _client = connect(&running).await;
+    drain(&running).await;
+    assert_eq!(running.meter.seat().accepted.load(Relaxed), 0);
+    std::net::TcpListener::from(listener).accept().unwrap();
+}

@@ -187,7 +187,7 @@ fn a_check_that_takes_too_long_is_ended() {
     bench.ask(ONE);
     bench.taken();
     bench.pass(Duration::from_secs(10), &[FIRST, SECOND]);
-    let reason = "the new binary did not finish its check within 10s";
+    let reason = "the new binary did not finish its check within 10s; raise reload.preflight if its preload needs longer";
     let wanted = [
         Action::EndPreflight,
         Action::Ready,

@@ -49,10 +49,9 @@ async fn the_author_may_end_it_before() {
     // And then it is a connection like any other.
     client.write_all(get("/wait").as_bytes()).await.unwrap();
     fixture.script.begun.notified().await;
-    let begun = Instant::now();
+    fixture.server.allow_farewell(Duration::from_secs(600));
     fixture.server.signal().raise(Order::Cancel);
     assert_eq!(rest(&mut client).await, "");
-    assert!(begun.elapsed() < Duration::from_millis(400));
     over(&fixture).await;
 }
 

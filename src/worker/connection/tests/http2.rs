@@ -164,15 +164,15 @@ async fn cancel_ends_streams_of_events_and_resets_the_others() {
             events.push(client.get("/events").await.unwrap());
         }
         let streaming = client.get("/stream").await.unwrap();
-        let begun = Instant::now();
+        // It must end by itself.
+        fixture.server.allow_farewell(Duration::from_secs(600));
         fixture.server.signal().raise(Order::Cancel);
         for response in events {
             assert_eq!(text(response).await, "one");
         }
         assert!(streaming.into_body().collect().await.is_err());
-        timeout(Duration::from_secs(5), fixture.server.tasks.over())
+        timeout(Duration::from_secs(20), fixture.server.tasks.over())
             .await
             .expect("no task is left");
-        assert!(begun.elapsed() < Duration::from_millis(400));
     }
 }
