@@ -253,6 +253,8 @@ fn a_worker_that_is_scaled_away_or_terminated_hands_it_over() {
 /// As long as the old workers finish their requests, they do not hold it, unless the author wants them to.
 #[test]
 fn a_long_request_of_the_holder_holds_nothing_up() {
+    let drained =
+        |event: &Record| event.text("phase") == "cleaning" && event["payload_generation"] == 1;
     for after in [false, true] {
         let app = format!("service'\nledger_after = {after}\nword = '");
         let service = with("workers = 1\n[reload]\ntrial = '100ms'", &app).serve();
@@ -266,10 +268,12 @@ fn a_long_request_of_the_holder_holds_nothing_up() {
         let answered = client.answer().unwrap();
         assert_eq!(answered.status, 200);
         let moved = granted(&service, 2).pop().unwrap();
-        let drained = service.event_where("worker-phase", |event| {
-            event.text("phase") == "cleaning" && event["payload_generation"] == 1
+        service.event_where("worker-phase", drained);
+        let moved = position(&service, |event| {
+            event.is("lease-granted") && event["epoch"] == moved["epoch"]
         });
-        assert_eq!(moved.time() > drained.time(), after, "{moved} {drained}");
+        let drained = position(&service, |event| event.is("worker-phase") && drained(event));
+        assert_eq!(moved > drained, after, "{moved} {drained}");
         assert_eq!(service.stop(), 0);
         ledger.stints();
     }
