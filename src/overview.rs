@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{PayloadState, ServiceState, Status};
+use crate::status::{Lease, PayloadState, ServiceState, Status};
 
 /// A few lines: the arbiter, a table of the workers with their payloads, the sockets.
 pub(crate) fn of(status: &Status) -> String {
@@ -62,7 +62,39 @@ pub(crate) fn of(status: &Status) -> String {
             socket.name, socket.address, socket.origin
         );
     }
+    for lease in &status.leases {
+        let _ = writeln!(text, "{}", of_lease(lease));
+    }
     text
+}
+
+/// `lease scheduler (service) pid 4711, slot 0, for 4m 05s; granted 3 times, the last gap 0.002 s`
+fn of_lease(lease: &Lease) -> String {
+    let scope = match lease.slot {
+        Some(slot) => format!("slot {slot}"),
+        None => "service".to_owned(),
+    };
+    let place = match &lease.holder {
+        Some(holder) => {
+            let leaving = if holder.leaving {
+                ", about to give it back"
+            } else {
+                ""
+            };
+            let (pid, slot, since) = (holder.pid, holder.slot, span(holder.since));
+            format!("pid {pid}, slot {slot}, for {since}{leaving}")
+        }
+        None if lease.finished => "finished".to_owned(),
+        None => "NOBODY".to_owned(),
+    };
+    let grants = match lease.grants {
+        1 => "once".to_owned(),
+        count => format!("{count} times"),
+    };
+    format!(
+        "lease {} ({scope}) {place}; granted {grants}, the last gap {:.3} s",
+        lease.payload, lease.gap
+    )
 }
 
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
@@ -139,6 +171,35 @@ mod tests {
         assert_eq!(span(-1.0), "0s");
         assert_eq!(size(0), "-");
         assert_eq!(size(3_407_872), "3.2 MiB");
+    }
+
+    #[test]
+    fn a_lease_says_who_has_it() {
+        let mut lease = Lease {
+            payload: "scheduler".to_owned(),
+            scope: crate::status::Scope::Service,
+            slot: None,
+            holder: Some(crate::status::Holder {
+                slot: 0,
+                pid: 4711,
+                generation: 1,
+                epoch: 9,
+                since: 245.0,
+                leaving: false,
+            }),
+            finished: false,
+            grants: 3,
+            gap: 0.0021,
+        };
+        assert_eq!(
+            of_lease(&lease),
+            "lease scheduler (service) pid 4711, slot 0, for 4m 05s; granted 3 times, the last gap 0.002 s"
+        );
+        (lease.holder, lease.slot, lease.grants) = (None, Some(2), 1);
+        assert_eq!(
+            of_lease(&lease),
+            "lease scheduler (slot 2) NOBODY; granted once, the last gap 0.002 s"
+        );
     }
 
     #[test]

@@ -40,6 +40,23 @@ pub enum PayloadState {
     Failed = 5,
 }
 
+/// Where a background task runs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Scope {
+    /// In every worker, for as long as its app lives.
+    #[default]
+    Worker,
+    /// Once for each slot, by a lease: also while a worker is replaced or the service is reloaded, there are never
+    /// two for one slot, and all that run agree on the number of slots.
+    Slot,
+    /// Once in the whole service, by a lease.
+    Service,
+}
+
 /// The service as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -50,6 +67,9 @@ pub struct Status {
     pub workers: Vec<Worker>,
     /// The listening sockets. Empty where the view is a worker's.
     pub sockets: Vec<Socket>,
+    /// Who runs the payloads that need a lease. Empty where the view is a worker's.
+    #[serde(default)]
+    pub leases: Vec<Lease>,
 }
 
 /// The one parent process.
@@ -136,10 +156,51 @@ pub struct Worker {
 pub struct Payload {
     /// As its author named it.
     pub name: String,
+    /// Where it runs. One that needs a lease is `waiting` in each worker that has not got it.
+    #[serde(default)]
+    pub scope: Scope,
     /// What it is doing.
     pub state: PayloadState,
     /// How often it was started again.
     pub restarts: u32,
+}
+
+/// The right to run one payload of scope `slot` or `service`, which at most one worker has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Lease {
+    /// The payload's name.
+    pub payload: String,
+    /// Its scope.
+    pub scope: Scope,
+    /// The slot whose lease it is; none where the scope is `service`.
+    pub slot: Option<u32>,
+    /// Who has it now.
+    pub holder: Option<Holder>,
+    /// Its payload was a `once` that has ended: nobody gets it before the next generation.
+    pub finished: bool,
+    /// How often it was granted since the service started.
+    pub grants: u64,
+    /// Seconds without a holder, while a worker was ready to be it, before it was last granted.
+    pub gap: f64,
+}
+
+/// The worker that has a lease.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Its slot.
+    pub slot: u32,
+    /// Its process id.
+    pub pid: u32,
+    /// Its generation.
+    pub generation: u32,
+    /// The grant's number: it rises with every grant of any lease.
+    pub epoch: u64,
+    /// Seconds since it was granted.
+    pub since: f64,
+    /// It was told to give it back, and has not yet.
+    pub leaving: bool,
 }
 
 /// One listening socket.

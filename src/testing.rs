@@ -34,7 +34,8 @@ use http_body::Body as HttpBody;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::event::{AppState, Observer, PayloadEvent, StepEvent, StepOutcome};
+use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
+use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{
@@ -42,6 +43,7 @@ use crate::app::{
 };
 use crate::body::Body;
 use crate::exit::BoxError;
+use crate::lease::Grant;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 
 /// An app that runs in this process, on the test's own runtime.
@@ -57,6 +59,9 @@ use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 pub struct TestApp {
     running: Running,
     trace: Trace,
+    leases: Arc<Leases>,
+    /// How often a lease was granted.
+    grants: u64,
 }
 
 impl TestApp {
@@ -120,6 +125,40 @@ impl TestApp {
         self.running.drain();
     }
 
+    /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
+    /// has, the [`trace`](Self::trace) says `payload 'name' released`.
+    ///
+    /// # Panics
+    /// No payload of this name needs a lease.
+    pub fn revoke(&self, payload: &str) {
+        // Whichever grant it is.
+        for epoch in 1..=self.grants {
+            self.leases.revoke(self.number_of(payload), epoch);
+        }
+    }
+
+    /// Grants it again, with the number of slots that there are now. When the app is started, every lease is
+    /// granted, as in a service with one worker.
+    ///
+    /// # Panics
+    /// No payload of this name needs a lease.
+    pub fn grant(&mut self, payload: &str, slots: u16) {
+        self.grants += 1;
+        let epoch = self.grants;
+        self.leases
+            .grant(self.number_of(payload), Grant { epoch, slots });
+    }
+
+    #[expect(clippy::panic, reason = "a mistake of the test")]
+    fn number_of(&self, payload: &str) -> u32 {
+        let payloads = self.leases.payloads();
+        let found = payloads.iter().find(|(_, name)| &**name == payload);
+        match found {
+            Some((number, _)) => *number,
+            None => panic!("no payload '{payload}' needs a lease"),
+        }
+    }
+
     /// Resolves when a critical payload has ended although nobody told it to. A worker drains then.
     pub fn failed(&self) -> impl Future<Output = PayloadFailure> + Send + use<> {
         self.running.failed()
@@ -159,12 +198,14 @@ async fn launch(
 ) -> Result<TestApp, NotStarted> {
     let trace = Trace::default();
     let cancel = CancellationToken::new();
+    let leases = Arc::new(Leases::new(0, 1));
     let starting = app.start(Launch {
         cancel: cancel.clone(),
         tokens,
         desk: Desk::default(),
         cleanup: None,
         observer: Arc::new(trace.clone()),
+        leases: Arc::clone(&leases),
     });
     tokio::pin!(starting);
     let started = tokio::select! {
@@ -176,7 +217,18 @@ async fn launch(
         }
     };
     match started {
-        Ok(running) => Ok(TestApp { running, trace }),
+        Ok(running) => {
+            let mut app = TestApp {
+                running,
+                trace,
+                leases,
+                grants: 0,
+            };
+            for (_, payload) in app.leases.payloads() {
+                app.grant(&payload, 1);
+            }
+            Ok(app)
+        }
         Err(failure) => Err(NotStarted { failure, trace }),
     }
 }
@@ -272,6 +324,10 @@ impl Observer for Trace {
             Some(cause) => format!("payload '{name}' {state}: {cause}"),
         });
     }
+
+    fn released(&self, event: &ReleaseEvent<'_>) {
+        self.push(format!("payload '{}' released", event.name));
+    }
 }
 
 /// What the one worker of a service with nothing around it sees.
@@ -289,5 +345,6 @@ fn status() -> Status {
         },
         workers: Vec::new(),
         sockets: Vec::new(),
+        leases: Vec::new(),
     }
 }

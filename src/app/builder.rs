@@ -1,7 +1,7 @@
 //! How an author puts an app together.
 
 use std::any::{Any, TypeId, type_name};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +162,8 @@ impl AppBuilder {
         self
     }
 
-    /// Adds a background task, started at this place of the startup.
+    /// Adds a background task, started at this place of the startup, or later where it has to wait for a lease. Two
+    /// payloads that need a lease cannot have the same name, since that is what the lease goes by.
     pub fn payload(mut self, payload: Payload) -> Self {
         self.entries.push(Entry::Payload(payload));
         self
@@ -207,11 +208,13 @@ impl AppBuilder {
         B::Error: Into<BoxError>,
     {
         let state = State::new(self.values);
+        let mut faults = self.faults;
+        faults.extend(doubles(&self.entries));
         App {
             service: Service::with_state(service, &state).with_peer(self.wants_peer),
             state,
             entries: self.entries,
-            faults: self.faults,
+            faults,
         }
     }
 
@@ -229,6 +232,18 @@ impl AppBuilder {
             "state of type {name} was registered twice: register one value of each type"
         ));
     }
+}
+
+/// A lease is known by its payload's name.
+fn doubles(entries: &[Entry]) -> impl Iterator<Item = String> {
+    let mut seen = HashSet::new();
+    let leased = entries.iter().filter_map(|entry| match entry {
+        Entry::Payload(payload) if payload.needs_lease() => Some(&payload.name),
+        _ => None,
+    });
+    leased.filter(move |name| !seen.insert(*name)).map(|name| {
+        format!("two payloads that need a lease are called '{name}': give each a name of its own")
+    })
 }
 
 impl fmt::Debug for AppBuilder {

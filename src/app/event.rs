@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::{Stage, StepError};
-use crate::status::PayloadState;
+use crate::lease::Released;
+use crate::status::{PayloadState, Scope};
 
 /// Hears everything that happens to an app, in order. Called from the tasks that it happens in, so it must not
 /// block.
@@ -12,6 +13,7 @@ pub(crate) trait Observer: Send + Sync {
     fn app_state(&self, state: AppState);
     fn step(&self, event: &StepEvent<'_>);
     fn payload(&self, event: &PayloadEvent<'_>);
+    fn released(&self, event: &ReleaseEvent<'_>);
 }
 
 /// Where an app is in its life. Only ever grows; a state may be skipped on the way out.
@@ -67,11 +69,22 @@ pub(crate) struct PayloadEvent<'a> {
     /// Its place among the app's payloads, in the order of registration.
     pub(crate) index: usize,
     pub(crate) name: &'a str,
+    pub(crate) scope: Scope,
+    /// Of the grant that it runs under, or did last; 0 where it needs none.
+    pub(crate) epoch: u64,
     pub(crate) state: PayloadState,
     /// How often it was started again.
     pub(crate) restarts: u32,
     /// How it ended, when it ended as it should not.
     pub(crate) cause: Option<&'a str>,
+}
+
+/// A payload has given its lease back: it does not run under it any more.
+pub(crate) struct ReleaseEvent<'a> {
+    pub(crate) index: u32,
+    pub(crate) name: &'a str,
+    pub(crate) epoch: u64,
+    pub(crate) how: Released,
 }
 
 /// The one place where an app's state changes, so that it is monotonic.
@@ -118,6 +131,7 @@ mod tests {
         }
         fn step(&self, _: &StepEvent<'_>) {}
         fn payload(&self, _: &PayloadEvent<'_>) {}
+        fn released(&self, _: &ReleaseEvent<'_>) {}
     }
 
     #[test]

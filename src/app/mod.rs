@@ -12,6 +12,7 @@ mod busy;
 mod context;
 mod error;
 pub(crate) mod event;
+pub(crate) mod leases;
 mod payload;
 pub(crate) mod running;
 pub(crate) mod service;

@@ -8,6 +8,7 @@ use super::act::Act;
 use super::busy::{Busy, Desk};
 use super::state::{MissingState, State};
 use super::token::Token;
+use crate::status::Scope;
 
 /// A background task of an app that is expected to run until it is told to stop.
 ///
@@ -20,6 +21,8 @@ use super::token::Token;
 /// - **[`restarting`](Self::restarting)**: it is started again, with a backoff;
 /// - **[`once`](Self::once)**: returning `Ok` is its normal end. An error or a panic is reported as a failure,
 ///   and the worker lives on.
+///
+/// It runs in every worker, or where its [`scope`](Self::scope) says.
 ///
 /// At its stop it is told through [`PayloadContext::stopped`], awaited for [`stop_timeout`](Self::stop_timeout),
 /// then aborted. A payload that blocks its thread cannot be aborted: blocking work belongs into
@@ -43,15 +46,27 @@ use super::token::Token;
 pub struct Payload {
     pub(super) name: Arc<str>,
     pub(super) work: Work,
-    pub(super) before_requests: bool,
+    pub(super) scope: Scope,
+    /// `None`: as its scope has it.
+    before_requests: Option<bool>,
     pub(super) stop_timeout: Duration,
 }
 
 /// The author's code, and what an end of it means that nobody asked for.
 pub(super) enum Work {
-    Critical(Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>),
-    Once(Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>),
-    Restarting(Box<dyn FnMut(PayloadContext) -> Act<()> + Send>, Backoff),
+    Critical(Option<RunOnce>),
+    Once(Option<RunOnce>),
+    Restarting(Run, Backoff),
+}
+
+pub(super) type RunOnce = Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>;
+pub(super) type Run = Box<dyn FnMut(PayloadContext) -> Act<()> + Send>;
+
+impl Work {
+    /// Whether an attempt can still begin.
+    pub(super) fn can_start(&self) -> bool {
+        !matches!(self, Work::Critical(None) | Work::Once(None))
+    }
 }
 
 impl Payload {
@@ -63,7 +78,7 @@ impl Payload {
     {
         Self::of(
             name.into(),
-            Work::Critical(Box::new(|context| Box::pin(run(context)))),
+            Work::Critical(Some(Box::new(|context| Box::pin(run(context))))),
         )
     }
 
@@ -75,7 +90,7 @@ impl Payload {
     {
         Self::of(
             name.into(),
-            Work::Once(Box::new(|context| Box::pin(run(context)))),
+            Work::Once(Some(Box::new(|context| Box::pin(run(context))))),
         )
     }
 
@@ -103,15 +118,71 @@ impl Payload {
         Self {
             name: name.into(),
             work,
-            before_requests: false,
+            scope: Scope::Worker,
+            before_requests: None,
             stop_timeout: Duration::from_secs(5),
         }
     }
 
+    /// Where it runs: [`Scope::Worker`], if nothing else is said.
+    ///
+    /// One of [`Scope::Service`] runs in one worker of the whole service, one of [`Scope::Slot`] in the worker of
+    /// each slot. The right to run it is a *lease*, which the arbiter gives to workers that serve. What it
+    /// promises:
+    ///
+    /// - **Never two.** A lease is given only when its last holder has given it back, with the payload's future
+    ///   dropped, or when that process is gone. A worker that is frozen or stuck keeps it until it was killed. A
+    ///   payload that cannot be stopped, since it blocks its thread, keeps it until its worker has ended.
+    /// - **It moves on** when its holder drains, dies or is replaced. At a reload the old generation keeps it until
+    ///   the new one has proved itself; then the old payload is stopped, and when that is confirmed, the new one
+    ///   starts. A payload that fails again and again, or kills its workers, is given on with growing pauses.
+    /// - **Everybody agrees on [`slots`](PayloadContext::slots).** When the number changes, all of a payload's slots
+    ///   are stopped, and start with the new number when none is left with the old one. A
+    ///   [`restarting`](Self::restarting) payload starts again in place; for another one the worker is replaced.
+    ///
+    /// A restarting payload keeps its lease over its restarts. One by [`once`](Self::once) that has ended, well or
+    /// not, does not run again before the next generation; one whose worker has died under it does. A worker is
+    /// ready without its leases, and a payload that waits for one is not started: its name and scope are the same
+    /// in every worker, and that is how they are matched.
+    ///
+    /// What the arbiter cannot see is what the payload leaves behind: tasks that it has spawned, blocking work,
+    /// child processes. They have to end with it; a `tokio::task::JoinSet` and `kill_on_drop` see to that. Two
+    /// services are two: a service that runs twice, or is started again while workers of the last one still drain
+    /// since their arbiter was killed (a unit with `KillMode=mixed` or `control-group` does not do that), needs more
+    /// than a lease. For that, and for work that is already on its way to another machine, there is the
+    /// [`epoch`](PayloadContext::epoch).
+    ///
+    /// ```
+    /// use payload::{Payload, Scope};
+    ///
+    /// # async fn next_job() -> payload::Result<()> { Ok(()) }
+    /// let scheduler = Payload::restarting("scheduler", async |context| {
+    ///     tracing::info!(epoch = context.epoch(), "this worker schedules now");
+    ///     loop {
+    ///         tokio::select! {
+    ///             () = context.stopped() => return Ok(()),
+    ///             job = next_job() => job?,
+    ///         }
+    ///     }
+    /// })
+    /// .scope(Scope::Service);
+    /// ```
+    pub fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
     /// Tells it to stop when the drain begins, while requests are still being finished. For work that brings new
-    /// work in, such as the consumer of a queue.
+    /// work in, such as the consumer of a queue. A payload that needs a lease does so anyway, so that it moves on
+    /// early.
     pub fn stop_before_requests(mut self) -> Self {
-        self.before_requests = true;
+        self.before_requests = Some(true);
+        self
+    }
+
+    /// Tells it to stop when the requests are over. That is so for every payload that needs no lease.
+    pub fn stop_after_requests(mut self) -> Self {
+        self.before_requests = Some(false);
         self
     }
 
@@ -131,13 +202,21 @@ impl Payload {
         }
         self
     }
+
+    pub(super) fn needs_lease(&self) -> bool {
+        self.scope != Scope::Worker
+    }
+
+    pub(super) fn stops_before_requests(&self) -> bool {
+        self.before_requests.unwrap_or(self.needs_lease())
+    }
 }
 
 impl fmt::Debug for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Payload")
             .field("name", &self.name)
-            .field("before_requests", &self.before_requests)
+            .field("scope", &self.scope)
             .field("stop_timeout", &self.stop_timeout)
             .finish_non_exhaustive()
     }
@@ -147,6 +226,9 @@ impl fmt::Debug for Payload {
 #[derive(Clone, Debug)]
 pub struct PayloadContext {
     pub(super) name: Arc<str>,
+    pub(super) slot: u32,
+    pub(super) slots: u32,
+    pub(super) epoch: u64,
     pub(super) restarts: u32,
     pub(super) state: State,
     pub(super) drain: Token,
@@ -158,6 +240,27 @@ impl PayloadContext {
     /// The payload's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The slot of the worker that it runs in, `0..slots()`. With [`Scope::Slot`] it is the number of its share.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// How many slots there are: with [`Scope::Slot`] the number of shares, which does not change while this
+    /// attempt runs; else as many as there were when it began.
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// The number of the lease that it runs under, the *fencing token* for what it writes elsewhere: whoever runs
+    /// this payload later has a greater one, so a store that refuses a smaller number than it has seen is safe from
+    /// a writer that was overtaken. 0 with [`Scope::Worker`].
+    ///
+    /// It rises over reloads and, as it begins with the time in microseconds, over restarts of the service and of the
+    /// machine, as long as the clock is not set back.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How often it was started again: 0 in the first attempt.

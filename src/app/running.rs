@@ -171,6 +171,7 @@ impl DrainTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::leases::Leases;
     use crate::app::start::Launch;
     use crate::app::{App, Desk, Payload};
 
@@ -187,6 +188,7 @@ mod tests {
             desk: Desk::default(),
             cleanup: None,
             observer: Arc::new(crate::testing::Trace::default()),
+            leases: Arc::new(Leases::new(0, 1)),
         };
         let mut running = app.start(launch).await.unwrap();
         running.drain();

@@ -13,6 +13,7 @@ use super::builder::App;
 use super::busy::Desk;
 use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
 use super::event::{AppState, Observer, PayloadEvent, Progress};
+use super::leases::Leases;
 use super::running::{Running, first_failure};
 use super::stack::{Ending, Stack};
 use super::step::{Action, Begin, Entry, Step, StepContext, observed};
@@ -31,6 +32,8 @@ pub(crate) struct Launch {
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
     pub(crate) cleanup: Option<Duration>,
     pub(crate) observer: Arc<dyn Observer>,
+    /// Where its payloads get their leases.
+    pub(crate) leases: Arc<Leases>,
 }
 
 impl App {
@@ -48,6 +51,7 @@ impl App {
             desk,
             cleanup,
             observer,
+            leases,
         } = launch;
         let App {
             service,
@@ -66,6 +70,7 @@ impl App {
                 desk,
                 failed: watch::Sender::new(None),
                 observer: Arc::clone(&observer),
+                leases,
             },
             tokens,
             progress: Progress::new(observer),
@@ -101,6 +106,8 @@ impl Running {
             self.shared.observer.payload(&PayloadEvent {
                 index,
                 name: &payload.name,
+                scope: payload.scope,
+                epoch: 0,
                 state: PayloadState::Waiting,
                 restarts: 0,
                 cause: None,

@@ -5,6 +5,8 @@
 //! 2. An end that nobody asked for is reported once, with its cause.
 //! 3. After the stop was told, no attempt starts, and the running one is awaited, then aborted and awaited.
 //! 4. Dropping the handle aborts both tasks.
+//! 5. A payload that needs a lease runs only under a grant. The grant is given back once, when the attempt's future
+//!    is gone, and not at all when that is not known.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -17,15 +19,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::act::{Act, panic_message, sleep_until_some};
+use super::act::{panic_message, sleep_until_some};
 use super::busy::Desk;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
-use super::event::{Observer, PayloadEvent};
+use super::event::{Observer, PayloadEvent, ReleaseEvent};
+use super::leases::{Leases, Seat};
 use super::payload::{Payload, PayloadContext, Work};
 use super::state::State;
 use super::token::Token;
 use crate::exit::chain;
-use crate::status::PayloadState;
+use crate::lease::{Grant, Released};
+use crate::status::{PayloadState, Scope};
 
 /// How long an aborted task may take until its next yield, before it is taken for blocked.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
@@ -51,36 +55,44 @@ pub(super) struct Surroundings {
     pub(super) desk: Desk,
     pub(super) failed: Failed,
     pub(super) observer: Arc<dyn Observer>,
+    pub(super) leases: Arc<Leases>,
 }
 
 impl Supervised {
-    /// Starts the payload. Needs a tokio runtime around it.
+    /// Starts the payload, or lets it wait for its lease. Needs a tokio runtime around it.
     pub(super) fn start(payload: Payload, index: usize, shared: &Surroundings) -> Self {
         let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
-        let Payload {
-            name,
-            work,
-            before_requests,
-            stop_timeout,
-        } = payload;
+        let before_requests = payload.stops_before_requests();
+        let needs_lease = payload.needs_lease();
+        let name = Arc::clone(&payload.name);
         let supervisor = Supervisor {
             index,
+            scope: payload.scope,
             context: PayloadContext {
                 name: Arc::clone(&name),
+                slot: shared.leases.slot,
+                slots: shared.leases.slots,
+                epoch: 0,
                 restarts: 0,
                 state: shared.state.clone(),
                 drain: shared.drain.clone(),
                 stop: Token::new(stop.clone()),
                 desk: shared.desk.clone(),
             },
+            told: stop.clone(),
             stop: stop.clone(),
             abort: abort.clone(),
-            stop_timeout,
+            stop_timeout: payload.stop_timeout,
             failed: shared.failed.clone(),
             observer: Arc::clone(&shared.observer),
         };
-        supervisor.report(PayloadState::Running, None);
-        let task = AbortOnDropHandle::new(tokio::spawn(supervisor.run(work)));
+        let task = AbortOnDropHandle::new(if needs_lease {
+            let seat = shared.leases.open(number_of(index), &name);
+            tokio::spawn(supervisor.run_under_leases(payload.work, seat))
+        } else {
+            supervisor.report(PayloadState::Running, None);
+            tokio::spawn(supervisor.run(payload.work))
+        });
         Self {
             before_requests,
             stop,
@@ -115,7 +127,10 @@ impl Supervised {
 
 struct Supervisor {
     index: usize,
+    scope: Scope,
     context: PayloadContext,
+    /// What the running attempt is told by: the stop, or the end of its lease as well.
+    told: CancellationToken,
     stop: CancellationToken,
     abort: CancellationToken,
     stop_timeout: Duration,
@@ -126,35 +141,128 @@ struct Supervisor {
 /// One attempt of a payload's work.
 type Attempt = AbortOnDropHandle<super::Result<()>>;
 
+/// How a payload came to its end.
+enum Over {
+    /// By itself, with all that its policy has to say about it.
+    Done(Released),
+    /// It was told to.
+    Told(Result<(), Fault>),
+}
+
 impl Supervisor {
     /// Until the payload is over for good. Fails only on the way out: what failed before was reported then.
-    async fn run(mut self, work: Work) -> Result<(), StepError> {
-        match work {
-            Work::Critical(run) => match self.watch(attempt(run, &self.context)).await {
-                Continue(end) => self.fail(&unasked(end)),
-                Break(stopped) => return self.stopped(stopped),
-            },
-            Work::Once(run) => match self.watch(attempt(run, &self.context)).await {
-                Continue(Ok(())) => self.report(PayloadState::Done, None),
-                Continue(Err(fault)) => self.report(PayloadState::Failed, Some(&fault.to_string())),
-                Break(stopped) => return self.stopped(stopped),
-            },
-            Work::Restarting(mut run, mut backoff) => loop {
-                let begun = Instant::now();
-                let end = match self.watch(attempt(&mut run, &self.context)).await {
-                    Continue(end) => end,
-                    Break(stopped) => return self.stopped(stopped),
-                };
-                self.report(PayloadState::Restarting, Some(&unasked(end)));
-                let wait = backoff.wait(begun.elapsed());
-                if timeout(wait, self.stop.cancelled()).await.is_ok() {
-                    return self.stopped(Ok(()));
-                }
-                self.context.restarts = self.context.restarts.saturating_add(1);
-                self.report(PayloadState::Running, None);
-            },
+    async fn run(mut self, mut work: Work) -> Result<(), StepError> {
+        match self.work_off(&mut work).await {
+            Over::Done(_) => Ok(()),
+            Over::Told(outcome) => self.stopped(outcome),
         }
-        Ok(())
+    }
+
+    /// The same, each time that there is a grant.
+    async fn run_under_leases(mut self, mut work: Work, mut seat: Seat) -> Result<(), StepError> {
+        let mut result = Ok(());
+        while let Some(grant) = self.next_grant(&mut seat).await {
+            match self.hold(&mut work, grant, &seat).await {
+                Over::Done(released) => {
+                    self.release(grant, released);
+                    break;
+                }
+                // It still runs somewhere: only the end of this process can free the lease.
+                Over::Told(Err(Fault::Blocked)) => {
+                    if !self.stop.is_cancelled() {
+                        self.fail(&Fault::Blocked.to_string());
+                        return Ok(());
+                    }
+                    return self.stopped(Err(Fault::Blocked));
+                }
+                Over::Told(outcome) => {
+                    let (stopped, last) = (self.stopped(outcome), self.stop.is_cancelled());
+                    let again = work.can_start() && !last;
+                    seat.clear();
+                    self.release(
+                        grant,
+                        if again {
+                            Released::Stopped
+                        } else {
+                            Released::Spent
+                        },
+                    );
+                    if last {
+                        result = stopped;
+                    }
+                    if !again {
+                        break;
+                    }
+                    // What it failed with on its way out was reported, and the worker serves on.
+                    self.report(PayloadState::Waiting, None);
+                }
+            }
+        }
+        if let Some(unused) = seat.close() {
+            self.release(unused, Released::Spent);
+        }
+        result
+    }
+
+    async fn next_grant(&self, seat: &mut Seat) -> Option<Grant> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            grant = seat.granted() => Some(grant),
+        }
+    }
+
+    /// From the grant until the payload is over or its lease is.
+    async fn hold(&mut self, work: &mut Work, grant: Grant, seat: &Seat) -> Over {
+        self.told = self.stop.child_token();
+        self.context.stop = Token::new(self.told.clone());
+        self.context.epoch = grant.epoch;
+        self.context.slots = u32::from(grant.slots);
+        self.report(PayloadState::Running, None);
+        let (told, revoked) = (self.told.clone(), seat.revoked());
+        let mut working = std::pin::pin!(self.work_off(work));
+        tokio::select! {
+            biased;
+            over = &mut working => return over,
+            () = revoked => told.cancel(),
+        }
+        working.await
+    }
+
+    /// Attempt after attempt, as the payload's policy has it.
+    async fn work_off(&mut self, work: &mut Work) -> Over {
+        loop {
+            let begun = Instant::now();
+            let Some(attempt) = work.attempt(&self.context) else {
+                return Over::Told(Ok(()));
+            };
+            let end = match self.watch(attempt).await {
+                Continue(end) => end,
+                Break(outcome) => return Over::Told(outcome),
+            };
+            match work {
+                Work::Critical(_) => {
+                    self.fail(&unasked(end));
+                    return Over::Done(Released::Failed);
+                }
+                Work::Once(_) => {
+                    match end {
+                        Ok(()) => self.report(PayloadState::Done, None),
+                        Err(fault) => self.report(PayloadState::Failed, Some(&fault.to_string())),
+                    }
+                    return Over::Done(Released::Finished);
+                }
+                Work::Restarting(_, backoff) => {
+                    self.report(PayloadState::Restarting, Some(&unasked(end)));
+                    let wait = backoff.wait(begun.elapsed());
+                    if timeout(wait, self.told.cancelled()).await.is_ok() {
+                        return Over::Told(Ok(()));
+                    }
+                    self.context.restarts = self.context.restarts.saturating_add(1);
+                    self.report(PayloadState::Running, None);
+                }
+            }
+        }
     }
 
     /// Waits for the end of one attempt: `Continue` when nobody asked for it, `Break` when it was told to stop.
@@ -164,11 +272,11 @@ impl Supervisor {
     ) -> ControlFlow<Result<(), Fault>, Result<(), Fault>> {
         tokio::select! {
             biased;
-            end = &mut attempt => match self.stop.is_cancelled() {
+            end = &mut attempt => match self.told.is_cancelled() {
                 true => Break(outcome(end)),
                 false => Continue(outcome(end)),
             },
-            () = self.stop.cancelled() => Break(self.force(attempt).await),
+            () = self.told.cancelled() => Break(self.force(attempt).await),
         }
     }
 
@@ -211,10 +319,22 @@ impl Supervisor {
         });
     }
 
+    /// Only when nothing of the attempt is left.
+    fn release(&self, grant: Grant, how: Released) {
+        self.observer.released(&ReleaseEvent {
+            index: number_of(self.index),
+            name: &self.context.name,
+            epoch: grant.epoch,
+            how,
+        });
+    }
+
     fn report(&self, state: PayloadState, cause: Option<&str>) {
         self.observer.payload(&PayloadEvent {
             index: self.index,
             name: &self.context.name,
+            scope: self.scope,
+            epoch: self.context.epoch,
             state,
             restarts: self.context.restarts,
             cause,
@@ -222,15 +342,31 @@ impl Supervisor {
     }
 }
 
-/// Starts the author's code as a task. A panic before there is a future looks like any other panic of it.
-fn attempt(run: impl FnOnce(PayloadContext) -> Act<()>, context: &PayloadContext) -> Attempt {
-    let made = catch_unwind(AssertUnwindSafe(|| run(context.clone())));
-    AbortOnDropHandle::new(tokio::spawn(async {
-        match made {
-            Ok(act) => act.await,
-            Err(panic) => resume_unwind(panic),
-        }
-    }))
+impl Work {
+    /// Starts the author's code as a task. `None`: it could be started once, and was.
+    fn attempt(&mut self, context: &PayloadContext) -> Option<Attempt> {
+        let context = context.clone();
+        // A panic before there is a future looks like any other panic of it.
+        let made = catch_unwind(AssertUnwindSafe(|| match self {
+            Work::Critical(run) | Work::Once(run) => run.take().map(|run| run(context)),
+            Work::Restarting(run, _) => Some(run(context)),
+        }));
+        let made = match made {
+            Ok(None) => return None,
+            Ok(Some(act)) => Ok(act),
+            Err(panic) => Err(panic),
+        };
+        Some(AbortOnDropHandle::new(tokio::spawn(async {
+            match made {
+                Ok(act) => act.await,
+                Err(panic) => resume_unwind(panic),
+            }
+        })))
+    }
+}
+
+fn number_of(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 /// The sentence for an end that nobody asked for.

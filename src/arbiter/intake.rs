@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
-use super::core::{Event, Exit, Request, WorkerId};
+use super::core::{Event, Exit, Request, Want, WorkerId};
 use super::journal;
 use super::shell::{Shell, now};
 use crate::control;
@@ -91,10 +91,24 @@ impl Shell {
                     Event::Recycle { worker, cause }
                 }
                 Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
-                Ok(Received::Message(Report::Payloads { names })) => {
+                Ok(Received::Message(Report::Payloads { names, scopes })) => {
+                    let wants = Want::of(&names, &scopes);
                     child.payloads = names;
-                    continue;
+                    child.scopes = scopes;
+                    Event::Wants { worker, wants }
                 }
+                Ok(Received::Message(Report::Released {
+                    payload,
+                    epoch,
+                    how,
+                    at,
+                })) => Event::Released {
+                    worker,
+                    payload,
+                    epoch,
+                    how,
+                    at,
+                },
                 Ok(Received::Closed) => {
                     unwatch(&self.epoll, child.channel.take());
                     Event::ChannelClosed { worker }
@@ -106,6 +120,14 @@ impl Shell {
                 }
             };
             self.events.push_back(event);
+        }
+    }
+
+    /// Closes the channel to a worker, which drains and leaves then.
+    pub(super) fn hang_up(&mut self, worker: WorkerId) {
+        if let Some(child) = self.children.get_mut(worker) {
+            unwatch(&self.epoll, child.channel.take());
+            self.events.push_back(Event::ChannelClosed { worker });
         }
     }
 

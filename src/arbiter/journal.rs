@@ -184,6 +184,60 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             replaced_worker = old.0,
             "worker has taken over its slot"
         ),
+        Notice::LeaseGranted {
+            lease,
+            worker,
+            epoch,
+            gap,
+        } => lifecycle!(
+            Event::LeaseGranted,
+            payload = lease.payload.as_str(),
+            lease_slot = lease.slot,
+            payload_worker = worker.0,
+            epoch,
+            gap_seconds = gap.as_secs_f64(),
+            "worker has got the lease of a payload"
+        ),
+        Notice::LeaseRevoked {
+            lease,
+            worker,
+            epoch,
+        } => lifecycle!(
+            Event::LeaseRevoked,
+            payload = lease.payload.as_str(),
+            lease_slot = lease.slot,
+            payload_worker = worker.0,
+            epoch,
+            "worker is to give the lease of a payload back"
+        ),
+        Notice::LeaseReleased {
+            lease,
+            worker,
+            epoch,
+            how,
+            held,
+        } => lifecycle!(
+            Event::LeaseReleased,
+            payload = lease.payload.as_str(),
+            lease_slot = lease.slot,
+            payload_worker = worker.0,
+            epoch,
+            cause = how,
+            held_seconds = held.as_secs_f64(),
+            "the lease of a payload is free"
+        ),
+        Notice::LeasePauses {
+            lease,
+            failures,
+            delay,
+        } => lifecycle!(
+            Event::LeasePauses,
+            payload = lease.payload.as_str(),
+            lease_slot = lease.slot,
+            failures,
+            delay_seconds = delay.as_secs_f64(),
+            "the lease of a payload waits before it is granted again"
+        ),
         Notice::SlotCount { from, to } => lifecycle!(
             Event::SlotCountChanged,
             from,

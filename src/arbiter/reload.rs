@@ -226,6 +226,7 @@ impl Shell {
                     seat: child.seat,
                     channel,
                     payloads: child.payloads,
+                    scopes: child.scopes,
                 },
             );
         }
@@ -384,6 +385,7 @@ fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {
         seat: child.seat,
         channel: child.channel.as_ref().map(AsRawFd::as_raw_fd),
         payloads: child.payloads.clone(),
+        scopes: child.scopes.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::core::WorkerId;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{SEATS, Scoreboard, Seat};
 use crate::moment::Moment;
+use crate::status::Scope;
 
 /// The arbiter's side of one worker.
 pub(super) struct Child {
@@ -15,6 +16,8 @@ pub(super) struct Child {
     /// `None` when the worker has closed its end.
     pub(super) channel: Option<Channel>,
     pub(super) payloads: Vec<String>,
+    /// In the same order.
+    pub(super) scopes: Vec<Scope>,
 }
 
 /// All workers that have not been reaped.

@@ -113,7 +113,8 @@ impl Shell {
         let board = crate::ipc::scoreboard::create()
             .map_err(|error| Failure::new(ExitCode::Os, "make the scoreboard").because(error))?;
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
-        let core = Core::new(policy, fastrand::u64(..));
+        let mut core = Core::new(policy, fastrand::u64(..));
+        core.number_leases_from(sys::clock::unix_micros());
         let epoll = open_epoll(&equipment.signals)
             .and_then(|epoll| {
                 if let Some(control) = &equipment.control {
@@ -331,6 +332,7 @@ impl Shell {
                         seat,
                         channel: watched.is_ok().then_some(ours),
                         payloads: Vec::new(),
+                        scopes: Vec::new(),
                     },
                 );
                 Ok(ControlFlow::Continue(pid))
@@ -349,6 +351,10 @@ impl Shell {
         if let Err(error) = channel.send(&order) {
             // A worker that cannot be told is one that does not listen: its limits take care of it.
             tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
+            if matches!(order, Order::Grant { .. } | Order::Revoke { .. }) {
+                // There is no limit on these, and a lease must not be lost: without a channel the worker has to leave.
+                self.hang_up(worker);
+            }
         }
     }
 

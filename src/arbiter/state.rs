@@ -21,6 +21,7 @@ use crate::ipc::channel::cut;
 use crate::ipc::scoreboard::Board;
 use crate::moment::Moment;
 use crate::sockets::{Origin, OwnPaths};
+use crate::status::Scope;
 use crate::sys;
 use crate::systemd::notify;
 
@@ -81,6 +82,8 @@ pub(super) struct ChildState {
     pub(super) seat: usize,
     pub(super) channel: Option<Number>,
     pub(super) payloads: Vec<String>,
+    #[serde(default)]
+    pub(super) scopes: Vec<Scope>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

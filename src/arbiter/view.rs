@@ -59,7 +59,10 @@ pub(super) fn status(
     let at = now();
     let mut workers: Vec<Worker> = children
         .iter()
-        .map(|(_, child)| reading::worker(children.seat(child), &child.payloads, at))
+        .map(|(_, child)| {
+            let seat = children.seat(child);
+            reading::worker(seat, &child.payloads, &child.scopes, at)
+        })
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
     let mut arbiter = reading::arbiter(&children.board.header, at);
@@ -79,6 +82,7 @@ pub(super) fn status(
         arbiter,
         workers,
         sockets,
+        leases: core.leases(at),
     }
 }
 

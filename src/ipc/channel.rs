@@ -9,6 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::ipc::orders::Recycle;
+use crate::lease::Released;
+use crate::moment::Moment;
+use crate::status::Scope;
 use crate::sys::passing;
 use crate::worker::phase::Phase;
 
@@ -32,9 +35,18 @@ pub(crate) enum Report {
     Recycle {
         cause: Recycle,
     },
-    /// The names of its app's payloads, in the order of registration.
+    /// The names of its app's payloads, in the order of registration, and their scopes in the same order.
     Payloads {
         names: Vec<String>,
+        #[serde(default)]
+        scopes: Vec<Scope>,
+    },
+    /// A lease is free again, since then. The last that is said about this epoch.
+    Released {
+        payload: u32,
+        epoch: u64,
+        how: Released,
+        at: Moment,
     },
     /// It accepts nothing; what it has accepted is on the scoreboard. The number is that of the order.
     Paused {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::lease::Grant;
 /// The arbiter's number as an end of a link: no worker has it.
 pub(crate) const ARBITER: u64 = 0;
 
@@ -25,6 +26,11 @@ pub(crate) enum Order {
     },
     /// The service stops: nobody will take connections any more, so close them.
     Close,
+    /// Run this payload of its app, by its number in the order of registration. Answered by one
+    /// [`Report::Released`](crate::ipc::channel::Report::Released), or by the worker's end.
+    Grant { payload: u32, grant: Grant },
+    /// Stop it, and give the lease back.
+    Revoke { payload: u32, epoch: u64 },
     /// Accept nothing until [`Resume`](Self::Resume), and say so with the same number when no accept is under way.
     Pause { round: u64 },
     /// Accept again.
@@ -70,15 +76,18 @@ pub(crate) enum Recycle {
     Requests,
     Age,
     Memory,
+    /// Its payload is to share the work among another number of slots, and cannot be started again.
+    Slots,
 }
 
 impl Recycle {
-    /// The configuration key.
+    /// The configuration key, where there is one.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Recycle::Requests => "max_requests",
             Recycle::Age => "max_age",
             Recycle::Memory => "max_memory",
+            Recycle::Slots => "slots",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::scoreboard::{Header, Seat};
 use crate::moment::Moment;
-use crate::status::{Arbiter, Payload, PayloadState, ServiceState, Worker};
+use crate::status::{Arbiter, Payload, PayloadState, Scope, ServiceState, Worker};
 
 /// What the scoreboard knows of the arbiter.
 pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
@@ -29,8 +29,8 @@ pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
     }
 }
 
-/// What the scoreboard knows of one worker.
-pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
+/// What the scoreboard knows of one worker, whose payloads are these.
+pub(crate) fn worker(seat: &Seat, payloads: &[String], scopes: &[Scope], at: Moment) -> Worker {
     Worker {
         slot: seat.slot.load(Relaxed),
         pid: seat.pid.load(Relaxed),
@@ -69,6 +69,7 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], at: Moment) -> Worker {
             .enumerate()
             .map(|(index, name)| Payload {
                 name: name.clone(),
+                scope: scopes.get(index).copied().unwrap_or_default(),
                 state: seat
                     .payload_states
                     .get(index)

@@ -232,6 +232,24 @@ events! {
          should run until told to stop. Its policy says what follows: a critical one\n\
          takes its worker along, which drains and is replaced; one with restart is\n\
          started again after a pause; one with once stays ended."
+    LeaseGranted "lease-granted" INFO "91cdb88c6ff32ef97cf1fba205eb5166"
+        "Payload @PAYLOAD@ runs in worker @PAYLOAD_WORKER@"
+        "The worker has got the lease of a payload of which there is one in the service, or\n\
+         one for each slot. For GAP_SECONDS before, nobody had it although a worker was\n\
+         ready to. The EPOCH rises with each grant."
+    LeaseRevoked "lease-revoked" INFO "956b0837ec2546fc46c1a6de85f992c6"
+        "Worker @PAYLOAD_WORKER@ is to stop payload @PAYLOAD@"
+        "The number of slots changes, so the payload's work has to be shared anew. It stops\n\
+         in every slot, and starts again when it has stopped everywhere."
+    LeaseReleased "lease-released" INFO "b529d77f86ecdaf71e4f037a997f6001"
+        "Payload @PAYLOAD@ runs no more in worker @PAYLOAD_WORKER@"
+        "It has stopped, finished or failed, or its worker is gone, as CAUSE says. The next\n\
+         worker gets the lease."
+    LeasePauses "lease-pauses" WARN "cbc8307dd71680b29e409c9c81bcf103"
+        "Payload @PAYLOAD@ waits before it runs again"
+        "It failed, or its worker died under it, several times in a row. So that it does\n\
+         not take every worker along, the next one gets it after a pause that grows with\n\
+         each failure."
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the tests of this app share.
 
-use crate::status::{Arbiter, Payload, PayloadState, ServiceState, Status, Worker};
+use crate::status::{Arbiter, Payload, PayloadState, Scope, ServiceState, Status, Worker};
 
 use super::sample::{Footprint, Pressure, Sample};
 
@@ -60,11 +60,13 @@ pub(super) fn status(worker: u32) -> Status {
             log_drops: 0,
             payloads: vec![Payload {
                 name: "sampler".to_owned(),
+                scope: Scope::Worker,
                 state: PayloadState::Running,
                 restarts: 0,
             }],
         }],
         sockets: Vec::new(),
+        leases: Vec::new(),
     }
 }
 

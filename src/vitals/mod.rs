@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::app::{App, Context, Payload, Result, Token};
 use crate::moment::Moment;
-use crate::status::{PayloadState, Status};
+use crate::status::{PayloadState, Scope, Status};
 use crate::sys::clock;
 
 pub use settings::Settings;
@@ -221,7 +221,8 @@ impl Vitals {
             .iter()
             .filter(|worker| worker.pid == std::process::id());
         for payload in own.flat_map(|worker| &worker.payloads) {
-            if !matches!(payload.state, PayloadState::Running | PayloadState::Done) {
+            let waits = payload.scope != Scope::Worker && payload.state == PayloadState::Waiting;
+            if !waits && !matches!(payload.state, PayloadState::Running | PayloadState::Done) {
                 return Err(format!("payload '{}' does not run", payload.name));
             }
         }

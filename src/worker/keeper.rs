@@ -11,11 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::stages::now;
 use super::{Load, Start};
+use crate::app::leases::Leases;
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
-use crate::ipc::channel::{Channel, Received};
+use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::{Level, Order};
+use crate::lease::{Grant, Released};
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sys;
@@ -58,6 +61,7 @@ struct Keeper {
     wish: watch::Sender<Wish>,
     /// Orders about links go on to the app's runtime as they are.
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
+    leases: Arc<Leases>,
     timeouts: Timeouts,
 }
 
@@ -91,6 +95,7 @@ impl Keeper {
             _ignored: ignored,
             wish,
             links,
+            leases: life.leases(),
             timeouts,
         };
         Ok((keeper, life))
@@ -123,6 +128,8 @@ impl Keeper {
                 order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
+                    Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
+                    Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {
@@ -160,6 +167,21 @@ impl Keeper {
             *deadline = self
                 .limit(level)
                 .and_then(|limit| Instant::now().checked_add(limit));
+        }
+    }
+
+    fn grant(&self, payload: u32, grant: Grant) {
+        if self.leases.grant(payload, grant) {
+            return;
+        }
+        let report = Report::Released {
+            payload,
+            epoch: grant.epoch,
+            how: Released::Spent,
+            at: now(),
+        };
+        if let Err(error) = self.channel.send(&report) {
+            tracing::debug!(error = %error, "a lease could not be given back to the arbiter");
         }
     }
 

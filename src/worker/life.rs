@@ -11,12 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::observer::Observed;
+use super::observer::{Declared, Observed};
 use super::phase::Phase;
 use super::server::Server;
 use super::stages::{Stages, now};
 use super::wake::Wake;
 use super::{Load, Start};
+use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{App, Context, ContextParts, Desk, Tokens};
@@ -59,6 +60,7 @@ pub(super) struct Life {
     stages: Arc<Stages>,
     wishes: watch::Receiver<Wish>,
     links: Links,
+    leases: Arc<Leases>,
 }
 
 /// How a life came to its end.
@@ -82,7 +84,13 @@ impl Life {
             channel,
             wishes,
             links,
+            leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
         }
+    }
+
+    /// Where grants go, from any thread.
+    pub(super) fn leases(&self) -> Arc<Leases> {
+        self.leases.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -131,9 +139,8 @@ impl Life {
             Err(end) => return self.told_or_said(end),
         };
         let started = self.start(app, tokens, observer.clone(), deadline).await;
-        self.stages.report(&Report::Payloads {
-            names: observer.names(),
-        });
+        let (names, scopes) = observer.payloads();
+        self.stages.report(&Report::Payloads { names, scopes });
         match started {
             Ok(running) => {
                 let end = self.serve(running).await;
@@ -185,6 +192,7 @@ impl Life {
             desk: self.desk(),
             cleanup: self.config.timeouts.cleanup,
             observer,
+            leases: self.leases.clone(),
         };
         let mut starting = std::pin::pin!(app.start(launch));
         let mut too_late = false;
@@ -345,25 +353,26 @@ impl Life {
             workers: self.workers,
             tokens,
             desk: self.desk(),
-            service: Arc::new(move || service(&meter, &observer.names())),
+            service: Arc::new(move || service(&meter, &observer.payloads())),
         })
     }
 }
 
 /// The service as a worker sees it: by the scoreboard alone.
-fn service(meter: &Meter, payloads: &[String]) -> Status {
+fn service(meter: &Meter, (names, scopes): &Declared) -> Status {
     let (board, at) = (meter.board(), now());
     let mut workers: Vec<_> = board
         .seats
         .iter()
         .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| reading::worker(seat, payloads, at))
+        .map(|seat| reading::worker(seat, names, scopes, at))
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
     Status {
         arbiter: reading::arbiter(&board.header, at),
         workers,
         sockets: Vec::new(),
+        leases: Vec::new(),
     }
 }
 

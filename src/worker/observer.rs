@@ -1,36 +1,41 @@
 //! What happens to the app, for the journal, the scoreboard and the arbiter.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::phase::Phase;
-use super::stages::Stages;
-use crate::app::event::{AppState, Observer, PayloadEvent, StepEvent, StepOutcome};
+use super::stages::{Stages, now};
+use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
+use crate::ipc::channel::Report;
 use crate::ipc::scoreboard::PAYLOADS;
 use crate::lifecycle;
 use crate::logs::events::Event;
-use crate::status::PayloadState;
+use crate::status::{PayloadState, Scope};
 
 /// Hears the app.
 pub(super) struct Observed {
     stages: Arc<Stages>,
-    names: Mutex<Vec<String>>,
+    declared: Mutex<Declared>,
 }
+
+/// Names and scopes of an app's payloads.
+pub(super) type Declared = (Vec<String>, Vec<Scope>);
 
 impl Observed {
     pub(super) fn new(stages: Arc<Stages>) -> Self {
         Self {
             stages,
-            names: Mutex::new(Vec::new()),
+            declared: Mutex::default(),
         }
     }
 
-    /// The payloads' names, in the order of registration.
-    pub(super) fn names(&self) -> Vec<String> {
-        self.names
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// The app's payloads, in the order of registration.
+    pub(super) fn payloads(&self) -> Declared {
+        self.declared().clone()
+    }
+
+    fn declared(&self) -> MutexGuard<'_, Declared> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,13 +93,22 @@ impl Observer for Observed {
         let (payload, restarts) = (event.name, event.restarts);
         match event.state {
             PayloadState::Waiting => {
-                self.names
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(payload.to_owned());
+                let (names, scopes) = &mut *self.declared();
+                // Later it waits for its next lease.
+                if event.index == names.len() {
+                    names.push(payload.to_owned());
+                    scopes.push(event.scope);
+                }
             }
             PayloadState::Running => {
-                lifecycle!(Event::PayloadStarted, payload, restarts, "payload started");
+                let epoch = Some(event.epoch).filter(|_| event.scope != Scope::Worker);
+                lifecycle!(
+                    Event::PayloadStarted,
+                    payload,
+                    restarts,
+                    epoch,
+                    "payload started"
+                );
             }
             PayloadState::Done => {
                 lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended");
@@ -108,5 +122,14 @@ impl Observer for Observed {
                 "payload failed"
             ),
         }
+    }
+
+    fn released(&self, event: &ReleaseEvent<'_>) {
+        self.stages.report(&Report::Released {
+            payload: event.index,
+            epoch: event.epoch,
+            how: event.how,
+            at: now(),
+        });
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 mod face;
+mod leases;
 mod payloads;
 mod readme;
 mod startup;

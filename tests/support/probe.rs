@@ -10,6 +10,8 @@
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
 //! - `go`: a file that lets the payload do what it is set to, when it appears.
+//! - `ledger`: a file, which one more payload keeps (`ledger.rs`); `scope`: of that payload: `worker`, `slot`,
+//!   `service`; `ledger_policy`: as `policy`; `ledger_after`: it stops after the requests.
 //! - `slot`: settings above hold in this slot only.
 //! - `word`: what `/word` answers.
 //! - `preload`: see `preloading.rs`.
@@ -30,6 +32,7 @@
 //! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
+mod ledger;
 mod preloading;
 mod streams;
 
@@ -53,7 +56,7 @@ use axum::routing::{any, get};
 use http_body::Frame;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use payload::{App, Context, Payload, PayloadContext};
+use payload::{App, Context, Payload, PayloadContext, Scope};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
@@ -70,6 +73,10 @@ struct Settings {
     payload: Task,
     policy: Policy,
     go: Option<PathBuf>,
+    ledger: Option<PathBuf>,
+    scope: Scope,
+    ledger_policy: Policy,
+    ledger_after: bool,
     slot: Option<u32>,
     word: String,
     steer: Option<PathBuf>,
@@ -143,6 +150,10 @@ async fn load_with(
         Some(payload) => app.payload(payload),
         None => app,
     };
+    let app = match settings.ledger() {
+        Some(payload) => app.payload(payload),
+        None => app,
+    };
     let word = settings.word;
     let routes = routes(go)
         .route("/word", get(async || word))
@@ -195,6 +206,23 @@ impl Settings {
             (_, Policy::Restart) => Some(Payload::restarting("task", run)),
         }
         .map(|payload| payload.stop_timeout(Duration::from_secs(1)))
+    }
+
+    fn ledger(&self) -> Option<Payload> {
+        let file = self.ledger.clone()?;
+        let scope = self.scope;
+        let run = move |context| ledger::keep(context, file.clone(), scope);
+        let payload = match self.ledger_policy {
+            Policy::Critical => Payload::new("ledger", run),
+            Policy::Once => Payload::once("ledger", run),
+            Policy::Restart => Payload::restarting("ledger", run),
+        };
+        let payload = payload.scope(scope).stop_timeout(Duration::from_secs(1));
+        Some(if self.ledger_after {
+            payload.stop_after_requests()
+        } else {
+            payload
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::events::Exit;
+use super::lease::LeaseName;
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::exit::ExitCode;
@@ -196,6 +197,33 @@ pub(crate) enum Notice {
         slot: u16,
         old: WorkerId,
         new: WorkerId,
+    },
+    /// A worker runs the payload now. `gap`: nobody did for this long, although somebody could have.
+    LeaseGranted {
+        lease: LeaseName,
+        worker: WorkerId,
+        epoch: u64,
+        gap: Duration,
+    },
+    /// It was told to stop it, and serves on.
+    LeaseRevoked {
+        lease: LeaseName,
+        worker: WorkerId,
+        epoch: u64,
+    },
+    /// It runs it no more.
+    LeaseReleased {
+        lease: LeaseName,
+        worker: WorkerId,
+        epoch: u64,
+        how: &'static str,
+        held: Duration,
+    },
+    /// It has failed in several workers: the next one has to wait.
+    LeasePauses {
+        lease: LeaseName,
+        failures: u32,
+        delay: Duration,
     },
     SlotCount {
         from: usize,

@@ -3,9 +3,11 @@
 use std::fmt;
 
 use super::idle::Activity;
+use super::lease::Want;
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::ipc::orders::{Level, Recycle};
+use crate::lease::Released;
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 
@@ -38,6 +40,16 @@ pub(crate) enum Event {
     ChannelClosed { worker: WorkerId },
     /// The worker is gone.
     Exited { worker: WorkerId, exit: Exit },
+    /// The payloads of the worker's app that need a lease. Comes once, before it is Prepared.
+    Wants { worker: WorkerId, wants: Vec<Want> },
+    /// The payload of the worker that had the lease by this epoch does not run any more, since then.
+    Released {
+        worker: WorkerId,
+        payload: u32,
+        epoch: u64,
+        how: Released,
+        at: Moment,
+    },
     /// A healthy worker has reached a limit.
     Recycle { worker: WorkerId, cause: Recycle },
     /// A signal or a control command.

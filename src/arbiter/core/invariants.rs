@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::actions::{Action, Cause, Notice};
+use super::custody::Leases;
 use super::events::{Event, Request};
 use super::reload::Trigger;
 use super::roster::WorkerId;
@@ -32,6 +33,7 @@ pub(super) struct Witness {
     waiting: BTreeSet<Trigger>,
     /// What has happened, and how often: a search that never gets somewhere proves nothing about it.
     pub(super) tally: BTreeMap<String, u32>,
+    leases: Leases,
     /// Those that were told to accept nothing.
     paused: BTreeSet<WorkerId>,
     /// Workers that ever served and the core then told to stop or killed, still alive.
@@ -43,6 +45,9 @@ impl Witness {
     pub(super) fn hear(&mut self, core: &Core, event: &Event) {
         let stage = core.reload_stage().unwrap_or("none");
         self.joins = matches!(event, Event::Asked(Request::Reload(_)));
+        for what in self.leases.hear(core, event) {
+            self.count(what);
+        }
         match event {
             Event::Asked(Request::Reload(trigger)) => {
                 assert!(self.waiting.insert(*trigger), "{trigger:?} twice");
@@ -179,6 +184,12 @@ impl Witness {
                 | Action::Log(_) => {}
             }
         }
+        for action in actions {
+            for what in self.leases.see(core, action, &self.said, &self.ended) {
+                self.count(what.to_owned());
+            }
+        }
+        self.leases.check(core, now, &self.said, &self.ended);
         self.generation = core.generation;
         assert!(
             self.paused.is_empty() || core.is_pausing(),

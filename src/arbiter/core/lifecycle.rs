@@ -174,6 +174,7 @@ impl Core {
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
+        self.inherit_leases(now, id, &worker);
         let attached = self.detach(id);
         self.surplus.retain(|surplus| *surplus != id);
         let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;

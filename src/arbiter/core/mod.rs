@@ -29,12 +29,14 @@
 //!    has served for the trial. Every trigger gets one answer.
 //! 9. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
 //!    nothing. Whoever was told to pause is told to resume, or to stop.
+//! 10. A lease has at most one holder; see [`lease`].
 
 mod actions;
 mod backoff;
 mod events;
 mod health;
 mod idle;
+mod lease;
 mod lifecycle;
 mod links;
 mod policy;
@@ -45,9 +47,13 @@ mod saved;
 mod stop;
 
 #[cfg(test)]
+mod custody;
+#[cfg(test)]
 mod invariants;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tenant;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +63,7 @@ use std::time::Duration;
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use idle::Activity;
+pub(crate) use lease::Want;
 pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
@@ -68,6 +75,7 @@ use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
 use idle::Idle;
+use lease::Leases;
 use reload::Reload;
 use stop::{Occasion, Stop};
 
@@ -103,6 +111,7 @@ pub(crate) struct Core {
     /// Workers of slots that were given up, and that serve until another one does.
     surplus: Vec<WorkerId>,
     idle: Idle,
+    leases: Leases,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     /// Since when the arbiter has been running without a gap.
@@ -131,6 +140,7 @@ impl Core {
             wanted_slots: None,
             surplus: Vec::new(),
             idle: Idle::default(),
+            leases: Leases::default(),
             next_watchdog: None,
             next_extension: None,
             awake_since: Moment::default(),
@@ -157,6 +167,14 @@ impl Core {
             Event::Paused { worker, round } => self.paused(now, worker, round),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
             Event::Exited { worker, exit } => self.exited(now, worker, exit),
+            Event::Wants { worker, wants } => self.wants(worker, wants),
+            Event::Released {
+                worker,
+                payload,
+                epoch,
+                how,
+                at,
+            } => self.released(now, worker, (payload, epoch), how, at),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
             Event::Tick => self.supervise(now),
@@ -180,9 +198,11 @@ impl Core {
             .crashes
             .forgotten_at()
             .filter(|_| self.degraded && self.stop.is_none());
+        let leases = self.leases.poll_timeout().filter(|_| self.stop.is_none());
         slots
             .chain(workers)
             .chain(crashes)
+            .chain(leases)
             .chain(self.reload.as_ref().and_then(Reload::poll_timeout))
             .chain(self.look_at())
             .chain(self.next_watchdog)
@@ -281,6 +301,7 @@ impl Core {
             self.serve_prepared(now);
             self.recycle_next(now);
             self.retire_surplus(now);
+            self.pass_leases(now);
             self.begin_idle_time(now);
         }
         self.keep_manager_informed(now);

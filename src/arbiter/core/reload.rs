@@ -343,6 +343,7 @@ impl Core {
         leaving.extend(old.flat_map(|slot| slot.serving.into_iter().chain(slot.incoming)));
         // New code: its crashes are counted from now on.
         self.crashes.clear();
+        self.leases.forgive();
         self.act(Action::Release);
         for id in &leaving {
             self.retire(now, *id);

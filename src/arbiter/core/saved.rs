@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backoff::{Crashes, Random};
 use super::idle::Idle;
+use super::lease::Leases;
 use super::reload::Reload;
 use super::roster::{Slot, Worker, WorkerId};
 use super::{Core, Moment, Policy};
@@ -30,6 +31,8 @@ pub(crate) struct Saved {
     #[serde(default)]
     reload_failure: Option<String>,
     surplus: Vec<WorkerId>,
+    #[serde(default)]
+    leases: Leases,
     reload: Option<Reload>,
 }
 
@@ -58,6 +61,7 @@ impl Core {
             wanted_slots: self.wanted_slots,
             reload_failure: self.reload_failure.clone(),
             surplus: self.surplus.clone(),
+            leases: self.leases.clone(),
             reload: self.reload.clone(),
         }
     }
@@ -85,6 +89,7 @@ impl Core {
             wanted_slots: saved.wanted_slots,
             surplus: saved.surplus,
             idle: Idle::default(),
+            leases: saved.leases,
             next_watchdog: policy.watchdog.map(|_| saved.next_watchdog.unwrap_or(now)),
             next_extension: saved.next_extension,
             awake_since: now,

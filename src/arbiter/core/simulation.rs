@@ -10,12 +10,15 @@ use super::backoff::Random;
 use super::events::{Event, Exit, Request};
 use super::idle::Activity;
 use super::invariants::Witness;
+use super::lease::Want;
 use super::links::{Links, Seen, Tie};
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::saved::Saved;
+use super::tenant::{self, Tenant};
 use super::{Core, MAX_SLOTS, Moment, Policy};
 use crate::ipc::orders::{Level, Order, Recycle};
+use crate::lease::Released;
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 
@@ -61,6 +64,8 @@ struct Actor {
     killed: bool,
     /// Neither beats nor moves any more.
     hung: bool,
+    /// What its app does with leases.
+    tenant: Tenant,
     /// Whom it may give them to, the last link last.
     heirs: Vec<WorkerId>,
     /// It knows that nobody takes them.
@@ -84,6 +89,8 @@ struct World {
     /// When the check of the new binary answers, and what.
     preflight: Option<(Moment, Result<(), String>)>,
     triggers: u64,
+    /// The payloads that need leases, by generation.
+    apps: BTreeMap<u32, Vec<Want>>,
     /// Connections that nobody has accepted.
     backlog: u64,
     /// What workers had accepted that are gone.
@@ -123,6 +130,7 @@ impl World {
             left: false,
             preflight: None,
             triggers: 0,
+            apps: BTreeMap::new(),
             backlog: 0,
             accepted_before: 0,
             trace: VecDeque::new(),
@@ -228,7 +236,12 @@ impl World {
 
     fn carry_out(&mut self, action: &Action, answers: &mut Vec<Event>) {
         match *action {
-            Action::Fork { worker, .. } => {
+            Action::Fork {
+                worker,
+                slot,
+                generation,
+                ..
+            } => {
                 if self.chance(self.trouble / 4.0) {
                     answers.push(Event::ForkFailed {
                         worker,
@@ -237,6 +250,9 @@ impl World {
                     return;
                 }
                 let next_at = self.now + self.span(2_000);
+                let random = &mut self.random;
+                let app = self.apps.entry(generation);
+                let wants = app.or_insert_with(|| tenant::app(random)).clone();
                 self.actors.insert(
                     worker,
                     Actor {
@@ -247,6 +263,7 @@ impl World {
                         aborted: false,
                         killed: false,
                         hung: false,
+                        tenant: Tenant::new(slot, wants),
                         heirs: Vec::new(),
                         ended: false,
                         draining_since: None,
@@ -274,6 +291,7 @@ impl World {
                                 assert!(!actor.told_to_serve, "{worker} may have connections");
                             }
                         }
+                        Order::Grant { .. } | Order::Revoke { .. } => actor.tenant.hear(order),
                         // The shell's own.
                         Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
                         Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
@@ -562,17 +580,27 @@ impl World {
             actor.hung = true;
             return;
         }
+        if !crash && self.work(id) {
+            return;
+        }
         if crash {
             if dead_channel {
                 self.deliver(Event::ChannelClosed { worker: id });
             }
             return self.exit(id, Exit::Signal(11));
         }
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
         let next = match actor.phase {
             Phase::Forked => Phase::Loading,
             Phase::Loading | Phase::Starting if actor.told_to_stop || quit => Phase::Cleaning,
             Phase::Loading => Phase::Starting,
-            Phase::Starting => Phase::Prepared,
+            Phase::Starting => {
+                let wants = actor.tenant.wants.clone();
+                self.deliver(Event::Wants { worker: id, wants });
+                Phase::Prepared
+            }
             Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
             Phase::Prepared if actor.told_to_serve => Phase::Serving,
             Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
@@ -602,6 +630,35 @@ impl World {
             worker: id,
             phase: next,
         });
+    }
+
+    /// What its payloads do. True: one has failed, and the worker drains.
+    fn work(&mut self, id: WorkerId) -> bool {
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return false;
+        };
+        let serves = actor.phase == Phase::Serving && !actor.told_to_stop;
+        let reports = actor.tenant.work(&mut self.random, serves, self.trouble);
+        let mut failed = false;
+        for (payload, epoch, how) in reports {
+            failed |= how == Released::Failed;
+            self.deliver(Event::Released {
+                worker: id,
+                payload,
+                epoch,
+                how,
+                at: self.now,
+            });
+        }
+        if failed && let Some(actor) = self.actors.get_mut(&id) {
+            actor.phase = Phase::Draining;
+            self.deliver(Event::Entered {
+                worker: id,
+                phase: Phase::Draining,
+            });
+        }
+        tenant::check(self.actors.iter().map(|(id, actor)| (*id, &actor.tenant)));
+        failed
     }
 
     /// What a worker does with its connections when it drains. True: it has none any more.
@@ -802,6 +859,21 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
     wanted.extend(heard.map(|stage| format!("handed on while {stage}")));
     wanted.push("closed while none".to_owned());
     wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
+    wanted.extend(
+        [
+            "lease granted",
+            "lease granted again",
+            "lease revoked",
+            "lease stopped",
+            "lease spent",
+            "lease finished",
+            "lease failed",
+            "lease died",
+            "lease paused",
+            "lease granted to another generation",
+        ]
+        .map(str::to_owned),
+    );
     // Before the first READY there is one generation.
     wanted.retain(|what| what != "old worker ended while waiting");
     let missing: Vec<_> = wanted

@@ -1,6 +1,7 @@
 //! One decision at a time.
 
 mod idle;
+mod lease;
 mod reload;
 
 use std::time::Duration;

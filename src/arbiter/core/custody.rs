@@ -1,0 +1,268 @@
+//! What must hold of leases after every step, by what was sent and what was heard alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::actions::{Action, Notice};
+use super::events::Event;
+use super::lease::Want;
+use super::roster::WorkerId;
+use super::{Core, Moment};
+use crate::ipc::orders::Order;
+use crate::lease::{Grant, Released};
+use crate::status::{Scope, ServiceState};
+use crate::worker::phase::Phase;
+
+/// A payload's name, and a slot if it is one for each.
+type Key = (String, Option<u16>);
+/// Where each worker says that it is, by its slot.
+type Said = BTreeMap<WorkerId, (u16, Phase)>;
+
+#[derive(Default)]
+pub(super) struct Leases {
+    wants: BTreeMap<WorkerId, Vec<Want>>,
+    held: BTreeMap<Key, Held>,
+    last_epoch: u64,
+    /// The generation of its last holder.
+    before: BTreeMap<Key, u32>,
+    /// Where it has nothing more to do, by generation.
+    finished: BTreeSet<(Key, u32)>,
+    /// They cannot run it any more.
+    spent: BTreeSet<(WorkerId, u32)>,
+    deaf: BTreeSet<WorkerId>,
+}
+
+struct Held {
+    worker: WorkerId,
+    payload: u32,
+    grant: Grant,
+    revoked: bool,
+}
+
+impl Leases {
+    /// Call before each `handle`. What has happened, for the tally.
+    pub(super) fn hear(&mut self, core: &Core, event: &Event) -> Vec<String> {
+        let mut happened = Vec::new();
+        match event {
+            Event::Wants { worker, wants } => {
+                self.wants.insert(*worker, wants.clone());
+            }
+            Event::ChannelClosed { worker } => {
+                self.deaf.insert(*worker);
+            }
+            Event::Released {
+                worker,
+                payload,
+                epoch,
+                how,
+                ..
+            } => {
+                let is_it = |held: &Held| {
+                    (held.worker, held.payload, held.grant.epoch) == (*worker, *payload, *epoch)
+                };
+                let key = self.held.iter().find(|(_, held)| is_it(held));
+                let Some(key) = key.map(|(key, _)| key.clone()) else {
+                    return happened;
+                };
+                let held = self.held.remove(&key).unwrap();
+                match how {
+                    Released::Stopped if held.revoked => {}
+                    Released::Finished => {
+                        let generation = core.workers[worker].generation;
+                        self.finished.insert((key, generation));
+                    }
+                    _ => drop(self.spent.insert((*worker, *payload))),
+                }
+                happened.push(format!("lease {how:?}").to_lowercase());
+            }
+            Event::Exited { worker, .. } => {
+                let before = self.held.len();
+                self.held.retain(|_, held| held.worker != *worker);
+                if self.held.len() < before {
+                    happened.push("lease died".to_owned());
+                }
+                self.wants.remove(worker);
+            }
+            _ => {}
+        }
+        happened
+    }
+
+    /// Call for each action.
+    pub(super) fn see(
+        &mut self,
+        core: &Core,
+        action: &Action,
+        said: &Said,
+        ended: &BTreeSet<WorkerId>,
+    ) -> Vec<&'static str> {
+        match action {
+            Action::Send {
+                worker,
+                order: Order::Grant { payload, grant },
+            } => self.see_grant(core, *worker, *payload, *grant, said, ended),
+            Action::Send {
+                worker,
+                order: Order::Revoke { payload, epoch },
+            } => {
+                let mut held = self.held.values_mut();
+                let held = held.find(|held| (held.worker, held.payload) == (*worker, *payload));
+                let held = held.expect("a lease is taken from somebody who has none");
+                assert_eq!(held.grant.epoch, *epoch);
+                assert!(!held.revoked, "revoked twice");
+                held.revoked = true;
+                vec!["lease revoked"]
+            }
+            Action::Log(Notice::LeasePauses { delay, .. }) => {
+                assert!(*delay <= core.policy.backoff_max);
+                vec!["lease paused"]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn see_grant(
+        &mut self,
+        core: &Core,
+        worker: WorkerId,
+        payload: u32,
+        grant: Grant,
+        said: &Said,
+        ended: &BTreeSet<WorkerId>,
+    ) -> Vec<&'static str> {
+        let wants = &self.wants[&worker];
+        let want = wants.iter().find(|want| want.payload == payload);
+        let want = want.expect("a grant of what it does not want");
+        let (slot, phase) = said[&worker];
+        assert_eq!(phase, Phase::Serving, "a grant to one that does not serve");
+        assert!(!ended.contains(&worker), "a grant to one that leaves");
+        assert!(!self.spent.contains(&(worker, payload)), "it cannot");
+        let key = (
+            want.name.clone(),
+            (want.scope == Scope::Slot).then_some(slot),
+        );
+        for ((name, other), held) in &self.held {
+            let disjoint = key.1.is_some() && other.is_some() && key.1 != *other;
+            assert!(
+                *name != key.0 || (disjoint && held.grant.slots == grant.slots),
+                "{key:?} is granted to {worker} ({grant:?}), and {} has {other:?} ({:?})",
+                held.worker,
+                held.grant
+            );
+        }
+        assert!(grant.epoch > self.last_epoch, "epochs do not rise");
+        self.last_epoch = grant.epoch;
+        let shares = core.leases.shares();
+        let expected = key.1.map_or(core.target(), |_| usize::from(shares));
+        assert_eq!(usize::from(grant.slots), expected);
+        assert!(key.1.is_none_or(|slot| slot < shares), "no share");
+        assert!(usize::from(shares) <= core.target(), "more than there are");
+        let generation = core.workers[&worker].generation;
+        assert!(!self.finished.contains(&(key.clone(), generation)), "again");
+        if core.is_member(worker) || generation > core.generation {
+            let others = said.iter().filter(|(id, (_, phase))| {
+                *phase == Phase::Serving && !ended.contains(id) && !self.deaf.contains(id)
+            });
+            for (other, _) in others {
+                let theirs = core.workers[other].generation;
+                let in_place = core.slots.iter().any(|slot| slot.serving == Some(*other));
+                assert!(
+                    theirs > core.generation || !in_place,
+                    "worker {worker} is not committed, and {other} serves"
+                );
+            }
+        }
+        let held = Held {
+            worker,
+            payload,
+            grant,
+            revoked: false,
+        };
+        self.held.insert(key.clone(), held);
+        let mut happened = vec!["lease granted"];
+        if let Some(before) = self.before.insert(key, generation) {
+            happened.push("lease granted again");
+            if before != generation {
+                happened.push("lease granted to another generation");
+            }
+        }
+        happened
+    }
+
+    /// Call after each `handle`: what somebody could have, somebody has, or is told to give back, or it pauses.
+    pub(super) fn check(&self, core: &Core, now: Moment, said: &Said, ended: &BTreeSet<WorkerId>) {
+        if matches!(core.state(), ServiceState::Stopping | ServiceState::Booting) {
+            return;
+        }
+        let shares = core.leases.shares();
+        let complete = core.slots.iter().all(|slot| slot.serving.is_some());
+        assert!(
+            usize::from(shares) == core.target() || !complete,
+            "not shared"
+        );
+        for (id, wants) in &self.wants {
+            let (slot, phase) = said[id];
+            let place = core.slots.get(usize::from(slot));
+            let in_place = place.is_some_and(|place| place.serving == Some(*id));
+            if phase != Phase::Serving || ended.contains(id) || self.deaf.contains(id) || !in_place
+            {
+                continue;
+            }
+            for want in wants {
+                let key = (
+                    want.name.clone(),
+                    (want.scope == Scope::Slot).then_some(slot),
+                );
+                if key.1.is_some_and(|slot| slot >= shares) {
+                    continue;
+                }
+                let generation = core.workers[id].generation;
+                let done = self.finished.contains(&(key.clone(), generation));
+                if done || self.spent.contains(&(*id, want.payload)) {
+                    continue;
+                }
+                self.check_held(core, now, id, &key, said, ended);
+            }
+        }
+    }
+
+    fn check_held(
+        &self,
+        core: &Core,
+        now: Moment,
+        candidate: &WorkerId,
+        key: &Key,
+        said: &Said,
+        ended: &BTreeSet<WorkerId>,
+    ) {
+        let slots = core.leases.shares();
+        let told = |held: &Held| {
+            held.revoked || ended.contains(&held.worker) || said[&held.worker].1 > Phase::Serving
+        };
+        if let Some(held) = self.held.get(key) {
+            let outdated = key.1.is_some() && held.grant.slots != slots;
+            assert!(!outdated || told(held), "{key:?} is held for too long");
+            return;
+        }
+        let pause = core.lease_pauses_until(&key.0, key.1);
+        if let Some(until) = pause {
+            assert!(now < until && until <= now + core.policy.backoff_max);
+            return;
+        }
+        // Something of the same name is in the way, and is about to go.
+        let in_the_way = |(other, held): (&Key, &Held)| {
+            let disjoint = key.1.is_some() && other.1.is_some();
+            other.0 == key.0 && (!disjoint || held.grant.slots != slots)
+        };
+        let way: Vec<_> = self.held.iter().filter(|pair| in_the_way(*pair)).collect();
+        assert!(!way.is_empty(), "nobody has {key:?}, and nobody knows why");
+        for (other, held) in way {
+            // Two apps that do not agree on the scope can serve side by side: in a trial, until it ends, and where even
+            // the way back of a reload has failed.
+            let generation = |id| core.workers[id].generation;
+            assert!(
+                told(held) || generation(&held.worker) != generation(candidate),
+                "{other:?} is in the way of {key:?} for ever"
+            );
+        }
+    }
+}

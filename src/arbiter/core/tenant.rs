@@ -1,0 +1,148 @@
+//! What a pretended worker's app does with its leases, and the proof that no two do the same at the same time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::backoff::Random;
+use super::lease::Want;
+use super::roster::WorkerId;
+use crate::ipc::orders::Order;
+use crate::lease::{Grant, Released};
+use crate::status::Scope;
+
+/// The one that has something to do once.
+const ONCE: &str = "migration";
+
+pub(super) struct Tenant {
+    slot: u16,
+    pub(super) wants: Vec<Want>,
+    /// Sent and not looked at yet.
+    orders: VecDeque<Order>,
+    /// The payloads that run, and those of them that are to stop.
+    running: BTreeMap<u32, (Grant, bool)>,
+}
+
+/// Who runs a payload, for which slot.
+type Seen = (WorkerId, Option<u16>, Grant);
+
+/// A payload's lease comes back.
+type Back = (u32, u64, Released);
+
+/// What one generation's app is made of.
+pub(super) fn app(random: &mut Random) -> Vec<Want> {
+    let all = [
+        ("scheduler", Scope::Service, 0.9),
+        (ONCE, Scope::Service, 0.5),
+        ("consumer", Scope::Slot, 0.7),
+        ("cleaner", Scope::Slot, 0.3),
+    ];
+    let mut wants = Vec::new();
+    for ((name, scope, share), payload) in all.into_iter().zip(3..) {
+        let other = random.fraction() < 0.1;
+        if random.fraction() > share {
+            continue;
+        }
+        let scope = match scope {
+            Scope::Slot if other => Scope::Service,
+            Scope::Service if other => Scope::Slot,
+            scope => scope,
+        };
+        wants.push(Want {
+            payload,
+            name: name.to_owned(),
+            scope,
+        });
+    }
+    wants
+}
+
+/// Over all workers that are not gone, whatever the core thinks of them.
+pub(super) fn check<'a>(tenants: impl Iterator<Item = (WorkerId, &'a Tenant)>) {
+    let mut seen: BTreeMap<&str, Vec<Seen>> = BTreeMap::new();
+    for (id, tenant) in tenants {
+        for want in &tenant.wants {
+            let Some((grant, _)) = tenant.running.get(&want.payload) else {
+                continue;
+            };
+            let slot = (want.scope == Scope::Slot).then_some(tenant.slot);
+            let others = seen.entry(&want.name).or_default();
+            for (other, taken, theirs) in &*others {
+                let disjoint = slot.is_some() && taken.is_some() && slot != *taken;
+                assert!(
+                    disjoint && theirs.slots == grant.slots,
+                    "'{}' runs in worker {id} ({slot:?}, {grant:?}) and in worker {other} ({taken:?}, {theirs:?})",
+                    want.name
+                );
+            }
+            others.push((id, slot, *grant));
+        }
+    }
+}
+
+impl Tenant {
+    pub(super) fn new(slot: u16, wants: Vec<Want>) -> Self {
+        Self {
+            slot,
+            wants,
+            orders: VecDeque::new(),
+            running: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn hear(&mut self, order: Order) {
+        self.orders.push_back(order);
+    }
+
+    /// Looks at its orders and its payloads; what comes back is free from now on.
+    pub(super) fn work(&mut self, random: &mut Random, serves: bool, trouble: f64) -> Vec<Back> {
+        let mut back = Vec::new();
+        while let Some(order) = self.orders.pop_front() {
+            match order {
+                Order::Grant { payload, grant } if serves => {
+                    let before = self.running.insert(payload, (grant, false));
+                    assert!(before.is_none(), "granted twice: {grant:?}");
+                }
+                Order::Grant { payload, grant } => {
+                    back.push((payload, grant.epoch, Released::Spent));
+                }
+                Order::Revoke { payload, epoch } => {
+                    if let Some((grant, stops)) = self.running.get_mut(&payload) {
+                        *stops |= grant.epoch == epoch;
+                    }
+                }
+                _ => {}
+            }
+        }
+        let wants = self.wants.clone();
+        for want in wants {
+            let Some((grant, stops)) = self.running.get(&want.payload).copied() else {
+                continue;
+            };
+            let luck = random.fraction();
+            let how = if !serves && luck < 0.4 {
+                Released::Spent
+            } else if stops && luck < 0.5 {
+                Released::Stopped
+            } else if stops && luck < 0.6 {
+                Released::Spent
+            } else if serves && !stops && want.name == ONCE && luck < 0.2 {
+                Released::Finished
+            } else if serves && luck < trouble / 2.0 {
+                Released::Failed
+            } else {
+                continue;
+            };
+            self.running.remove(&want.payload);
+            back.push((want.payload, grant.epoch, how));
+            if how == Released::Failed {
+                break;
+            }
+        }
+        // A lie about something that is long over.
+        if random.fraction() < trouble
+            && let Some(want) = self.wants.first()
+        {
+            back.push((want.payload, 0, Released::Stopped));
+        }
+        back
+    }
+}

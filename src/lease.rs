@@ -1,0 +1,38 @@
+//! Leases: the right to run one payload, which at most one worker has. Plain words that the arbiter, which gives
+//! and takes them, and the apps, which work under them, have in common.
+
+use serde::{Deserialize, Serialize};
+
+/// What comes with the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Grant {
+    /// Rises with every grant of any lease, never 0.
+    pub(crate) epoch: u64,
+    /// Among how many slots the work is shared. Everybody who holds a lease of the same payload has the same number.
+    pub(crate) slots: u16,
+}
+
+/// How a payload came to give its lease back. It does not run any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Released {
+    /// It was told to stop, or the lease came too late to be used. This worker can take it again.
+    Stopped,
+    /// The same, and this worker cannot: the payload can be started only once, or its app is on its way out.
+    Spent,
+    /// It had something to do once, and that is over, well or not.
+    Finished,
+    /// It failed, and takes its worker along.
+    Failed,
+}
+
+impl Released {
+    /// The word for logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Released::Stopped | Released::Spent => "stopped",
+            Released::Finished => "finished",
+            Released::Failed => "failed",
+        }
+    }
+}

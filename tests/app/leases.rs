@@ -1,0 +1,222 @@
+//! Payloads that need a lease.
+
+use std::sync::{Arc, Mutex};
+
+use payload::testing::Trace;
+use payload::{App, Payload, PayloadContext, Scope};
+use tokio::time::sleep;
+
+use crate::{SECOND, failing, obedient, soon, start, start_fails};
+
+/// Every attempt: slot, slots, epoch, restarts.
+type Attempts = Arc<Mutex<Vec<(u32, u32, u64, u32)>>>;
+
+fn note(attempts: &Attempts, context: &PayloadContext) {
+    attempts.lock().unwrap().push((
+        context.slot(),
+        context.slots(),
+        context.epoch(),
+        context.restarts(),
+    ));
+}
+
+fn noted(attempts: &Attempts) -> Vec<(u32, u32, u64, u32)> {
+    attempts.lock().unwrap().clone()
+}
+
+async fn says(trace: &Trace, line: &str, times: usize) {
+    let count = || {
+        let lines = trace.lines();
+        lines.iter().filter(|said| *said == line).count()
+    };
+    soon(async {
+        while count() < times {
+            sleep(SECOND / 100).await;
+        }
+    })
+    .await;
+    assert_eq!(count(), times, "{trace}");
+}
+
+fn consumer(attempts: &Attempts) -> Payload {
+    let attempts = attempts.clone();
+    Payload::restarting("consumer", move |context| {
+        note(&attempts, &context);
+        obedient(context)
+    })
+    .scope(Scope::Slot)
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_starts_when_the_app_serves_and_stops_when_the_drain_begins() {
+    let attempts = Attempts::default();
+    let mut app = start(App::builder().payload(consumer(&attempts))).await;
+    let trace = app.trace();
+    says(&trace, "payload 'consumer' running", 1).await;
+    let lines = trace.lines();
+    let at = |line: &str| lines.iter().position(|said| said == line).unwrap();
+    assert!(
+        at("app serving") < at("payload 'consumer' running"),
+        "{trace}"
+    );
+    assert_eq!(noted(&attempts), [(0, 1, 1, 0)]);
+    app.drain();
+    says(&trace, "payload 'consumer' released", 1).await;
+    assert!(
+        !trace.contains("app stopping"),
+        "while requests may still run"
+    );
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_author_can_let_it_stop_after_the_requests() {
+    let payload = Payload::new("p", obedient).scope(Scope::Service);
+    let mut app = start(App::builder().payload(payload.stop_after_requests())).await;
+    let trace = app.trace();
+    says(&trace, "payload 'p' running", 1).await;
+    app.drain();
+    sleep(60 * SECOND).await;
+    assert!(!trace.contains("payload 'p' released"), "{trace}");
+    assert!(soon(app.stop()).await.is_empty());
+    assert!(trace.contains("payload 'p' released"), "{trace}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarting_one_starts_anew_with_the_next_lease() {
+    let attempts = Attempts::default();
+    let mut app = start(App::builder().payload(consumer(&attempts))).await;
+    let trace = app.trace();
+    says(&trace, "payload 'consumer' running", 1).await;
+    app.revoke("consumer");
+    says(&trace, "payload 'consumer' released", 1).await;
+    sleep(60 * SECOND).await;
+    assert_eq!(noted(&attempts).len(), 1, "it has no lease");
+    app.grant("consumer", 4);
+    says(&trace, "payload 'consumer' running", 2).await;
+    assert_eq!(noted(&attempts), [(0, 1, 1, 0), (0, 4, 2, 0)]);
+    assert!(soon(app.stop()).await.is_empty());
+    says(&trace, "payload 'consumer' released", 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_is_under_the_same_lease() {
+    let attempts = Attempts::default();
+    let seen = attempts.clone();
+    let payload = Payload::restarting("p", move |context| {
+        note(&seen, &context);
+        let again = context.restarts() < 2;
+        async move {
+            if again {
+                failing()
+            } else {
+                obedient(context).await
+            }
+        }
+    });
+    let app = start(App::builder().payload(payload.scope(Scope::Service))).await;
+    let trace = app.trace();
+    says(&trace, "payload 'p' running", 3).await;
+    assert_eq!(noted(&attempts), [(0, 1, 1, 0), (0, 1, 1, 1), (0, 1, 1, 2)]);
+    assert!(!trace.contains("payload 'p' released"), "{trace}");
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_can_be_started_once_is_not_started_twice() {
+    let payload = Payload::new("p", obedient).scope(Scope::Service);
+    let mut app = start(App::builder().payload(payload)).await;
+    let trace = app.trace();
+    says(&trace, "payload 'p' running", 1).await;
+    app.revoke("p");
+    says(&trace, "payload 'p' released", 1).await;
+    app.grant("p", 1);
+    sleep(60 * SECOND).await;
+    says(&trace, "payload 'p' running", 1).await;
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+/// The lease is free when nothing of the payload is left, and not before.
+#[tokio::test(start_paused = true)]
+async fn one_that_is_slow_to_stop_holds_its_lease_until_its_future_is_dropped() {
+    struct Held(Trace);
+    impl Drop for Held {
+        fn drop(&mut self) {
+            assert!(!self.0.contains("payload 'p' released"), "too early");
+        }
+    }
+    let slot: Arc<Mutex<Option<Trace>>> = Arc::default();
+    let seen = slot.clone();
+    let payload = Payload::new("p", async move |_| {
+        sleep(SECOND).await;
+        let held = Held(seen.lock().unwrap().clone().unwrap());
+        std::future::pending::<()>().await;
+        drop(held);
+        Ok(())
+    });
+    let payload = payload.scope(Scope::Service).stop_timeout(3 * SECOND);
+    let app = start(App::builder().payload(payload)).await;
+    let trace = app.trace();
+    *slot.lock().unwrap() = Some(trace.clone());
+    sleep(2 * SECOND).await;
+    app.revoke("p");
+    sleep(2 * SECOND).await;
+    assert!(!trace.contains("payload 'p' released"), "{trace}");
+    says(&trace, "payload 'p' released", 1).await;
+    assert!(
+        soon(app.stop()).await.is_empty(),
+        "it was reported when it happened"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_ends_with_decides_about_the_worker() {
+    let critical = Payload::new("p", async |_| failing()).scope(Scope::Service);
+    let app = start(App::builder().payload(critical)).await;
+    assert_eq!(soon(app.failed()).await.cause(), "failed: it broke");
+    says(&app.trace(), "payload 'p' released", 1).await;
+    soon(app.stop()).await;
+
+    let once = Payload::once("p", async |_| Ok(())).scope(Scope::Service);
+    let app = start(App::builder().payload(once)).await;
+    says(&app.trace(), "payload 'p' done", 1).await;
+    says(&app.trace(), "payload 'p' released", 1).await;
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_of_one_name_cannot_be_told_apart() {
+    let leased = |scope| Payload::new("twin", obedient).scope(scope);
+    let inner = App::builder().payload(leased(Scope::Slot));
+    let twins = App::builder().payload(leased(Scope::Service)).nest(inner);
+    let failed = start_fails(twins).await;
+    let text = failed.to_string();
+    assert!(
+        text.contains("two payloads that need a lease are called 'twin'"),
+        "{text}"
+    );
+    // In every worker there may be as many as one likes.
+    let free = App::builder().payload(leased(Scope::Worker));
+    let app = start(
+        free.payload(leased(Scope::Worker))
+            .payload(leased(Scope::Slot)),
+    )
+    .await;
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_lease_it_knows_its_place_and_no_number() {
+    let attempts = Attempts::default();
+    let seen = attempts.clone();
+    let payload = Payload::new("p", async move |context: PayloadContext| {
+        note(&seen, &context);
+        obedient(context).await
+    });
+    let app = start(App::builder().payload(payload)).await;
+    sleep(SECOND).await;
+    assert_eq!(noted(&attempts), [(0, 1, 0, 0)]);
+    let trace = app.trace();
+    assert!(soon(app.stop()).await.is_empty());
+    assert!(!trace.contains("payload 'p' released"), "{trace}");
+}

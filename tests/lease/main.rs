@@ -1,0 +1,20 @@
+//! Payloads of which there is one in the service, or one for each slot, with real processes: the probe keeps a
+//! ledger, and the tests look whether two ever wrote at the same time, and for how long nobody did.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it measured"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod failures;
+mod ledger;
+mod moves;
+mod slots;
+mod storm;
