@@ -100,6 +100,7 @@ impl TestApp {
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
+            startup_deadline: None,
             desk: Desk::default(),
             service: Arc::new(status),
         });
@@ -122,7 +123,14 @@ impl TestApp {
 
     /// Begins the drain, and returns at once.
     pub fn drain(&mut self) {
-        self.running.drain();
+        self.running.drain(None);
+    }
+
+    /// The same, as a worker does that gives the requests so much time: those who hear the notice know it by
+    /// [`Token::deadline`](crate::Token::deadline). Cutting off what is then still open is the worker's part, and no
+    /// worker is here.
+    pub fn drain_within(&mut self, limit: Duration) {
+        self.running.drain(Instant::now().checked_add(limit));
     }
 
     /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
@@ -203,6 +211,7 @@ async fn launch(
         cancel: cancel.clone(),
         tokens,
         desk: Desk::default(),
+        deadline: None,
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),

@@ -6,8 +6,10 @@
     reason = "a helper fails its test by a panic"
 )]
 
+mod deadlines;
 mod face;
 mod leases;
+mod mounts;
 mod payloads;
 mod readme;
 mod startup;
