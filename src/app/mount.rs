@@ -63,7 +63,7 @@ impl Prefix {
         let mut segments = path.split('/');
         let is_absolute = segments.next() == Some("");
         let mut segments = segments.peekable();
-        let why = if !is_absolute {
+        let why = if !is_absolute || path.is_empty() {
             "a path begins with a slash"
         } else if segments.peek() == Some(&"") && path.len() == 1 {
             "every path is below it, so mount nothing and build the app itself there"
