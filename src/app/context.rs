@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
+use crate::messages::Messages;
 use crate::status::Status;
 
 /// Where an app is being built: its settings, its worker, and the notices of that worker's end.
@@ -40,6 +41,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) workers: u32,
     pub(crate) tokens: Tokens,
     pub(crate) desk: Desk,
+    pub(crate) messages: Messages,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -93,6 +95,11 @@ impl<S> Context<S> {
     /// connected. A request in flight needs none.
     pub fn busy(&self) -> Busy {
         Busy::at(&self.0.desk)
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.0.messages.clone()
     }
 
     /// The whole service as it is now: the arbiter, its workers, their payloads.

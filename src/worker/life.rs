@@ -27,6 +27,7 @@ use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::ipc::reading;
 use crate::ipc::scoreboard::Meter;
+use crate::messages::Messages;
 use crate::sockets::Listener;
 use crate::status::Status;
 
@@ -61,6 +62,7 @@ pub(super) struct Life {
     wishes: watch::Receiver<Wish>,
     links: Links,
     leases: Arc<Leases>,
+    messages: Messages,
 }
 
 /// How a life came to its end.
@@ -85,6 +87,7 @@ impl Life {
             wishes,
             links,
             leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
+            messages: Messages::alone(start.worker),
         }
     }
 
@@ -190,6 +193,7 @@ impl Life {
             cancel: cancel.clone(),
             tokens,
             desk: self.desk(),
+            messages: self.messages.clone(),
             cleanup: self.config.timeouts.cleanup,
             observer,
             leases: self.leases.clone(),
@@ -353,6 +357,7 @@ impl Life {
             workers: self.workers,
             tokens,
             desk: self.desk(),
+            messages: self.messages.clone(),
             service: Arc::new(move || service(&meter, &observer.payloads())),
         })
     }
