@@ -27,7 +27,7 @@ pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
-    App, AppBuilder, Busy, Context, MissingState, NoSettings, Payload, PayloadContext,
+    App, AppBuilder, Busy, Context, MissingState, Mounted, NoSettings, Payload, PayloadContext,
     PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token,
     service_fn,
 };

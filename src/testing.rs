@@ -106,6 +106,7 @@ impl TestApp {
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
+            startup_deadline: None,
             desk: Desk::default(),
             messages: messages.clone(),
             service: Arc::new(status),
@@ -134,7 +135,14 @@ impl TestApp {
 
     /// Begins the drain, and returns at once.
     pub fn drain(&mut self) {
-        self.running.drain();
+        self.running.drain(None);
+    }
+
+    /// The same, as a worker does that gives the requests so much time: those who hear the notice know it by
+    /// [`Token::deadline`](crate::Token::deadline). Cutting off what is then still open is the worker's part, and no
+    /// worker is here.
+    pub fn drain_within(&mut self, limit: Duration) {
+        self.running.drain(Instant::now().checked_add(limit));
     }
 
     /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
@@ -217,6 +225,7 @@ async fn launch(
         tokens,
         desk: Desk::default(),
         messages: messages.clone(),
+        deadline: None,
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
@@ -40,6 +41,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) generation: u32,
     pub(crate) workers: u32,
     pub(crate) tokens: Tokens,
+    pub(crate) startup_deadline: Option<Instant>,
     pub(crate) desk: Desk,
     pub(crate) messages: Messages,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
@@ -80,13 +82,21 @@ impl<S> Context<S> {
         self.0.workers
     }
 
+    /// When `load` and all startup steps have to be over, or the worker is given up: `timeouts.startup` after the
+    /// fork. `None` is unlimited.
+    pub fn startup_deadline(&self) -> Option<Instant> {
+        self.0.startup_deadline
+    }
+
     /// Fires when this worker begins to drain: it takes nothing new and finishes what it has. Long responses
-    /// (server-sent events, WebSockets) should then come to an end; at the drain's deadline payload ends them.
+    /// (server-sent events, WebSockets) should then come to an end; at the notice's
+    /// [deadline](Token::deadline), `timeouts.graceful` after the order to stop, payload ends them.
     pub fn drain_token(&self) -> Token {
         self.0.tokens.drain()
     }
 
-    /// Fires when the requests are over and the teardown begins, and when a startup is given up.
+    /// Fires when the requests are over and the teardown begins, and when a startup is given up. Its
+    /// [deadline](Token::deadline) is that of the whole teardown, `timeouts.cleanup` later.
     pub fn stop_token(&self) -> Token {
         self.0.tokens.stop()
     }

@@ -136,7 +136,7 @@ impl Life {
         let deadline = after(self.config.timeouts.startup);
         let tokens = Tokens::default();
         let observer = Arc::new(Observed::new(self.stages.clone()));
-        let context = self.context(settings, tokens.clone(), observer.clone());
+        let context = self.context(settings, tokens.clone(), deadline, observer.clone());
         let app = match self.load(context, load, deadline).await {
             Ok(app) => app,
             Err(end) => return self.told_or_said(end),
@@ -194,6 +194,7 @@ impl Life {
             tokens,
             desk: self.desk(),
             messages: self.messages.clone(),
+            deadline,
             cleanup: self.config.timeouts.cleanup,
             observer,
             leases: self.leases.clone(),
@@ -261,8 +262,9 @@ impl Life {
         self.take_links(&server);
         server.close();
         self.stages.enter(Phase::Draining);
-        running.drain();
-        let left = self.drain(&server).await;
+        let deadline = self.drain_deadline();
+        running.drain(deadline);
+        let left = self.drain(&server, deadline).await;
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
@@ -309,24 +311,32 @@ impl Life {
 
     /// Until no connection is left, the deadline has passed, or the wish has become more urgent; then the rest is
     /// cancelled. Gives back how many were left.
-    async fn drain(&mut self, server: &Server) -> u64 {
-        let deadline = after(self.config.timeouts.graceful);
+    async fn drain(&mut self, server: &Server, deadline: Option<Instant>) -> u64 {
         self.take_links(server);
         loop {
             tokio::select! {
                 biased;
                 () = server.drain() => return 0,
                 (order, link) = next_link(&mut self.links) => server.link(order, link),
+                () = told_to_hurry(&self.wishes) => break,
                 () = until(deadline) => {
                     tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
                     break;
                 }
-                () = told_to_hurry(&self.wishes) => break,
             }
         }
         let left = server.connections();
         server.cancel().await;
         left
+    }
+
+    /// When requests are cancelled that have not ended: at once, when the stop is a quick one.
+    fn drain_deadline(&self) -> Option<Instant> {
+        if *self.wishes.borrow() >= Wish::Stop(Level::Quick) {
+            Some(Instant::now())
+        } else {
+            after(self.config.timeouts.graceful)
+        }
     }
 
     /// Those that came with or before the order to stop count from its beginning.
@@ -347,7 +357,13 @@ impl Life {
         Desk::new(self.stages.meter().clone())
     }
 
-    fn context<S>(&self, settings: S, tokens: Tokens, observer: Arc<Observed>) -> Context<S> {
+    fn context<S>(
+        &self,
+        settings: S,
+        tokens: Tokens,
+        startup_deadline: Option<Instant>,
+        observer: Arc<Observed>,
+    ) -> Context<S> {
         let meter = self.stages.meter().clone();
         Context::new(ContextParts {
             settings,
@@ -356,6 +372,7 @@ impl Life {
             generation: self.generation,
             workers: self.workers,
             tokens,
+            startup_deadline,
             desk: self.desk(),
             messages: self.messages.clone(),
             service: Arc::new(move || service(&meter, &observer.payloads())),
