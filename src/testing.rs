@@ -42,6 +42,7 @@ use crate::app::{
     App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
 };
 use crate::body::Body;
+use crate::events::Events;
 use crate::exit::BoxError;
 use crate::lease::Grant;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
@@ -101,6 +102,7 @@ impl TestApp {
             workers: 1,
             tokens: tokens.clone(),
             desk: Desk::default(),
+            events: Events::default(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;

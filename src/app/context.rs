@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
+use crate::events::Events;
 use crate::status::Status;
 
 /// Where an app is being built: its settings, its worker, and the notices of that worker's end.
@@ -40,6 +41,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) workers: u32,
     pub(crate) tokens: Tokens,
     pub(crate) desk: Desk,
+    pub(crate) events: Events,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -95,7 +97,15 @@ impl<S> Context<S> {
         Busy::at(&self.0.desk)
     }
 
-    /// The whole service as it is now: the arbiter, its workers, their payloads.
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.0.events.clone()
+    }
+
+    /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.
+    ///
+    /// The numbers of the workers are as of this moment. Leases, and the payloads of other workers, are as the arbiter
+    /// has told them last: within some tens of milliseconds.
     pub fn service(&self) -> Status {
         (self.0.service)()
     }
