@@ -7,6 +7,7 @@ pub mod body;
 pub(crate) mod cli;
 pub(crate) mod config;
 pub(crate) mod control;
+pub mod events;
 mod exit;
 pub(crate) mod ipc;
 pub(crate) mod lease;
@@ -32,6 +33,7 @@ pub use app::{
     service_fn,
 };
 pub use body::Body;
+pub use events::{Events, LifecycleEvent};
 pub use exit::BoxError;
 pub use messages::{Lagged, Message, Messages, PublishError, Subscription};
 pub use peer::Peer;

@@ -42,6 +42,7 @@ use crate::app::{
     App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
 };
 use crate::body::Body;
+use crate::events::Events;
 use crate::exit::BoxError;
 use crate::lease::Grant;
 use crate::messages::Messages;
@@ -109,6 +110,7 @@ impl TestApp {
             startup_deadline: None,
             desk: Desk::default(),
             messages: messages.clone(),
+            events: Events::default(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;

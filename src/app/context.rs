@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
+use crate::events::Events;
 use crate::messages::Messages;
 use crate::status::Status;
 
@@ -44,6 +45,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) startup_deadline: Option<Instant>,
     pub(crate) desk: Desk,
     pub(crate) messages: Messages,
+    pub(crate) events: Events,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -112,7 +114,15 @@ impl<S> Context<S> {
         self.0.messages.clone()
     }
 
-    /// The whole service as it is now: the arbiter, its workers, their payloads.
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.0.events.clone()
+    }
+
+    /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.
+    ///
+    /// The numbers of the workers are as of this moment. Leases, and the payloads of other workers, are as the arbiter
+    /// has told them last: within some tens of milliseconds.
     pub fn service(&self) -> Status {
         (self.0.service)()
     }

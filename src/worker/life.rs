@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::observer::{Declared, Observed};
+use super::observer::Observed;
 use super::phase::Phase;
 use super::server::Server;
-use super::stages::{Stages, now};
+use super::stages::Stages;
+use super::view::View;
 use super::wake::Wake;
 use super::{Load, Start};
 use crate::app::leases::Leases;
@@ -25,11 +26,8 @@ use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
-use crate::ipc::reading;
-use crate::ipc::scoreboard::Meter;
 use crate::messages::Messages;
 use crate::sockets::Listener;
-use crate::status::Status;
 
 /// The slowest heartbeat; it is faster where a limit is short.
 const SLOWEST_BEAT: Duration = Duration::from_secs(1);
@@ -63,6 +61,7 @@ pub(super) struct Life {
     links: Links,
     leases: Arc<Leases>,
     messages: Messages,
+    view: Arc<View>,
 }
 
 /// How a life came to its end.
@@ -75,7 +74,9 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         Self {
+            view: Arc::new(view),
             worker: start.worker,
             slot: start.slot,
             generation: start.generation,
@@ -94,6 +95,11 @@ impl Life {
     /// Where grants go, from any thread.
     pub(super) fn leases(&self) -> Arc<Leases> {
         self.leases.clone()
+    }
+
+    /// Where news go, from any thread.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.view.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -364,7 +370,7 @@ impl Life {
         startup_deadline: Option<Instant>,
         observer: Arc<Observed>,
     ) -> Context<S> {
-        let meter = self.stages.meter().clone();
+        let (view, events) = (self.view.clone(), self.view.events());
         Context::new(ContextParts {
             settings,
             worker: self.worker,
@@ -375,26 +381,9 @@ impl Life {
             startup_deadline,
             desk: self.desk(),
             messages: self.messages.clone(),
-            service: Arc::new(move || service(&meter, &observer.payloads())),
+            events,
+            service: Arc::new(move || view.status(&observer)),
         })
-    }
-}
-
-/// The service as a worker sees it: by the scoreboard alone.
-fn service(meter: &Meter, (names, scopes): &Declared) -> Status {
-    let (board, at) = (meter.board(), now());
-    let mut workers: Vec<_> = board
-        .seats
-        .iter()
-        .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| reading::worker(seat, names, scopes, at))
-        .collect();
-    workers.sort_by_key(|worker| (worker.slot, worker.pid));
-    Status {
-        arbiter: reading::arbiter(&board.header, at),
-        workers,
-        sockets: Vec::new(),
-        leases: Vec::new(),
     }
 }
 
