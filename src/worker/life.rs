@@ -73,6 +73,7 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let leases = Leases::new(u32::from(start.slot), start.workers);
         Self {
             worker: start.worker,
             slot: start.slot,
@@ -81,10 +82,10 @@ impl Life {
             config: start.config,
             listeners: start.listeners,
             stages: Arc::new(Stages::new(channel.clone(), start.meter)),
+            leases: Arc::new(leases.with_custodian(channel.clone())),
             channel,
             wishes,
             links,
-            leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
         }
     }
 
