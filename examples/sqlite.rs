@@ -157,7 +157,9 @@ async fn add(
 ) -> Result<(StatusCode, Json<Note>), Failure> {
     let note = database.call(|connection| {
         connection
-            .prepare_cached("INSERT INTO notes (text, created) VALUES (?, unixepoch()) RETURNING *")?
+            .prepare_cached(
+                "INSERT INTO notes (text, created) VALUES (?, unixepoch()) RETURNING *",
+            )?
             .query_one([text], |row| Note::try_from(row))
     });
     Ok((StatusCode::CREATED, Json(note.await?)))
@@ -167,8 +169,8 @@ async fn remove(
     State(database): State<Database>,
     Path(id): Path<i64>,
 ) -> Result<StatusCode, Failure> {
-    let removed = database
-        .call(move |connection| connection.execute("DELETE FROM notes WHERE id = ?", [id]));
+    let removed =
+        database.call(move |connection| connection.execute("DELETE FROM notes WHERE id = ?", [id]));
     Ok(match removed.await? {
         0 => StatusCode::NOT_FOUND,
         _ => StatusCode::NO_CONTENT,

@@ -31,6 +31,7 @@ pub use app::{
     service_fn,
 };
 pub use body::Body;
+pub use config::duration;
 pub use exit::BoxError;
 pub use peer::Peer;
 pub use preload::{Preload, preload};

@@ -12,5 +12,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../../examples/behind_proxy/forwarded.rs"]
+mod rules;
+
+mod forwarded;
+mod proxy;
+mod queue;
+mod schedule;
 mod sqlite;
 mod users;

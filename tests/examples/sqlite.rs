@@ -30,7 +30,10 @@ fn notes_are_added_listed_and_removed() {
     let mut client = service.client();
     let added = ask(&mut client, &post("/notes", "buy milk"), 201);
     let added: Value = serde_json::from_str(&added.body).unwrap();
-    assert_eq!((&added["id"], &added["text"]), (&1.into(), &"buy milk".into()));
+    assert_eq!(
+        (&added["id"], &added["text"]),
+        (&1.into(), &"buy milk".into())
+    );
     assert!(added["created"].as_i64().unwrap() > 1_700_000_000);
     assert_eq!(texts(&service), ["buy milk"]);
     let delete = request("/notes/1").replace("GET", "DELETE");
@@ -82,7 +85,11 @@ fn no_note_is_lost_over_reloads_and_none_is_there_twice() {
 fn what_was_answered_survives_a_worker_that_is_killed() {
     let service = notes(2).serve();
     for number in 0..10 {
-        ask(&mut service.client(), &post("/notes", &number.to_string()), 201);
+        ask(
+            &mut service.client(),
+            &post("/notes", &number.to_string()),
+            201,
+        );
     }
     let killed = service.workers()[0];
     signal_to(killed, Signal::SIGKILL);

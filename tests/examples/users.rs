@@ -77,6 +77,10 @@ pub(crate) fn post(path: &str, body: &str) -> String {
 pub(crate) fn ask(client: &mut Client, request: &str, status: u16) -> Response {
     client.send_bytes(request).expect("an open connection");
     let response = client.answer().expect("an answer");
-    assert_eq!(response.status, status, "{}{}", response.head, response.body);
+    assert_eq!(
+        response.status, status,
+        "{}{}",
+        response.head, response.body
+    );
     response
 }
