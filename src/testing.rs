@@ -42,9 +42,14 @@ use crate::app::{
     App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
 };
 use crate::body::Body;
+use crate::events::Events;
 use crate::exit::BoxError;
 use crate::lease::Grant;
+use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
+
+/// The number of the one worker.
+const WORKER: u64 = 1;
 
 /// An app that runs in this process, on the test's own runtime.
 ///
@@ -58,6 +63,7 @@ use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 /// ```
 pub struct TestApp {
     running: Running,
+    messages: Messages,
     trace: Trace,
     leases: Arc<Leases>,
     /// How often a lease was granted.
@@ -79,7 +85,7 @@ impl TestApp {
     /// # Errors
     /// It failed or was given up, and what it had started is torn down again.
     pub async fn start_until(app: App, stop: impl Future<Output = ()>) -> Result<Self, NotStarted> {
-        launch(app, stop, Tokens::default()).await
+        launch(app, stop, Tokens::default(), Messages::alone(WORKER)).await
     }
 
     /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
@@ -93,18 +99,22 @@ impl TestApp {
         E: Into<BoxError>,
     {
         let tokens = Tokens::default();
+        let messages = Messages::alone(WORKER);
         let context = Context::new(ContextParts {
             settings,
-            worker: 1,
+            worker: WORKER,
             slot: 0,
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
+            startup_deadline: None,
             desk: Desk::default(),
+            messages: messages.clone(),
+            events: Events::default(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;
-        Ok(launch(app, pending(), tokens).await?)
+        Ok(launch(app, pending(), tokens, messages).await?)
     }
 
     /// Answers one request.
@@ -120,9 +130,21 @@ impl TestApp {
         answer.await
     }
 
+    /// What the app publishes, and a way to publish as if it did.
+    pub fn messages(&self) -> Messages {
+        self.messages.clone()
+    }
+
     /// Begins the drain, and returns at once.
     pub fn drain(&mut self) {
-        self.running.drain();
+        self.running.drain(None);
+    }
+
+    /// The same, as a worker does that gives the requests so much time: those who hear the notice know it by
+    /// [`Token::deadline`](crate::Token::deadline). Cutting off what is then still open is the worker's part, and no
+    /// worker is here.
+    pub fn drain_within(&mut self, limit: Duration) {
+        self.running.drain(Instant::now().checked_add(limit));
     }
 
     /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
@@ -195,6 +217,7 @@ async fn launch(
     app: App,
     stop: impl Future<Output = ()>,
     tokens: Tokens,
+    messages: Messages,
 ) -> Result<TestApp, NotStarted> {
     let trace = Trace::default();
     let cancel = CancellationToken::new();
@@ -203,6 +226,8 @@ async fn launch(
         cancel: cancel.clone(),
         tokens,
         desk: Desk::default(),
+        messages: messages.clone(),
+        deadline: None,
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),
@@ -220,6 +245,7 @@ async fn launch(
         Ok(running) => {
             let mut app = TestApp {
                 running,
+                messages,
                 trace,
                 leases,
                 grants: 0,

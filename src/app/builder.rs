@@ -10,10 +10,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 
+use super::mount::{Mount, Prefix, twice};
 use super::payload::Payload;
 use super::service::Service;
 use super::state::State;
-use super::step::{Action, Entry, Step, StepContext};
+use super::step::{Action, Entry, Item, Step, StepContext};
 use crate::body::Body;
 use crate::exit::BoxError;
 
@@ -29,9 +30,19 @@ use crate::exit::BoxError;
 pub struct App {
     pub(super) service: Service,
     pub(super) state: State,
+    /// In the order of their mounting, each before those that are mounted in it.
+    pub(super) mounted: Vec<Member>,
+    /// Of this app, number 0, and of those that are mounted in it, from 1.
     pub(super) entries: Vec<Entry>,
     /// What is wrong with it. Known now, said when it is started, so that building needs no error type.
     pub(super) faults: Vec<String>,
+}
+
+/// An app that is mounted in another one.
+pub(super) struct Member {
+    /// From the outermost app: `/admin/metrics`.
+    pub(super) path: String,
+    pub(super) state: State,
 }
 
 impl App {
@@ -46,6 +57,7 @@ impl fmt::Debug for App {
         f.debug_struct("App")
             .field("entries", &self.entries.len())
             .field("state", &self.state)
+            .field("mounted", &self.mounted.len())
             .finish_non_exhaustive()
     }
 }
@@ -89,6 +101,8 @@ impl fmt::Debug for App {
 pub struct AppBuilder {
     values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     entries: Vec<Entry>,
+    mounts: Vec<Mount>,
+    mounted: Vec<Member>,
     faults: Vec<String>,
     wants_peer: bool,
 }
@@ -152,12 +166,23 @@ impl AppBuilder {
     /// [`Payload::stop_timeout`] instead.
     pub fn timeout(mut self, limit: Duration) -> Self {
         match self.entries.last_mut() {
-            Some(Entry::Step(step)) => step.limit = Some(limit),
-            Some(Entry::Payload(payload)) => self.faults.push(format!(
+            Some(Entry { of: 1.., .. }) => self.faults.push(format!(
+                "timeout({limit:?}) follows a mounted app and limits nothing: put it behind the step in that app"
+            )),
+            Some(Entry {
+                item: Item::Step(step),
+                ..
+            }) => step.limit = Some(limit),
+            Some(Entry {
+                item: Item::Payload(payload),
+                ..
+            }) => self.faults.push(format!(
                 "timeout({limit:?}) follows payload '{}' and limits nothing: use Payload::stop_timeout",
                 payload.name
             )),
-            None => self.faults.push(format!("timeout({limit:?}) follows no step: put it behind the one it limits")),
+            None => self.faults.push(format!(
+                "timeout({limit:?}) follows no step: put it behind the one it limits"
+            )),
         }
         self
     }
@@ -165,7 +190,10 @@ impl AppBuilder {
     /// Adds a background task, started at this place of the startup, or later where it has to wait for a lease. Two
     /// payloads that need a lease cannot have the same name, since that is what the lease goes by.
     pub fn payload(mut self, payload: Payload) -> Self {
-        self.entries.push(Entry::Payload(payload));
+        self.entries.push(Entry {
+            of: 0,
+            item: Item::Payload(payload),
+        });
         self
     }
 
@@ -176,16 +204,66 @@ impl AppBuilder {
         self
     }
 
-    /// Takes over everything that another builder registered, at this place: an app within this one. What it
-    /// starts is torn down before everything that was registered here earlier. Its routes are the author's to mount.
-    pub fn nest(mut self, inner: AppBuilder) -> Self {
-        self.entries.extend(inner.entries);
-        self.faults.extend(inner.faults);
-        self.wants_peer |= inner.wants_peer;
-        for (of, value) in inner.values {
-            if self.values.insert(of, value).is_some() {
-                self.state_twice("that a nested app registered as well");
-            }
+    /// Mounts a finished app under a path: it answers the requests below that path, and it lives with this one.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use payload::{App, Payload};
+    ///
+    /// fn admin() -> App {
+    ///     App::builder()
+    ///         .step("audit log", async |_| Ok(async || Ok(())))
+    ///         .build(Router::new().route("/users", get(async || "nobody")))
+    /// }
+    ///
+    /// let app = App::builder()
+    ///     .mount("/admin", admin())
+    ///     .build(Router::new().route("/", get(async || "hello")));
+    /// ```
+    ///
+    /// **Lifecycle.** Its steps and payloads take this place in the one list: they start when everything that was
+    /// registered before the mount has started, and are torn down before that. Logs, errors and `payload status` name
+    /// them with the path: `/admin: audit log`. It has its own [state](Self::state): what is to be shared with it, it
+    /// is given when it is built.
+    ///
+    /// **Requests.** A request belongs to the mount with the longest path that it begins with, segment by segment:
+    /// `/admin` takes `/admin`, `/admin/` and `/admin/users`, not `/administrator`. That mount's app sees the path
+    /// without it (`/`, `/`, `/users`), with the query as it is; [`Mounted`](crate::Mounted), an extension of such a
+    /// request, has the rest. No other service sees the request, nor does its middleware: this app's own service
+    /// answers what no mount takes, `OPTIONS *` and `CONNECT` among that. Paths are compared byte by byte:
+    /// `/%61dmin` and `/x/../admin` do not belong to `/admin`.
+    ///
+    /// A path begins with a slash and does not end with one, and has no parameters; two apps on the same path, and a
+    /// path that cannot be, make the startup fail.
+    pub fn mount(mut self, path: impl Into<String>, app: App) -> Self {
+        let path = path.into();
+        let App {
+            service,
+            state,
+            mounted,
+            entries,
+            faults,
+        } = app;
+        let faults = faults.into_iter().map(|fault| format!("{path}: {fault}"));
+        self.faults.extend(faults);
+        let first = self.mounted.len() + 1;
+        self.entries.extend(entries.into_iter().map(|entry| Entry {
+            of: first + entry.of,
+            item: entry.item.under(&path, entry.of == 0),
+        }));
+        let below = mounted.into_iter().map(|inner| Member {
+            path: format!("{path}{}", inner.path),
+            ..inner
+        });
+        let own = Member {
+            path: path.clone(),
+            state,
+        };
+        self.mounted.extend(std::iter::once(own).chain(below));
+        self.wants_peer |= service.wants_peer();
+        match Prefix::new(path) {
+            Ok(prefix) => self.mounts.push(Mount { prefix, service }),
+            Err(fault) => self.faults.push(fault),
         }
         self
     }
@@ -210,20 +288,27 @@ impl AppBuilder {
         let state = State::new(self.values);
         let mut faults = self.faults;
         faults.extend(doubles(&self.entries));
+        faults.extend(twice(self.mounted.iter().map(|member| &*member.path)));
         App {
-            service: Service::with_state(service, &state).with_peer(self.wants_peer),
+            service: Service::with_state(service, &state)
+                .with_mounts(self.mounts)
+                .with_peer(self.wants_peer),
             state,
+            mounted: self.mounted,
             entries: self.entries,
             faults,
         }
     }
 
     fn add(mut self, name: String, action: Action) -> Self {
-        self.entries.push(Entry::Step(Step {
-            name: name.into(),
-            limit: None,
-            action,
-        }));
+        self.entries.push(Entry {
+            of: 0,
+            item: Item::Step(Step {
+                name: name.into(),
+                limit: None,
+                action,
+            }),
+        });
         self
     }
 
@@ -237,8 +322,8 @@ impl AppBuilder {
 /// A lease is known by its payload's name.
 fn doubles(entries: &[Entry]) -> impl Iterator<Item = String> {
     let mut seen = HashSet::new();
-    let leased = entries.iter().filter_map(|entry| match entry {
-        Entry::Payload(payload) if payload.needs_lease() => Some(&payload.name),
+    let leased = entries.iter().filter_map(|entry| match &entry.item {
+        Item::Payload(payload) if payload.needs_lease() => Some(&payload.name),
         _ => None,
     });
     leased.filter(move |name| !seen.insert(*name)).map(|name| {

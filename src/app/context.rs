@@ -4,9 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
+use crate::events::Events;
+use crate::messages::Messages;
 use crate::status::Status;
 
 /// Where an app is being built: its settings, its worker, and the notices of that worker's end.
@@ -39,7 +42,10 @@ pub(crate) struct ContextParts<S> {
     pub(crate) generation: u32,
     pub(crate) workers: u32,
     pub(crate) tokens: Tokens,
+    pub(crate) startup_deadline: Option<Instant>,
     pub(crate) desk: Desk,
+    pub(crate) messages: Messages,
+    pub(crate) events: Events,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -78,13 +84,21 @@ impl<S> Context<S> {
         self.0.workers
     }
 
+    /// When `load` and all startup steps have to be over, or the worker is given up: `timeouts.startup` after the
+    /// fork. `None` is unlimited.
+    pub fn startup_deadline(&self) -> Option<Instant> {
+        self.0.startup_deadline
+    }
+
     /// Fires when this worker begins to drain: it takes nothing new and finishes what it has. Long responses
-    /// (server-sent events, WebSockets) should then come to an end; at the drain's deadline payload ends them.
+    /// (server-sent events, WebSockets) should then come to an end; at the notice's
+    /// [deadline](Token::deadline), `timeouts.graceful` after the order to stop, payload ends them.
     pub fn drain_token(&self) -> Token {
         self.0.tokens.drain()
     }
 
-    /// Fires when the requests are over and the teardown begins, and when a startup is given up.
+    /// Fires when the requests are over and the teardown begins, and when a startup is given up. Its
+    /// [deadline](Token::deadline) is that of the whole teardown, `timeouts.cleanup` later.
     pub fn stop_token(&self) -> Token {
         self.0.tokens.stop()
     }
@@ -95,7 +109,20 @@ impl<S> Context<S> {
         Busy::at(&self.0.desk)
     }
 
-    /// The whole service as it is now: the arbiter, its workers, their payloads.
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.0.messages.clone()
+    }
+
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.0.events.clone()
+    }
+
+    /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.
+    ///
+    /// The numbers of the workers are as of this moment. Leases, and the payloads of other workers, are as the arbiter
+    /// has told them last: within some tens of milliseconds.
     pub fn service(&self) -> Status {
         (self.0.service)()
     }

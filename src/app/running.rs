@@ -14,6 +14,7 @@ use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{AppState, Progress};
 use super::service::Service;
 use super::stack::{Ending, Stack};
+use super::step::Common;
 use super::supervisor::{Failed, Surroundings};
 use super::token::Tokens;
 
@@ -21,6 +22,8 @@ use super::token::Tokens;
 /// teardown.
 pub(crate) struct Running {
     pub(super) service: Service,
+    /// Of the apps that are mounted in it, in the order of their mounting.
+    pub(super) mounted: Vec<Common>,
     pub(super) stack: Stack,
     /// Waiting for the drain.
     pub(super) drain_steps: Vec<Ending>,
@@ -61,19 +64,21 @@ impl Running {
 
     /// Begins the drain: fires the drain token, starts the drain steps, tells the payloads that stop before the
     /// requests. Returns at once; [`stop`](Self::stop) waits for all of it. A second call does nothing.
-    pub(crate) fn drain(&mut self) {
+    ///
+    /// `deadline` is when what is still open will be cut off, for those who hear the token; `None` is unlimited.
+    pub(crate) fn drain(&mut self, deadline: Option<Instant>) {
         if self.progress.state() >= AppState::Draining {
             return;
         }
         self.progress.advance(AppState::Draining);
-        self.tokens.fire_drain();
+        self.tokens.fire_drain(deadline);
         self.stack.tell_early();
         for step in self.drain_steps.drain(..) {
             let name = Arc::clone(&step.name);
-            let (state, observer) = (self.shared.state.clone(), Arc::clone(&self.shared.observer));
+            let observer = Arc::clone(&self.shared.observer);
             let cut = CancellationToken::new();
             let cutting = cut.clone().cancelled_owned();
-            let run = async move { step.run(Stage::Drain, &state, &*observer, cutting).await };
+            let run = async move { step.run(Stage::Drain, &*observer, None, cutting).await };
             let task = AbortOnDropHandle::new(tokio::spawn(run));
             self.drain_tasks.push(DrainTask { name, cut, task });
         }
@@ -89,7 +94,7 @@ impl Running {
     ///
     /// Dropping the future aborts the payloads and skips the steps that are left.
     pub(crate) async fn stop(mut self, deadline: Option<Instant>) -> Stopped {
-        self.drain();
+        self.drain(deadline);
         self.progress.advance(AppState::Stopping);
         let mut budget = Budget::new(deadline, self.drain_tasks.len() + self.stack.len());
         let mut errors = Vec::new();
@@ -97,7 +102,7 @@ impl Running {
             errors.extend(task.finish(budget.next()).await.err());
         }
         errors.extend(self.stack.stop_early(&mut budget).await);
-        self.finish(errors, budget, true).await
+        self.finish(errors, budget, deadline, true).await
     }
 
     /// Unwinds a startup that failed. Drain steps were never due.
@@ -108,25 +113,35 @@ impl Running {
     ) -> Vec<StepError> {
         self.progress.advance(AppState::Stopping);
         let budget = Budget::new(deadline, self.stack.len());
-        self.finish(Vec::new(), budget, clean).await.errors
+        self.finish(Vec::new(), budget, deadline, clean)
+            .await
+            .errors
     }
 
     async fn finish(
         mut self,
         mut errors: Vec<StepError>,
         mut budget: Budget,
+        deadline: Option<Instant>,
         clean: bool,
     ) -> Stopped {
-        self.tokens.fire_stop();
+        self.tokens.fire_stop(deadline);
         let Surroundings {
-            state,
+            common,
             failed,
             observer,
             ..
         } = self.shared;
-        errors.extend(self.stack.unwind(&state, &*observer, &mut budget).await);
-        let service = self.service;
-        if let Err(fault) = catch(|| drop((service, self.drain_steps, state))) {
+        errors.extend(self.stack.unwind(&*observer, &mut budget).await);
+        // What is left of the author's values: the services, then the states, last-in first-out.
+        let (service, drain_steps) = (self.service, self.drain_steps);
+        let mut states = vec![common];
+        states.append(&mut self.mounted);
+        let mut failed_drop = catch(|| drop((service, drain_steps)));
+        while let Some(common) = states.pop() {
+            failed_drop = failed_drop.and(catch(|| drop(common)));
+        }
+        if let Err(fault) = failed_drop {
             errors.push(StepError::new(Stage::Release, &Arc::from("app"), fault));
         }
         let end = if clean && errors.is_empty() {
@@ -186,12 +201,14 @@ mod tests {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
             desk: Desk::default(),
+            messages: crate::messages::Messages::alone(1),
             cleanup: None,
+            deadline: None,
             observer: Arc::new(crate::testing::Trace::default()),
             leases: Arc::new(Leases::new(0, 1)),
         };
         let mut running = app.start(launch).await.unwrap();
-        running.drain();
+        running.drain(None);
         let failed = running.failed().await;
         let stopped = running.stop(None).await;
         assert!(

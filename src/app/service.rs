@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 
+use super::mount::{Mount, Mounts};
 use super::state::State;
 use crate::body::Body;
 use crate::exit::BoxError;
@@ -58,7 +59,7 @@ where
     }
 }
 
-trait Erased: Send + Sync {
+pub(super) trait Erased: Send + Sync {
     fn call(&self, request: Request<Body>) -> Answer;
 }
 
@@ -119,6 +120,17 @@ impl Service {
     pub(crate) fn with_peer(mut self, wanted: bool) -> Self {
         self.wants_peer = wanted;
         self
+    }
+
+    /// Gives those requests to other services that are below their paths.
+    pub(super) fn with_mounts(self, mounts: Vec<Mount>) -> Self {
+        if mounts.is_empty() {
+            return self;
+        }
+        Self {
+            wants_peer: self.wants_peer,
+            erased: Arc::new(Mounts::new(self, mounts)),
+        }
     }
 
     /// Whether to insert the [`Peer`](crate::Peer) before a call.

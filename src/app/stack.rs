@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::act;
 use super::budget::Budget;
 use super::error::{Stage, StepError};
 use super::event::Observer;
-use super::state::State;
-use super::step::{End, StepContext, observed};
+use super::step::{Common, End, StepContext, observed};
 use super::supervisor::Supervised;
+use super::token::earlier;
 
 /// Everything that has a teardown, in the order in which it was started.
 #[derive(Default)]
@@ -24,20 +26,28 @@ enum Item {
 pub(super) struct Ending {
     pub(super) name: Arc<str>,
     pub(super) limit: Option<Duration>,
+    /// Of the app that it belongs to.
+    pub(super) common: Common,
     pub(super) end: End,
 }
 
 impl Ending {
-    /// Runs it to its end, to its limit or until it is cut off, with the observer told.
+    /// Runs it to its end, to its limit or until it is cut off, with the observer told. `cut_at` is when that will
+    /// be, where it is known.
     pub(super) async fn run(
         self,
         stage: Stage,
-        state: &State,
         observer: &dyn Observer,
+        cut_at: Option<Instant>,
         cut: impl Future<Output = ()>,
     ) -> Result<(), StepError> {
-        let Self { name, limit, end } = self;
-        let context = StepContext::new(&name, state);
+        let Self {
+            name,
+            limit,
+            common,
+            end,
+        } = self;
+        let context = StepContext::new(&name, &common, earlier(cut_at, after(limit)));
         let run = act::run(Box::pin(async { end(context).await }), limit, cut);
         observed(observer, stage, &name, run).await
     }
@@ -78,7 +88,6 @@ impl Stack {
     /// failed, in order. Dropping the future aborts the payloads and skips the teardowns behind it.
     pub(super) async fn unwind(
         &mut self,
-        state: &State,
         observer: &dyn Observer,
         budget: &mut Budget,
     ) -> Vec<StepError> {
@@ -87,14 +96,8 @@ impl Stack {
             let limit = budget.next();
             let result = match item {
                 Item::Step(ending) => {
-                    ending
-                        .run(
-                            Stage::Teardown,
-                            state,
-                            observer,
-                            act::sleep_until_some(limit),
-                        )
-                        .await
+                    let cut = act::sleep_until_some(limit);
+                    ending.run(Stage::Teardown, observer, limit, cut).await
                 }
                 Item::Payload(payload) => payload.stop(limit).await,
             };
@@ -102,6 +105,11 @@ impl Stack {
         }
         errors
     }
+}
+
+/// The end of a limit that begins now.
+pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
+    limit.and_then(|limit| Instant::now().checked_add(limit))
 }
 
 impl Item {

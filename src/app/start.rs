@@ -15,10 +15,11 @@ use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
 use super::event::{AppState, Observer, PayloadEvent, Progress};
 use super::leases::Leases;
 use super::running::{Running, first_failure};
-use super::stack::{Ending, Stack};
-use super::step::{Action, Begin, Entry, Step, StepContext, observed};
+use super::stack::{Ending, Stack, after};
+use super::step::{Action, Begin, Common, End, Entry, Item, Step, StepContext, observed};
 use super::supervisor::{Supervised, Surroundings};
-use super::token::Tokens;
+use super::token::{Tokens, earlier};
+use crate::messages::Messages;
 use crate::status::PayloadState;
 
 /// What the worker hands to an app that it starts.
@@ -29,6 +30,10 @@ pub(crate) struct Launch {
     pub(crate) tokens: Tokens,
     /// The same as in that context.
     pub(crate) desk: Desk,
+    /// The same as in that context.
+    pub(crate) messages: Messages,
+    /// When the startup is going to be given up, for those who ask; `None` is never.
+    pub(crate) deadline: Option<Instant>,
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
     pub(crate) cleanup: Option<Duration>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -49,6 +54,8 @@ impl App {
             cancel,
             tokens,
             desk,
+            messages,
+            deadline,
             cleanup,
             observer,
             leases,
@@ -56,16 +63,26 @@ impl App {
         let App {
             service,
             state,
+            mounted,
             entries,
             faults,
         } = self;
+        let common = |state| Common {
+            state,
+            messages: messages.clone(),
+        };
         let mut running = Running {
             service,
+            mounted: mounted
+                .into_iter()
+                .map(|mounted| mounted.state)
+                .map(common)
+                .collect(),
             stack: Stack::default(),
             drain_steps: Vec::new(),
             drain_tasks: Vec::new(),
             shared: Surroundings {
-                state,
+                common: common(state),
                 drain: tokens.drain(),
                 desk,
                 failed: watch::Sender::new(None),
@@ -79,7 +96,7 @@ impl App {
         running.announce_payloads(&entries);
         let started = match faults.into_iter().next() {
             Some(fault) => Err(StartCause::Invalid(fault)),
-            None => running.start_all(entries, &cancel).await,
+            None => running.start_all(entries, deadline, &cancel).await,
         };
         match started {
             Ok(()) => {
@@ -87,7 +104,7 @@ impl App {
                 Ok(running)
             }
             Err(cause) => {
-                let deadline = cleanup.and_then(|cleanup| Instant::now().checked_add(cleanup));
+                let deadline = after(cleanup);
                 let clean = matches!(cause, StartCause::Cancelled(_));
                 let unwinding = running.give_up(deadline, clean).await;
                 Err(StartFailure::new(cause, unwinding))
@@ -98,9 +115,9 @@ impl App {
 
 impl Running {
     fn announce_payloads(&self, entries: &[Entry]) {
-        let payloads = entries.iter().filter_map(|entry| match entry {
-            Entry::Payload(payload) => Some(payload),
-            Entry::Step(_) => None,
+        let payloads = entries.iter().filter_map(|entry| match &entry.item {
+            Item::Payload(payload) => Some(payload),
+            Item::Step(_) => None,
         });
         for (index, payload) in payloads.enumerate() {
             self.shared.observer.payload(&PayloadEvent {
@@ -118,39 +135,66 @@ impl Running {
     async fn start_all(
         &mut self,
         entries: Vec<Entry>,
+        deadline: Option<Instant>,
         cancel: &CancellationToken,
     ) -> Result<(), StartCause> {
         let mut payloads = 0;
-        for entry in entries {
+        for Entry { of, item } in entries {
             self.check(cancel)?;
-            match entry {
-                Entry::Payload(payload) => {
-                    let payload = Supervised::start(payload, payloads, &self.shared);
+            let common = self.common_of(of);
+            match item {
+                Item::Payload(payload) => {
+                    let shared = Surroundings {
+                        common,
+                        ..self.shared.clone()
+                    };
+                    let payload = Supervised::start(payload, payloads, &shared);
                     self.stack.push_payload(payload);
                     payloads += 1;
                 }
-                Entry::Step(Step {
+                Item::Step(Step {
                     name,
                     limit,
                     action,
-                }) => match action {
-                    Action::Startup(begin) => self.start_one(name, limit, begin, cancel).await?,
-                    Action::Drain(end) => self.drain_steps.push(Ending { name, limit, end }),
-                    Action::Teardown(end) => self.stack.push_step(Ending { name, limit, end }),
-                },
+                }) => {
+                    let ending = |end| Ending {
+                        name: Arc::clone(&name),
+                        limit,
+                        common: common.clone(),
+                        end,
+                    };
+                    match action {
+                        Action::Startup(begin) => {
+                            let at = earlier(deadline, after(limit));
+                            let context = StepContext::new(&name, &common, at);
+                            if let Some(end) = self.start_one(context, limit, begin, cancel).await?
+                            {
+                                self.stack.push_step(ending(end));
+                            }
+                        }
+                        Action::Drain(end) => self.drain_steps.push(ending(end)),
+                        Action::Teardown(end) => self.stack.push_step(ending(end)),
+                    }
+                }
             }
         }
         self.check(cancel)
     }
 
+    fn common_of(&self, app: usize) -> Common {
+        let mounted = app.checked_sub(1).and_then(|at| self.mounted.get(at));
+        mounted.unwrap_or(&self.shared.common).clone()
+    }
+
+    /// Gives back its teardown.
     async fn start_one(
-        &mut self,
-        name: Arc<str>,
+        &self,
+        context: StepContext,
         limit: Option<Duration>,
         begin: Begin,
         cancel: &CancellationToken,
-    ) -> Result<(), StartCause> {
-        let context = StepContext::new(&name, &self.shared.state);
+    ) -> Result<Option<End>, StartCause> {
+        let name = Arc::clone(&context.name);
         let mut interrupted = None;
         let run = async {
             // The step comes first: one that has just succeeded has something to tear down.
@@ -164,12 +208,7 @@ impl Running {
         };
         let result: Result<_, StepError> =
             observed(&*self.shared.observer, Stage::Startup, &name, run).await;
-        match result {
-            Ok(Some(end)) => self.stack.push_step(Ending { name, limit, end }),
-            Ok(None) => {}
-            Err(error) => return Err(interrupted.unwrap_or(StartCause::Step(error))),
-        }
-        Ok(())
+        result.map_err(|error| interrupted.unwrap_or(StartCause::Step(error)))
     }
 
     fn check(&self, cancel: &CancellationToken) -> Result<(), StartCause> {

@@ -10,25 +10,45 @@ use super::error::{Fault, Stage, StepError};
 use super::event::{Observer, StepEvent, StepOutcome};
 use super::payload::Payload;
 use super::state::{MissingState, State};
+use crate::messages::Messages;
 
 /// What a lifecycle step is given.
 #[derive(Clone, Debug)]
 pub struct StepContext {
-    name: Arc<str>,
-    state: State,
+    pub(super) name: Arc<str>,
+    common: Common,
+    deadline: Option<Instant>,
+}
+
+/// What the steps and payloads of one app have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) state: State,
+    pub(super) messages: Messages,
 }
 
 impl StepContext {
-    pub(super) fn new(name: &Arc<str>, state: &State) -> Self {
+    pub(super) fn new(name: &Arc<str>, common: &Common, deadline: Option<Instant>) -> Self {
         Self {
             name: Arc::clone(name),
-            state: state.clone(),
+            common: common.clone(),
+            deadline,
         }
     }
 
-    /// The step's name.
+    /// The step's name, as logs and errors have it: in a [mounted](crate::AppBuilder::mount) app `/admin: pool`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// When this run of the step is cut off, by its own [`timeout`](crate::AppBuilder::timeout) or by the worker: a
+    /// startup step when the whole startup has to be over, a teardown step when its share of the cleanup is used up.
+    /// A drain step knows only its own limit, since it has as much time as the requests need, and a share of the
+    /// cleanup.
+    ///
+    /// `None` where all that is unlimited.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
     }
 
     /// The value of type `T` that the app registered.
@@ -36,7 +56,13 @@ impl StepContext {
     /// # Errors
     /// There is none; the error names the type.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
-        self.state.get()
+        self.common.state.get()
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish. What is published in the
+    /// teardown is still sent.
+    pub fn messages(&self) -> Messages {
+        self.common.messages.clone()
     }
 }
 
@@ -45,9 +71,29 @@ pub(super) type End = Box<dyn FnOnce(StepContext) -> Act<()> + Send>;
 /// Runs at the startup; may leave an end behind.
 pub(super) type Begin = Box<dyn FnOnce(StepContext) -> Act<Option<End>> + Send>;
 
-pub(super) enum Entry {
+/// One thing that starts or stops, and the app that it belongs to: a place in the list of apps.
+pub(super) struct Entry {
+    pub(super) of: usize,
+    pub(super) item: Item,
+}
+
+pub(super) enum Item {
     Step(Step),
     Payload(Payload),
+}
+
+impl Item {
+    /// As it is called when its app is mounted there: `/admin: pool`. What is mounted in that app has the rest of its
+    /// path already.
+    pub(super) fn under(mut self, path: &str, is_own: bool) -> Self {
+        let name = match &mut self {
+            Item::Step(step) => &mut step.name,
+            Item::Payload(payload) => &mut payload.name,
+        };
+        let colon = if is_own { ": " } else { "" };
+        *name = format!("{path}{colon}{name}").into();
+        self
+    }
 }
 
 pub(super) struct Step {

@@ -25,8 +25,8 @@ use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Leases, Seat};
 use super::payload::{Payload, PayloadContext, Work};
-use super::state::State;
-use super::token::Token;
+use super::step::Common;
+use super::token::{Notice, Token, earlier};
 use crate::exit::chain;
 use crate::lease::{Grant, Released};
 use crate::status::{PayloadState, Scope};
@@ -42,15 +42,17 @@ pub(super) type Failed = watch::Sender<Option<PayloadFailure>>;
 /// A payload that was started.
 pub(super) struct Supervised {
     pub(super) before_requests: bool,
-    stop: CancellationToken,
+    stop: Notice,
+    stop_timeout: Duration,
     abort: CancellationToken,
     task: AbortOnDropHandle<Result<(), StepError>>,
     name: Arc<str>,
 }
 
 /// What every payload of one app shares.
+#[derive(Clone)]
 pub(super) struct Surroundings {
-    pub(super) state: State,
+    pub(super) common: Common,
     pub(super) drain: Token,
     pub(super) desk: Desk,
     pub(super) failed: Failed,
@@ -61,7 +63,8 @@ pub(super) struct Surroundings {
 impl Supervised {
     /// Starts the payload, or lets it wait for its lease. Needs a tokio runtime around it.
     pub(super) fn start(payload: Payload, index: usize, shared: &Surroundings) -> Self {
-        let (stop, abort) = (CancellationToken::new(), CancellationToken::new());
+        let (stop, abort) = (Notice::default(), CancellationToken::new());
+        let stop_timeout = payload.stop_timeout;
         let before_requests = payload.stops_before_requests();
         let needs_lease = payload.needs_lease();
         let name = Arc::clone(&payload.name);
@@ -74,15 +77,15 @@ impl Supervised {
                 slots: shared.leases.slots,
                 epoch: 0,
                 restarts: 0,
-                state: shared.state.clone(),
+                common: shared.common.clone(),
                 drain: shared.drain.clone(),
-                stop: Token::new(stop.clone()),
+                stop: stop.token(),
                 desk: shared.desk.clone(),
             },
             told: stop.clone(),
             stop: stop.clone(),
             abort: abort.clone(),
-            stop_timeout: payload.stop_timeout,
+            stop_timeout,
             failed: shared.failed.clone(),
             observer: Arc::clone(&shared.observer),
         };
@@ -96,6 +99,7 @@ impl Supervised {
         Self {
             before_requests,
             stop,
+            stop_timeout,
             abort,
             task,
             name,
@@ -104,7 +108,7 @@ impl Supervised {
 
     /// Tells it to stop; does not wait.
     pub(super) fn tell(&self) {
-        self.stop.cancel();
+        self.stop.fire(after(self.stop_timeout));
     }
 
     /// Tells it to stop and waits until it has ended: by itself until `limit`, then by an abort.
@@ -112,7 +116,7 @@ impl Supervised {
     /// # Errors
     /// It failed on its way out. An end that was reported before is none.
     pub(super) async fn stop(mut self, limit: Option<Instant>) -> Result<(), StepError> {
-        self.stop.cancel();
+        self.stop.fire(earlier(limit, after(self.stop_timeout)));
         let joined = tokio::select! {
             biased;
             joined = &mut self.task => joined,
@@ -130,8 +134,8 @@ struct Supervisor {
     scope: Scope,
     context: PayloadContext,
     /// What the running attempt is told by: the stop, or the end of its lease as well.
-    told: CancellationToken,
-    stop: CancellationToken,
+    told: Notice,
+    stop: Notice,
     abort: CancellationToken,
     stop_timeout: Duration,
     failed: Failed,
@@ -169,14 +173,14 @@ impl Supervisor {
                 }
                 // It still runs somewhere: only the end of this process can free the lease.
                 Over::Told(Err(Fault::Blocked)) => {
-                    if !self.stop.is_cancelled() {
+                    if !self.stop.is_fired() {
                         self.fail(&Fault::Blocked.to_string());
                         return Ok(());
                     }
                     return self.stopped(Err(Fault::Blocked));
                 }
                 Over::Told(outcome) => {
-                    let (stopped, last) = (self.stopped(outcome), self.stop.is_cancelled());
+                    let (stopped, last) = (self.stopped(outcome), self.stop.is_fired());
                     let again = work.can_start() && !last;
                     seat.clear();
                     self.release(
@@ -207,24 +211,25 @@ impl Supervisor {
     async fn next_grant(&self, seat: &mut Seat) -> Option<Grant> {
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => None,
+            () = self.stop.fired() => None,
             grant = seat.granted() => Some(grant),
         }
     }
 
     /// From the grant until the payload is over or its lease is.
     async fn hold(&mut self, work: &mut Work, grant: Grant, seat: &Seat) -> Over {
-        self.told = self.stop.child_token();
-        self.context.stop = Token::new(self.told.clone());
+        self.told = self.stop.child();
+        self.context.stop = self.told.token();
         self.context.epoch = grant.epoch;
         self.context.slots = u32::from(grant.slots);
         self.report(PayloadState::Running, None);
         let (told, revoked) = (self.told.clone(), seat.revoked());
+        let stop_timeout = self.stop_timeout;
         let mut working = std::pin::pin!(self.work_off(work));
         tokio::select! {
             biased;
             over = &mut working => return over,
-            () = revoked => told.cancel(),
+            () = revoked => told.fire(after(stop_timeout)),
         }
         working.await
     }
@@ -255,7 +260,7 @@ impl Supervisor {
                 Work::Restarting(_, backoff) => {
                     self.report(PayloadState::Restarting, Some(&unasked(end)));
                     let wait = backoff.wait(begun.elapsed());
-                    if timeout(wait, self.told.cancelled()).await.is_ok() {
+                    if timeout(wait, self.told.fired()).await.is_ok() {
                         return Over::Told(Ok(()));
                     }
                     self.context.restarts = self.context.restarts.saturating_add(1);
@@ -272,11 +277,11 @@ impl Supervisor {
     ) -> ControlFlow<Result<(), Fault>, Result<(), Fault>> {
         tokio::select! {
             biased;
-            end = &mut attempt => match self.told.is_cancelled() {
+            end = &mut attempt => match self.told.is_fired() {
                 true => Break(outcome(end)),
                 false => Continue(outcome(end)),
             },
-            () = self.told.cancelled() => Break(self.force(attempt).await),
+            () = self.told.fired() => Break(self.force(attempt).await),
         }
     }
 
@@ -367,6 +372,11 @@ impl Work {
 
 fn number_of(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// `None`: later than there is time.
+fn after(limit: Duration) -> Option<Instant> {
+    Instant::now().checked_add(limit)
 }
 
 /// The sentence for an end that nobody asked for.

@@ -10,6 +10,7 @@ use super::core::{Event, Exit, Request, Want, WorkerId};
 use super::journal;
 use super::shell::{Shell, now};
 use crate::control;
+use crate::ipc::bulletin::Declared;
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::Level;
 use crate::sys;
@@ -91,8 +92,17 @@ impl Shell {
                     Event::Recycle { worker, cause }
                 }
                 Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
+                Ok(Received::Message(Report::Happened { event })) => {
+                    self.news.happened(worker, *event);
+                    continue;
+                }
                 Ok(Received::Message(Report::Payloads { names, scopes })) => {
                     let wants = Want::of(&names, &scopes);
+                    self.news.declared(Declared {
+                        worker: worker.0,
+                        names: names.clone(),
+                        scopes: scopes.clone(),
+                    });
                     child.payloads = names;
                     child.scopes = scopes;
                     Event::Wants { worker, wants }

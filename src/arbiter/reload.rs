@@ -12,6 +12,7 @@ use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
 use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
 use super::journal;
+use super::news::News;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
@@ -19,6 +20,7 @@ use super::store::Store;
 use crate::author::Author;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
+use crate::ipc::bulletin::Declared;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{self, Board, Scoreboard};
 use crate::sockets::{Listener, ListenerAddress, OwnPaths};
@@ -98,6 +100,7 @@ impl Shell {
 
     fn try_exec(&mut self, image: Image) -> io::Result<std::convert::Infallible> {
         self.equipment.notifier.flush();
+        self.tell_workers(now());
         // On the way back too: what cannot take over gives back to this one.
         let own = Executable::own()?;
         let images = &self.equipment.images;
@@ -157,6 +160,7 @@ impl Shell {
             waiting: self.waiting.clone().into_iter().collect(),
             next_trigger: self.next_trigger,
             left_at: Some(now()),
+            news: self.news.save(),
         }
     }
 
@@ -217,8 +221,14 @@ impl Shell {
         let mut take = |number: Number| descriptors.remove(&number);
         let earlier_drops = board.header.log_drops.load(Relaxed);
         let mut children = Children::new(board);
+        let mut news = News::restore(state.news);
         for child in state.children {
             let channel = child.channel.and_then(&mut take).map(Channel::from);
+            news.declared(Declared {
+                worker: child.worker,
+                names: child.payloads.clone(),
+                scopes: child.scopes.clone(),
+            });
             children.adopt(
                 WorkerId(child.worker),
                 Child {
@@ -263,7 +273,7 @@ impl Shell {
             author: new.author,
         };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
-        let mut shell = Self::assemble(core, children, equipment, epoll);
+        let mut shell = Self::assemble(core, children, equipment, epoll, news);
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
         shell.next_trigger = state.next_trigger;
         shell.earlier_drops = earlier_drops;

@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::events::LifecycleEvent;
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
 use crate::moment::Moment;
@@ -52,6 +53,34 @@ pub(crate) enum Report {
     Paused {
         round: u64,
     },
+    /// A lifecycle event of this worker, for everybody. Its number is the arbiter's to give.
+    Happened {
+        event: Box<LifecycleEvent>,
+    },
+}
+
+/// A message that is ready to be sent, to many.
+#[derive(Debug)]
+pub(crate) struct Packet(Vec<u8>);
+
+impl Packet {
+    /// # Errors
+    /// It is too long.
+    pub(crate) fn of<M: Serialize>(message: &M) -> io::Result<Self> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MAX {
+            return Err(io::Error::other(format!(
+                "a message of {} bytes",
+                bytes.len()
+            )));
+        }
+        Ok(Self(bytes))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// One end.
@@ -85,6 +114,14 @@ impl Channel {
     /// `WouldBlock`: the other side does not read. `BrokenPipe`: it is gone.
     pub(crate) fn send<M: Serialize>(&self, message: &M) -> io::Result<()> {
         self.write(message, &[])
+    }
+
+    /// The same with a message that was made before.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub(crate) fn send_packet(&self, packet: &Packet) -> io::Result<()> {
+        self.pass(packet, &[])
     }
 
     /// The same with a descriptor, of which the other side gets a copy.
@@ -129,14 +166,11 @@ impl Channel {
     }
 
     fn write<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MAX {
-            return Err(io::Error::other(format!(
-                "a message of {} bytes",
-                bytes.len()
-            )));
-        }
-        passing::send(self.0.as_fd(), &[IoSlice::new(&bytes)], fds)
+        self.pass(&Packet::of(message)?, fds)
+    }
+
+    fn pass(&self, Packet(bytes): &Packet, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        passing::send(self.0.as_fd(), &[IoSlice::new(bytes)], fds)
     }
 }
 

@@ -11,18 +11,21 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::reporter::Reporter;
 use super::stages::now;
+use super::view::View;
 use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
+use crate::ipc::bulletin::Told;
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::{Level, Order};
 use crate::lease::{Grant, Released};
 use crate::lifecycle;
 use crate::logs::events::Event;
-use crate::sys;
 use crate::sys::readiness::Readiness;
+use crate::{logs, sys};
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -62,6 +65,7 @@ struct Keeper {
     /// Orders about links go on to the app's runtime as they are.
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     leases: Arc<Leases>,
+    view: Arc<View>,
     timeouts: Timeouts,
 }
 
@@ -88,6 +92,8 @@ impl Keeper {
         let (links, links_out) = mpsc::unbounded_channel();
         let life = Life::new(start, wishes, links_out);
         let channel = life.channel();
+        let mut reporter = Reporter::new(channel.clone());
+        logs::send_events(move |event| reporter.report(event));
         let keeper = Self {
             readiness: Readiness::of(channel.as_fd())?,
             channel,
@@ -96,6 +102,7 @@ impl Keeper {
             wish,
             links,
             leases: life.leases(),
+            view: life.view(),
             timeouts,
         };
         Ok((keeper, life))
@@ -125,7 +132,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
-                order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
+                order = next_order(&self.readiness, &self.channel, &self.view), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
                     Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
@@ -194,8 +201,13 @@ impl Keeper {
     }
 }
 
-/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, Option<OwnedFd>)> {
+/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. What it tells in between
+/// goes into the view. Cancel-safe.
+async fn next_order(
+    readiness: &Readiness,
+    channel: &Channel,
+    view: &View,
+) -> Option<(Order, Option<OwnedFd>)> {
     loop {
         let mut ready = match readiness.readable().await {
             Ok(ready) => ready,
@@ -205,7 +217,8 @@ async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, 
             }
         };
         match channel.receive_with() {
-            Ok((Received::Message(order), fd)) => return Some((order, fd)),
+            Ok((Received::Message(Told::Order(order)), fd)) => return Some((order, fd)),
+            Ok((Received::Message(Told::Bulletin(bulletin)), _)) => view.hear(*bulletin),
             Ok((Received::Empty, _)) => ready.clear_ready(),
             Ok((Received::Closed, _)) => return None,
             Err(error) => {

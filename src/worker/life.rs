@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::observer::{Declared, Observed};
+use super::observer::Observed;
 use super::phase::Phase;
 use super::server::Server;
-use super::stages::{Stages, now};
+use super::stages::Stages;
+use super::view::View;
 use super::wake::Wake;
 use super::{Load, Start};
 use crate::app::leases::Leases;
@@ -25,10 +26,8 @@ use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
-use crate::ipc::reading;
-use crate::ipc::scoreboard::Meter;
+use crate::messages::Messages;
 use crate::sockets::Listener;
-use crate::status::Status;
 
 /// The slowest heartbeat; it is faster where a limit is short.
 const SLOWEST_BEAT: Duration = Duration::from_secs(1);
@@ -61,6 +60,8 @@ pub(super) struct Life {
     wishes: watch::Receiver<Wish>,
     links: Links,
     leases: Arc<Leases>,
+    messages: Messages,
+    view: Arc<View>,
 }
 
 /// How a life came to its end.
@@ -73,7 +74,9 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         Self {
+            view: Arc::new(view),
             worker: start.worker,
             slot: start.slot,
             generation: start.generation,
@@ -85,12 +88,18 @@ impl Life {
             wishes,
             links,
             leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
+            messages: Messages::alone(start.worker),
         }
     }
 
     /// Where grants go, from any thread.
     pub(super) fn leases(&self) -> Arc<Leases> {
         self.leases.clone()
+    }
+
+    /// Where news go, from any thread.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.view.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -133,7 +142,7 @@ impl Life {
         let deadline = after(self.config.timeouts.startup);
         let tokens = Tokens::default();
         let observer = Arc::new(Observed::new(self.stages.clone()));
-        let context = self.context(settings, tokens.clone(), observer.clone());
+        let context = self.context(settings, tokens.clone(), deadline, observer.clone());
         let app = match self.load(context, load, deadline).await {
             Ok(app) => app,
             Err(end) => return self.told_or_said(end),
@@ -190,6 +199,8 @@ impl Life {
             cancel: cancel.clone(),
             tokens,
             desk: self.desk(),
+            messages: self.messages.clone(),
+            deadline,
             cleanup: self.config.timeouts.cleanup,
             observer,
             leases: self.leases.clone(),
@@ -257,8 +268,9 @@ impl Life {
         self.take_links(&server);
         server.close();
         self.stages.enter(Phase::Draining);
-        running.drain();
-        let left = self.drain(&server).await;
+        let deadline = self.drain_deadline();
+        running.drain(deadline);
+        let left = self.drain(&server, deadline).await;
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
@@ -305,24 +317,32 @@ impl Life {
 
     /// Until no connection is left, the deadline has passed, or the wish has become more urgent; then the rest is
     /// cancelled. Gives back how many were left.
-    async fn drain(&mut self, server: &Server) -> u64 {
-        let deadline = after(self.config.timeouts.graceful);
+    async fn drain(&mut self, server: &Server, deadline: Option<Instant>) -> u64 {
         self.take_links(server);
         loop {
             tokio::select! {
                 biased;
                 () = server.drain() => return 0,
                 (order, link) = next_link(&mut self.links) => server.link(order, link),
+                () = told_to_hurry(&self.wishes) => break,
                 () = until(deadline) => {
                     tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
                     break;
                 }
-                () = told_to_hurry(&self.wishes) => break,
             }
         }
         let left = server.connections();
         server.cancel().await;
         left
+    }
+
+    /// When requests are cancelled that have not ended: at once, when the stop is a quick one.
+    fn drain_deadline(&self) -> Option<Instant> {
+        if *self.wishes.borrow() >= Wish::Stop(Level::Quick) {
+            Some(Instant::now())
+        } else {
+            after(self.config.timeouts.graceful)
+        }
     }
 
     /// Those that came with or before the order to stop count from its beginning.
@@ -343,8 +363,14 @@ impl Life {
         Desk::new(self.stages.meter().clone())
     }
 
-    fn context<S>(&self, settings: S, tokens: Tokens, observer: Arc<Observed>) -> Context<S> {
-        let meter = self.stages.meter().clone();
+    fn context<S>(
+        &self,
+        settings: S,
+        tokens: Tokens,
+        startup_deadline: Option<Instant>,
+        observer: Arc<Observed>,
+    ) -> Context<S> {
+        let (view, events) = (self.view.clone(), self.view.events());
         Context::new(ContextParts {
             settings,
             worker: self.worker,
@@ -352,27 +378,12 @@ impl Life {
             generation: self.generation,
             workers: self.workers,
             tokens,
+            startup_deadline,
             desk: self.desk(),
-            service: Arc::new(move || service(&meter, &observer.payloads())),
+            messages: self.messages.clone(),
+            events,
+            service: Arc::new(move || view.status(&observer)),
         })
-    }
-}
-
-/// The service as a worker sees it: by the scoreboard alone.
-fn service(meter: &Meter, (names, scopes): &Declared) -> Status {
-    let (board, at) = (meter.board(), now());
-    let mut workers: Vec<_> = board
-        .seats
-        .iter()
-        .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| reading::worker(seat, names, scopes, at))
-        .collect();
-    workers.sort_by_key(|worker| (worker.slot, worker.pid));
-    Status {
-        arbiter: reading::arbiter(&board.header, at),
-        workers,
-        sockets: Vec::new(),
-        leases: Vec::new(),
     }
 }
 

@@ -187,8 +187,9 @@ async fn what_it_ends_with_decides_about_the_worker() {
 #[tokio::test(start_paused = true)]
 async fn two_of_one_name_cannot_be_told_apart() {
     let leased = |scope| Payload::new("twin", obedient).scope(scope);
-    let inner = App::builder().payload(leased(Scope::Slot));
-    let twins = App::builder().payload(leased(Scope::Service)).nest(inner);
+    let twins = App::builder()
+        .payload(leased(Scope::Service))
+        .payload(leased(Scope::Slot));
     let failed = start_fails(twins).await;
     let text = failed.to_string();
     assert!(

@@ -6,8 +6,11 @@
     reason = "a helper fails its test by a panic"
 )]
 
+mod deadlines;
 mod face;
 mod leases;
+mod messages;
+mod mounts;
 mod payloads;
 mod readme;
 mod startup;

@@ -9,7 +9,7 @@ use payload::testing::TestApp;
 use payload::{App, Body, Payload, PayloadContext, Stage};
 use tokio::time::{Instant, sleep};
 
-use crate::{SECOND, failing, obedient, pair, soon, start, texts, two_steps};
+use crate::{SECOND, build, failing, obedient, pair, soon, start, texts, two_steps};
 
 // 2. The states of an app
 
@@ -97,13 +97,13 @@ async fn state_whose_drop_panics_is_an_error_of_the_stop() {
 // 12. One list, last-in first-out
 
 #[tokio::test(start_paused = true)]
-async fn everything_is_torn_down_last_in_first_out_and_a_nested_app_before_its_parent() {
+async fn everything_is_torn_down_last_in_first_out_and_a_mounted_app_before_its_parent() {
     let inner = pair(App::builder(), "inner").payload(Payload::new("inner payload", obedient));
     let builder = pair(App::builder(), "parent")
         .payload(Payload::new("payload", obedient))
         .startup("only a startup", async |_| Ok(()))
         .teardown("only a teardown", async |_| Ok(()))
-        .nest(inner);
+        .mount("/inner", build(inner));
     let app = start(builder).await;
     let trace = app.trace();
     assert_eq!(
@@ -111,15 +111,15 @@ async fn everything_is_torn_down_last_in_first_out_and_a_nested_app_before_its_p
         [
             "app starting",
             "payload 'payload' waiting",
-            "payload 'inner payload' waiting",
+            "payload '/inner: inner payload' waiting",
             "startup 'parent' begun",
             "startup 'parent' done",
             "payload 'payload' running",
             "startup 'only a startup' begun",
             "startup 'only a startup' done",
-            "startup 'inner' begun",
-            "startup 'inner' done",
-            "payload 'inner payload' running",
+            "startup '/inner: inner' begun",
+            "startup '/inner: inner' done",
+            "payload '/inner: inner payload' running",
             "app serving",
         ]
     );
@@ -129,9 +129,9 @@ async fn everything_is_torn_down_last_in_first_out_and_a_nested_app_before_its_p
         [
             "app draining",
             "app stopping",
-            "payload 'inner payload' done",
-            "teardown 'inner' begun",
-            "teardown 'inner' done",
+            "payload '/inner: inner payload' done",
+            "teardown '/inner: inner' begun",
+            "teardown '/inner: inner' done",
             "teardown 'only a teardown' begun",
             "teardown 'only a teardown' done",
             "payload 'payload' done",

@@ -1,0 +1,139 @@
+//! What authors are told of the time that they have.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use payload::testing::TestApp;
+use payload::{App, Context, NoSettings, Payload, PayloadContext, Token};
+use tokio::time::{Instant, sleep};
+
+use crate::{SECOND, soon, start};
+
+/// What was known, by whom; in seconds since then.
+#[derive(Clone)]
+struct Known(Arc<Mutex<Vec<(&'static str, Option<f64>)>>>, Instant);
+
+impl Known {
+    fn new() -> Self {
+        Self(Arc::default(), Instant::now())
+    }
+
+    fn note(&self, who: &'static str, deadline: Option<Instant>) {
+        let seconds = deadline.map(|at| at.duration_since(self.1).as_secs_f64());
+        self.0.lock().unwrap().push((who, seconds));
+    }
+
+    fn all(&self) -> Vec<(&'static str, Option<f64>)> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_knows_when_it_is_cut_off() {
+    let known = Known::new();
+    let (up, free, down, first) = (known.clone(), known.clone(), known.clone(), known.clone());
+    let builder = App::builder()
+        .teardown("first", async move |step| {
+            first.note("first down", step.deadline());
+            Ok(())
+        })
+        .startup("limited", async move |step| {
+            up.note("limited", step.deadline());
+            Ok(())
+        })
+        .timeout(3 * SECOND)
+        .startup("free", async move |step| {
+            free.note("free", step.deadline());
+            Ok(())
+        })
+        .teardown("down", async move |step| {
+            down.note("down", step.deadline());
+            Ok(())
+        })
+        .timeout(60 * SECOND);
+    let app = start(builder).await;
+    assert_eq!(known.all(), [("limited", Some(3.0)), ("free", None)]);
+    // Of ten seconds the last one is the first step's, whatever the one before it does.
+    soon(app.stop_within(10 * SECOND)).await;
+    assert_eq!(
+        known.all()[2..],
+        [("down", Some(9.0)), ("first down", Some(10.0))]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payload_knows_when_it_is_aborted() {
+    let known = Known::new();
+    let of = |who, limit: Duration| {
+        let known = known.clone();
+        let run = async move |context: PayloadContext| {
+            assert_eq!(context.stop_token().deadline(), None);
+            context.stopped().await;
+            known.note(who, context.stop_token().deadline());
+            Ok(())
+        };
+        Payload::new(who, run).stop_timeout(limit)
+    };
+    let builder = App::builder()
+        .payload(of("unhurried", 60 * SECOND))
+        .payload(of("usual", 2 * SECOND))
+        .payload(of("early", 3 * SECOND).stop_before_requests());
+    let mut app = start(builder).await;
+    sleep(SECOND).await;
+    app.drain();
+    sleep(SECOND).await;
+    assert_eq!(known.all(), [("early", Some(4.0))]);
+    soon(app.stop_within(10 * SECOND)).await;
+    assert_eq!(
+        known.all()[1..],
+        [("usual", Some(4.0)), ("unhurried", Some(12.0))]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_taken_back_comes_with_its_own_deadline() {
+    let known = Known::new();
+    let notes = known.clone();
+    let payload = Payload::restarting("p", move |context: PayloadContext| {
+        let notes = notes.clone();
+        async move {
+            context.stopped().await;
+            notes.note("p", context.stop_token().deadline());
+            Ok(())
+        }
+    });
+    let payload = payload.scope(payload::Scope::Slot).stop_timeout(4 * SECOND);
+    let mut app = start(App::builder().payload(payload)).await;
+    sleep(SECOND).await;
+    app.revoke("p");
+    sleep(SECOND).await;
+    app.grant("p", 2);
+    sleep(SECOND).await;
+    soon(app.stop_within(2 * SECOND)).await;
+    assert_eq!(known.all(), [("p", Some(5.0)), ("p", Some(5.0))]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_notices_of_a_worker_tell_their_deadlines_when_they_fire() {
+    let tokens: Arc<Mutex<Option<(Token, Token)>>> = Arc::default();
+    let out = tokens.clone();
+    let load = async move |context: Context| -> payload::Result<App> {
+        assert_eq!(context.startup_deadline(), None);
+        *out.lock().unwrap() = Some((context.drain_token(), context.stop_token()));
+        let stuck = App::builder().teardown("stuck", async |_| pending().await);
+        Ok(stuck.build(Router::new()))
+    };
+    let mut app = soon(TestApp::load(NoSettings {}, load)).await.unwrap();
+    let begun = Instant::now();
+    let (drain, stop) = tokens.lock().unwrap().take().unwrap();
+    app.drain_within(30 * SECOND);
+    assert_eq!(drain.deadline(), Some(begun + 30 * SECOND));
+    assert_eq!(stop.deadline(), None);
+    sleep(SECOND).await;
+    soon(app.stop_within(5 * SECOND)).await;
+    // Nothing that drains lives longer than the app.
+    assert_eq!(drain.deadline(), Some(begun + 6 * SECOND));
+    assert_eq!(stop.deadline(), Some(begun + 6 * SECOND));
+}
