@@ -34,6 +34,7 @@ pub use app::{
     StepError, Token, service_fn,
 };
 pub use body::Body;
+pub use config::duration;
 pub use events::{Events, LifecycleEvent};
 pub use exit::BoxError;
 pub use messages::{Lagged, Message, Messages, PublishError, Subscription};

@@ -8,6 +8,7 @@
 //! CPUs.
 
 mod app;
+mod author;
 mod document;
 mod environment;
 mod file;
@@ -27,6 +28,7 @@ use crate::exit::Failure;
 use crate::sockets::Address;
 
 pub(crate) use app::{AppSettings, app_settings};
+pub use author::duration;
 pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
