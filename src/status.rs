@@ -65,9 +65,9 @@ pub struct Status {
     pub arbiter: Arbiter,
     /// One entry per worker process, by slot; a slot that is being replaced has two.
     pub workers: Vec<Worker>,
-    /// The listening sockets. Empty where the view is a worker's.
+    /// The listening sockets. A worker sees those that it has itself.
     pub sockets: Vec<Socket>,
-    /// Who runs the payloads that need a lease. Empty where the view is a worker's.
+    /// Who runs the payloads that need a lease.
     #[serde(default)]
     pub leases: Vec<Lease>,
 }
@@ -88,7 +88,7 @@ pub struct Arbiter {
     pub workers: u32,
     /// The version of payload.
     pub version: String,
-    /// The line that systemd shows.
+    /// The line that systemd shows. A worker sees it without the live counts.
     pub status: String,
     /// Log records of the arbiter that were dropped because nobody took them.
     pub log_drops: u64,
@@ -98,6 +98,9 @@ pub struct Arbiter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Worker {
+    /// Its number, which no other worker of this service ever has.
+    #[serde(default)]
+    pub worker: u64,
     /// The stable place that it fills.
     pub slot: u32,
     /// Process id.

@@ -23,8 +23,10 @@
 //!
 //! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,14 +39,21 @@ use tokio_util::sync::CancellationToken;
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
+use crate::app::shelf::Custodian;
 use crate::app::start::Launch;
 use crate::app::{
     App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
 };
 use crate::body::Body;
+use crate::events::Events;
 use crate::exit::BoxError;
+use crate::kept::Kept;
 use crate::lease::Grant;
+use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
+
+/// The number of the one worker.
+const WORKER: u64 = 1;
 
 /// An app that runs in this process, on the test's own runtime.
 ///
@@ -58,8 +67,10 @@ use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 /// ```
 pub struct TestApp {
     running: Running,
+    messages: Messages,
     trace: Trace,
     leases: Arc<Leases>,
+    archive: Arc<Archive>,
     /// How often a lease was granted.
     grants: u64,
 }
@@ -79,7 +90,7 @@ impl TestApp {
     /// # Errors
     /// It failed or was given up, and what it had started is torn down again.
     pub async fn start_until(app: App, stop: impl Future<Output = ()>) -> Result<Self, NotStarted> {
-        launch(app, stop, Tokens::default()).await
+        launch(app, stop, Tokens::default(), Messages::alone(WORKER)).await
     }
 
     /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
@@ -93,19 +104,22 @@ impl TestApp {
         E: Into<BoxError>,
     {
         let tokens = Tokens::default();
+        let messages = Messages::alone(WORKER);
         let context = Context::new(ContextParts {
             settings,
-            worker: 1,
+            worker: WORKER,
             slot: 0,
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
             startup_deadline: None,
             desk: Desk::default(),
+            messages: messages.clone(),
+            events: Events::default(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;
-        Ok(launch(app, pending(), tokens).await?)
+        Ok(launch(app, pending(), tokens, messages).await?)
     }
 
     /// Answers one request.
@@ -119,6 +133,11 @@ impl TestApp {
     {
         let answer = self.running.service().call(request.map(Body::new));
         answer.await
+    }
+
+    /// What the app publishes, and a way to publish as if it did.
+    pub fn messages(&self) -> Messages {
+        self.messages.clone()
     }
 
     /// Begins the drain, and returns at once.
@@ -145,16 +164,27 @@ impl TestApp {
         }
     }
 
-    /// Grants it again, with the number of slots that there are now. When the app is started, every lease is
-    /// granted, as in a service with one worker.
+    /// Grants it again, with the number of slots that there are now, and with what the payload has
+    /// [kept](crate::PayloadContext::keep). When the app is started, every lease is granted, as in a service with one
+    /// worker.
     ///
     /// # Panics
     /// No payload of this name needs a lease.
     pub fn grant(&mut self, payload: &str, slots: u16) {
         self.grants += 1;
         let epoch = self.grants;
-        self.leases
-            .grant(self.number_of(payload), Grant { epoch, slots });
+        let number = self.number_of(payload);
+        let kept = self.archive.of(number);
+        self.leases.grant(number, Grant { epoch, slots }, kept);
+    }
+
+    /// What the payload has [kept](crate::PayloadContext::keep) for whoever has its lease next.
+    ///
+    /// # Panics
+    /// No payload of this name needs a lease.
+    pub fn kept(&self, payload: &str) -> Option<Bytes> {
+        let kept = self.archive.of(self.number_of(payload))?;
+        kept.bytes().ok()
     }
 
     #[expect(clippy::panic, reason = "a mistake of the test")]
@@ -203,14 +233,18 @@ async fn launch(
     app: App,
     stop: impl Future<Output = ()>,
     tokens: Tokens,
+    messages: Messages,
 ) -> Result<TestApp, NotStarted> {
     let trace = Trace::default();
     let cancel = CancellationToken::new();
-    let leases = Arc::new(Leases::new(0, 1));
+    let archive = Arc::new(Archive::default());
+    let leases = Leases::new(0, 1).with_custodian(archive.clone());
+    let leases = Arc::new(leases);
     let starting = app.start(Launch {
         cancel: cancel.clone(),
         tokens,
         desk: Desk::default(),
+        messages: messages.clone(),
         deadline: None,
         cleanup: None,
         observer: Arc::new(trace.clone()),
@@ -229,8 +263,10 @@ async fn launch(
         Ok(running) => {
             let mut app = TestApp {
                 running,
+                messages,
                 trace,
                 leases,
+                archive,
                 grants: 0,
             };
             for (_, payload) in app.leases.payloads() {
@@ -239,6 +275,25 @@ async fn launch(
             Ok(app)
         }
         Err(failure) => Err(NotStarted { failure, trace }),
+    }
+}
+
+/// What payloads have kept, as the arbiter has it.
+#[derive(Default)]
+struct Archive(Mutex<BTreeMap<u32, Arc<Kept>>>);
+
+impl Archive {
+    fn of(&self, payload: u32) -> Option<Arc<Kept>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&payload).cloned()
+    }
+}
+
+impl Custodian for Archive {
+    fn keep(&self, payload: u32, _: u64, kept: &Arc<Kept>) -> io::Result<()> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(payload, kept.clone());
+        Ok(())
     }
 }
 

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
+use crate::events::Events;
+use crate::messages::Messages;
 use crate::status::Status;
 
 /// Where an app is being built: its settings, its worker, and the notices of that worker's end.
@@ -42,6 +44,8 @@ pub(crate) struct ContextParts<S> {
     pub(crate) tokens: Tokens,
     pub(crate) startup_deadline: Option<Instant>,
     pub(crate) desk: Desk,
+    pub(crate) messages: Messages,
+    pub(crate) events: Events,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -105,7 +109,20 @@ impl<S> Context<S> {
         Busy::at(&self.0.desk)
     }
 
-    /// The whole service as it is now: the arbiter, its workers, their payloads.
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.0.messages.clone()
+    }
+
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.0.events.clone()
+    }
+
+    /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.
+    ///
+    /// The numbers of the workers are as of this moment. Leases, and the payloads of other workers, are as the arbiter
+    /// has told them last: within some tens of milliseconds.
     pub fn service(&self) -> Status {
         (self.0.service)()
     }

@@ -14,7 +14,7 @@ use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{AppState, Progress};
 use super::service::Service;
 use super::stack::{Ending, Stack};
-use super::state::State;
+use super::step::Common;
 use super::supervisor::{Failed, Surroundings};
 use super::token::Tokens;
 
@@ -23,7 +23,7 @@ use super::token::Tokens;
 pub(crate) struct Running {
     pub(super) service: Service,
     /// Of the apps that are mounted in it, in the order of their mounting.
-    pub(super) mounted: Vec<State>,
+    pub(super) mounted: Vec<Common>,
     pub(super) stack: Stack,
     /// Waiting for the drain.
     pub(super) drain_steps: Vec<Ending>,
@@ -127,18 +127,19 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop(deadline);
         let Surroundings {
-            state,
+            common,
             failed,
             observer,
             ..
         } = self.shared;
         errors.extend(self.stack.unwind(&*observer, &mut budget).await);
         // What is left of the author's values: the services, then the states, last-in first-out.
-        let (service, drain_steps, mut states) = (self.service, self.drain_steps, vec![state]);
+        let (service, drain_steps) = (self.service, self.drain_steps);
+        let mut states = vec![common];
         states.append(&mut self.mounted);
         let mut failed_drop = catch(|| drop((service, drain_steps)));
-        while let Some(state) = states.pop() {
-            failed_drop = failed_drop.and(catch(|| drop(state)));
+        while let Some(common) = states.pop() {
+            failed_drop = failed_drop.and(catch(|| drop(common)));
         }
         if let Err(fault) = failed_drop {
             errors.push(StepError::new(Stage::Release, &Arc::from("app"), fault));
@@ -200,6 +201,7 @@ mod tests {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
             desk: Desk::default(),
+            messages: crate::messages::Messages::alone(1),
             cleanup: None,
             deadline: None,
             observer: Arc::new(crate::testing::Trace::default()),

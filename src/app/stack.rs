@@ -9,8 +9,7 @@ use super::act;
 use super::budget::Budget;
 use super::error::{Stage, StepError};
 use super::event::Observer;
-use super::state::State;
-use super::step::{End, StepContext, observed};
+use super::step::{Common, End, StepContext, observed};
 use super::supervisor::Supervised;
 use super::token::earlier;
 
@@ -28,7 +27,7 @@ pub(super) struct Ending {
     pub(super) name: Arc<str>,
     pub(super) limit: Option<Duration>,
     /// Of the app that it belongs to.
-    pub(super) state: State,
+    pub(super) common: Common,
     pub(super) end: End,
 }
 
@@ -45,10 +44,10 @@ impl Ending {
         let Self {
             name,
             limit,
-            state,
+            common,
             end,
         } = self;
-        let context = StepContext::new(&name, &state, earlier(cut_at, after(limit)));
+        let context = StepContext::new(&name, &common, earlier(cut_at, after(limit)));
         let run = act::run(Box::pin(async { end(context).await }), limit, cut);
         observed(observer, stage, &name, run).await
     }

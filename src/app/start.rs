@@ -16,10 +16,10 @@ use super::event::{AppState, Observer, PayloadEvent, Progress};
 use super::leases::Leases;
 use super::running::{Running, first_failure};
 use super::stack::{Ending, Stack, after};
-use super::state::State;
-use super::step::{Action, Begin, End, Entry, Item, Step, StepContext, observed};
+use super::step::{Action, Begin, Common, End, Entry, Item, Step, StepContext, observed};
 use super::supervisor::{Supervised, Surroundings};
 use super::token::{Tokens, earlier};
+use crate::messages::Messages;
 use crate::status::PayloadState;
 
 /// What the worker hands to an app that it starts.
@@ -30,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) tokens: Tokens,
     /// The same as in that context.
     pub(crate) desk: Desk,
+    /// The same as in that context.
+    pub(crate) messages: Messages,
     /// When the startup is going to be given up, for those who ask; `None` is never.
     pub(crate) deadline: Option<Instant>,
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
@@ -52,6 +54,7 @@ impl App {
             cancel,
             tokens,
             desk,
+            messages,
             deadline,
             cleanup,
             observer,
@@ -64,14 +67,22 @@ impl App {
             entries,
             faults,
         } = self;
+        let common = |state| Common {
+            state,
+            messages: messages.clone(),
+        };
         let mut running = Running {
             service,
-            mounted: mounted.into_iter().map(|mounted| mounted.state).collect(),
+            mounted: mounted
+                .into_iter()
+                .map(|mounted| mounted.state)
+                .map(common)
+                .collect(),
             stack: Stack::default(),
             drain_steps: Vec::new(),
             drain_tasks: Vec::new(),
             shared: Surroundings {
-                state,
+                common: common(state),
                 drain: tokens.drain(),
                 desk,
                 failed: watch::Sender::new(None),
@@ -130,11 +141,11 @@ impl Running {
         let mut payloads = 0;
         for Entry { of, item } in entries {
             self.check(cancel)?;
-            let state = self.state_of(of);
+            let common = self.common_of(of);
             match item {
                 Item::Payload(payload) => {
                     let shared = Surroundings {
-                        state,
+                        common,
                         ..self.shared.clone()
                     };
                     let payload = Supervised::start(payload, payloads, &shared);
@@ -149,13 +160,13 @@ impl Running {
                     let ending = |end| Ending {
                         name: Arc::clone(&name),
                         limit,
-                        state: state.clone(),
+                        common: common.clone(),
                         end,
                     };
                     match action {
                         Action::Startup(begin) => {
                             let at = earlier(deadline, after(limit));
-                            let context = StepContext::new(&name, &state, at);
+                            let context = StepContext::new(&name, &common, at);
                             if let Some(end) = self.start_one(context, limit, begin, cancel).await?
                             {
                                 self.stack.push_step(ending(end));
@@ -170,9 +181,9 @@ impl Running {
         self.check(cancel)
     }
 
-    fn state_of(&self, app: usize) -> State {
+    fn common_of(&self, app: usize) -> Common {
         let mounted = app.checked_sub(1).and_then(|at| self.mounted.get(at));
-        mounted.unwrap_or(&self.shared.state).clone()
+        mounted.unwrap_or(&self.shared.common).clone()
     }
 
     /// Gives back its teardown.

@@ -10,6 +10,7 @@ use super::core::{Event, Exit, Request, Want, WorkerId};
 use super::journal;
 use super::shell::{Shell, now};
 use crate::control;
+use crate::ipc::bulletin::Declared;
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::Level;
 use crate::sys;
@@ -75,11 +76,16 @@ impl Shell {
     }
 
     pub(super) fn take_reports(&mut self, worker: WorkerId) {
+        let slot = self.children.slot_of(worker);
         let Some(child) = self.children.get_mut(worker) else {
             return;
         };
         while let Some(channel) = &child.channel {
-            let event = match channel.receive() {
+            let (received, file) = match channel.receive_with() {
+                Ok((received, file)) => (Ok(received), file),
+                Err(error) => (Err(error), None),
+            };
+            let event = match received {
                 Ok(Received::Empty) => break,
                 Ok(Received::Message(Report::Entered { phase })) => {
                     Event::Entered { worker, phase }
@@ -91,11 +97,35 @@ impl Shell {
                     Event::Recycle { worker, cause }
                 }
                 Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
+                Ok(Received::Message(Report::Happened { event })) => {
+                    self.news.happened(worker, *event);
+                    continue;
+                }
                 Ok(Received::Message(Report::Payloads { names, scopes })) => {
                     let wants = Want::of(&names, &scopes);
+                    self.news.declared(Declared {
+                        worker: worker.0,
+                        names: names.clone(),
+                        scopes: scopes.clone(),
+                    });
                     child.payloads = names;
                     child.scopes = scopes;
                     Event::Wants { worker, wants }
+                }
+                Ok(Received::Message(Report::Kept { payload, epoch })) => {
+                    let lease = child.lease_of(payload, slot);
+                    match self.deposits.take(lease, file) {
+                        Ok(deposit) => Event::Kept {
+                            worker,
+                            payload,
+                            epoch,
+                            deposit,
+                        },
+                        Err(error) => {
+                            journal::not_kept(worker, &error);
+                            continue;
+                        }
+                    }
                 }
                 Ok(Received::Message(Report::Released {
                     payload,

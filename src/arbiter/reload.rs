@@ -12,6 +12,8 @@ use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
 use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
 use super::journal;
+use super::kept::Deposits;
+use super::news::News;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
 use super::state::{self, ChildState, Inherited, ListenerState, Number, State};
@@ -19,6 +21,7 @@ use super::store::Store;
 use crate::author::Author;
 use crate::control;
 use crate::exit::{ExitCode, Failure};
+use crate::ipc::bulletin::Declared;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{self, Board, Scoreboard};
 use crate::sockets::{Listener, ListenerAddress, OwnPaths};
@@ -98,6 +101,7 @@ impl Shell {
 
     fn try_exec(&mut self, image: Image) -> io::Result<std::convert::Infallible> {
         self.equipment.notifier.flush();
+        self.tell_workers(now());
         // On the way back too: what cannot take over gives back to this one.
         let own = Executable::own()?;
         let images = &self.equipment.images;
@@ -157,6 +161,8 @@ impl Shell {
             waiting: self.waiting.clone().into_iter().collect(),
             next_trigger: self.next_trigger,
             left_at: Some(now()),
+            news: self.news.save(),
+            deposits: self.deposits.state(),
         }
     }
 
@@ -169,6 +175,7 @@ impl Shell {
             .filter_map(|(_, child)| child.channel.as_ref());
         all.extend(channels.map(AsFd::as_fd));
         all.extend(self.all_listeners().map(AsFd::as_fd));
+        all.extend(self.deposits.iter().map(AsFd::as_fd));
         if let Some(control) = &self.equipment.control {
             let parts = control.parts();
             all.push(parts.listener);
@@ -217,8 +224,14 @@ impl Shell {
         let mut take = |number: Number| descriptors.remove(&number);
         let earlier_drops = board.header.log_drops.load(Relaxed);
         let mut children = Children::new(board);
+        let mut news = News::restore(state.news);
         for child in state.children {
             let channel = child.channel.and_then(&mut take).map(Channel::from);
+            news.declared(Declared {
+                worker: child.worker,
+                names: child.payloads.clone(),
+                scopes: child.scopes.clone(),
+            });
             children.adopt(
                 WorkerId(child.worker),
                 Child {
@@ -234,6 +247,7 @@ impl Shell {
             .control
             .and_then(|parts| parts.map(&mut take))
             .map(control::Server::assemble);
+        let deposits = Deposits::assemble(state.deposits, &mut take);
         let last = last.and_then(&mut take).map(Executable::from);
         let policy = super::core::Policy::new(&new.config, new.notifier.watchdog_interval());
         let mut images = Images::new(state.program, new.configuration);
@@ -263,10 +277,11 @@ impl Shell {
             author: new.author,
         };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
-        let mut shell = Self::assemble(core, children, equipment, epoll);
+        let mut shell = Self::assemble(core, children, equipment, epoll, news);
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
         shell.next_trigger = state.next_trigger;
         shell.earlier_drops = earlier_drops;
+        shell.deposits = deposits;
         shell.events.push_back(resume);
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();

@@ -15,6 +15,8 @@ use super::core::{Action, Activity, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
+use super::kept::Deposits;
+use super::news::News;
 use super::seats::{Child, Children};
 use super::store::Store;
 use super::{diagnose, journal, memory, preparation, view};
@@ -80,6 +82,9 @@ pub(crate) struct Shell {
     pub(super) waiting: BTreeMap<u64, u32>,
     pub(super) next_trigger: u64,
     pub(super) handoff: Handoff,
+    pub(super) news: News,
+    /// What payloads have kept for their successors.
+    pub(super) deposits: Deposits,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -126,7 +131,8 @@ impl Shell {
                 Failure::new(ExitCode::Os, "watch the signals and the control socket")
                     .because(error)
             })?;
-        let mut shell = Self::assemble(core, Children::new(board), equipment, epoll);
+        let children = Children::new(board);
+        let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
@@ -143,6 +149,7 @@ impl Shell {
         children: Children,
         equipment: Equipment,
         epoll: Epoll,
+        news: News,
     ) -> Self {
         Self {
             core,
@@ -155,6 +162,8 @@ impl Shell {
             waiting: BTreeMap::new(),
             next_trigger: 0,
             handoff: Handoff::default(),
+            news,
+            deposits: Deposits::default(),
             status: String::new(),
             summary: (ServiceState::Booting, None, 0, 0),
             earlier_drops: 0,
@@ -179,6 +188,7 @@ impl Shell {
             }
             self.hand_on(now());
             self.tell_manager();
+            self.spread_news(now());
             if let Err(error) = self.wait() {
                 tracing::error!(error = %error, "epoll failed: the arbiter cannot go on");
                 return Outcome::Leave(ExitCode::Os);
@@ -252,6 +262,7 @@ impl Shell {
                     signal(child.pid, Signal::SIGKILL);
                 }
             }
+            Action::Discard { deposit } => self.deposits.discard(deposit),
             Action::Settle => self.settle_store(),
             Action::Ready => {
                 self.status = self.status_line();
@@ -301,6 +312,7 @@ impl Shell {
                     "every seat on the scoreboard is taken: too many workers are still draining",
                 )
             })?;
+        let briefing = self.news.briefing();
         match sys::process::fork_single_threaded() {
             Err(error) => {
                 self.children.give_back(seat);
@@ -316,6 +328,7 @@ impl Shell {
                 meter: Meter::new(self.children.board.clone(), seat),
                 config: self.equipment.config.clone(),
                 listeners: self.equipment.listeners.clone(),
+                briefing,
                 name: self.equipment.name.clone(),
             }))),
             Ok(Forked::Parent { child: pid }) => {
@@ -325,6 +338,7 @@ impl Shell {
                     tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
                     self.events.push_back(Event::ChannelClosed { worker });
                 }
+                self.news.briefed(worker);
                 self.children.add(
                     worker,
                     Child {
@@ -348,7 +362,7 @@ impl Shell {
         else {
             return;
         };
-        if let Err(error) = channel.send(&order) {
+        if let Err(error) = self.deposits.send(channel, order) {
             // A worker that cannot be told is one that does not listen: its limits take care of it.
             tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
             if matches!(order, Order::Grant { .. } | Order::Revoke { .. }) {
@@ -407,6 +421,7 @@ impl Shell {
             .and_then(control::Server::poll_timeout);
         let handoff = self.handoff.poll_timeout();
         let store = self.equipment.store.poll_timeout();
+        let news = self.news.poll_timeout();
         let timeouts = [
             self.core.poll_timeout(),
             self.refresh_at,
@@ -414,6 +429,7 @@ impl Shell {
             control,
             handoff,
             store,
+            news,
         ];
         let next = timeouts.into_iter().flatten().min();
         match next {
@@ -453,6 +469,7 @@ impl Shell {
     fn refresh(&mut self, now: Moment) {
         self.refresh_at = Some(now + REFRESH);
         self.handoff.look_at(now);
+        self.remind_of_news();
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);
@@ -483,6 +500,7 @@ impl Shell {
             .store(u32::try_from(summary.3).unwrap_or(u32::MAX), Relaxed);
         if summary != self.summary {
             self.summary = summary;
+            self.news.changed();
             let status = self.status_line();
             if status != self.status {
                 self.equipment.notifier.status(&status);
@@ -493,7 +511,13 @@ impl Shell {
     }
 
     fn status_line(&self) -> String {
-        view::line(&self.core, &self.children, self.equipment.store.kept())
+        let counts = view::Counts {
+            connections: self.children.connections(),
+            in_flight: self.children.in_flight(),
+            workers: self.children.iter().count(),
+            kept: self.equipment.store.kept(),
+        };
+        view::line(&self.core, Some(&counts))
     }
 }
 

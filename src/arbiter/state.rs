@@ -14,6 +14,8 @@ use std::os::unix::process::parent_id;
 use serde::{Deserialize, Serialize};
 
 use super::core::Saved;
+use super::kept::DepositsState;
+use super::news::SavedNews;
 use crate::config::{Snapshot, Surroundings};
 use crate::control;
 use crate::exit::{ExitCode, Failure, chain};
@@ -73,6 +75,11 @@ pub(super) struct State {
     /// When the image that wrote this left. Older ones do not say it.
     #[serde(default)]
     pub(super) left_at: Option<Moment>,
+    #[serde(default)]
+    pub(super) news: SavedNews,
+    /// Nor this.
+    #[serde(default)]
+    pub(super) deposits: DepositsState,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

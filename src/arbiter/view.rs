@@ -6,10 +6,20 @@ use super::shell::now;
 use crate::config::show_duration;
 use crate::ipc::reading;
 use crate::sockets::Listener;
-use crate::status::{ServiceState, Socket, Status, Worker};
+use crate::status::{ServiceState, Status, Worker};
 
-/// One line with live counts. `kept`: the connections that are in the manager's store for the next start.
-pub(super) fn line(core: &Core, children: &Children, kept: Option<usize>) -> String {
+/// What is counted all the time.
+pub(super) struct Counts {
+    pub(super) connections: u64,
+    pub(super) in_flight: u64,
+    /// Those that have not been reaped.
+    pub(super) workers: usize,
+    /// Connections that are in the manager's store for the next start.
+    pub(super) kept: Option<usize>,
+}
+
+/// The service in one line, with live counts if it is to have any.
+pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
     let (serving, target, generation) = (core.serving(), core.target(), core.generation());
     let workers = format!("{serving}/{target} workers serving, generation {generation}");
     match core.state() {
@@ -20,29 +30,33 @@ pub(super) fn line(core: &Core, children: &Children, kept: Option<usize>) -> Str
             } else {
                 ""
             };
-            let (connections, in_flight) = (children.connections(), children.in_flight());
+            let counts = counts.map_or_else(String::new, |counts| {
+                let (connections, in_flight) = (counts.connections, counts.in_flight);
+                format!(", {connections} connections, {in_flight} requests in flight")
+            });
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")
             });
-            format!(
-                "{word}{workers}, {connections} connections, {in_flight} requests in flight{failure}"
-            )
+            format!("{word}{workers}{counts}{failure}")
         }
         ServiceState::Reloading => {
             let stage = core.reload_stage().unwrap_or("over");
-            format!(
-                "reloading ({stage}): {workers}, {} requests in flight",
-                children.in_flight()
-            )
+            let counts = counts.map_or_else(String::new, |counts| {
+                format!(", {} requests in flight", counts.in_flight)
+            });
+            format!("reloading ({stage}): {workers}{counts}")
         }
         ServiceState::Stopping if let Some(idle) = core.stops_idle() => {
             let idle = show_duration(idle);
             format!("idle for {idle}: leaving, and the next connection starts the service")
         }
         ServiceState::Stopping => {
-            let (left, in_flight) = (children.iter().count(), children.in_flight());
-            let left = format!("{}, {in_flight} requests in flight", left_over(left));
-            match kept {
+            let Some(counts) = counts else {
+                return "stopping".to_owned();
+            };
+            let (left, in_flight) = (left_over(counts.workers), counts.in_flight);
+            let left = format!("{left}, {in_flight} requests in flight");
+            match counts.kept {
                 Some(kept) => format!("stopping for a restart: {left}, {kept} connections kept"),
                 None => format!("stopping: {left}"),
             }
@@ -70,14 +84,7 @@ pub(super) fn status(
     arbiter.generation = core.generation();
     arbiter.workers = u32::try_from(core.target()).unwrap_or(u32::MAX);
     line.clone_into(&mut arbiter.status);
-    let sockets = listeners
-        .iter()
-        .map(|listener| Socket {
-            name: listener.name.clone(),
-            address: listener.address.to_string(),
-            origin: listener.origin.name().to_owned(),
-        })
-        .collect();
+    let sockets = listeners.iter().map(Listener::shown).collect();
     Status {
         arbiter,
         workers,

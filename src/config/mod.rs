@@ -8,6 +8,7 @@
 //! CPUs.
 
 mod app;
+mod author;
 mod document;
 mod environment;
 mod file;
@@ -28,6 +29,7 @@ use crate::sockets::Address;
 use crate::systemd::unit;
 
 pub(crate) use app::{AppSettings, app_settings};
+pub use author::duration;
 pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;

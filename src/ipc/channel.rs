@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::events::LifecycleEvent;
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
 use crate::moment::Moment;
@@ -48,10 +49,43 @@ pub(crate) enum Report {
         how: Released,
         at: Moment,
     },
+    /// The holder of a lease has kept what is passed with this. It replaces what was kept before.
+    Kept {
+        payload: u32,
+        epoch: u64,
+    },
     /// It accepts nothing; what it has accepted is on the scoreboard. The number is that of the order.
     Paused {
         round: u64,
     },
+    /// A lifecycle event of this worker, for everybody. Its number is the arbiter's to give.
+    Happened {
+        event: Box<LifecycleEvent>,
+    },
+}
+
+/// A message that is ready to be sent, to many.
+#[derive(Debug)]
+pub(crate) struct Packet(Vec<u8>);
+
+impl Packet {
+    /// # Errors
+    /// It is too long.
+    pub(crate) fn of<M: Serialize>(message: &M) -> io::Result<Self> {
+        let bytes = serde_json::to_vec(message)?;
+        if bytes.len() > MAX {
+            return Err(io::Error::other(format!(
+                "a message of {} bytes",
+                bytes.len()
+            )));
+        }
+        Ok(Self(bytes))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// One end.
@@ -87,6 +121,14 @@ impl Channel {
         self.write(message, &[])
     }
 
+    /// The same with a message that was made before.
+    ///
+    /// # Errors
+    /// As for [`send`](Self::send).
+    pub(crate) fn send_packet(&self, packet: &Packet) -> io::Result<()> {
+        self.pass(packet, &[])
+    }
+
     /// The same with a descriptor, of which the other side gets a copy.
     ///
     /// # Errors
@@ -99,18 +141,11 @@ impl Channel {
         self.write(message, &[fd])
     }
 
-    /// Takes the next message. Never blocks.
+    /// Takes the next message, with the descriptor that came with it; `None` also where this process had no room for it.
+    /// Never blocks.
     ///
     /// # Errors
     /// A packet that is no message of this type, or what recvmsg(2) says.
-    pub(crate) fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
-        self.receive_with().map(|(received, _)| received)
-    }
-
-    /// The same with the descriptor that came with it; `None` also where this process had no room for it.
-    ///
-    /// # Errors
-    /// As for [`receive`](Self::receive).
     pub(crate) fn receive_with<M: DeserializeOwned>(
         &self,
     ) -> io::Result<(Received<M>, Option<OwnedFd>)> {
@@ -129,14 +164,11 @@ impl Channel {
     }
 
     fn write<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let bytes = serde_json::to_vec(message)?;
-        if bytes.len() > MAX {
-            return Err(io::Error::other(format!(
-                "a message of {} bytes",
-                bytes.len()
-            )));
-        }
-        passing::send(self.0.as_fd(), &[IoSlice::new(&bytes)], fds)
+        self.pass(&Packet::of(message)?, fds)
+    }
+
+    fn pass(&self, Packet(bytes): &Packet, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        passing::send(self.0.as_fd(), &[IoSlice::new(bytes)], fds)
     }
 }
 
@@ -171,6 +203,12 @@ pub(crate) fn cut(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::ipc::orders::{Level, Order};
+
+    impl Channel {
+        fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
+            self.receive_with().map(|(received, _)| received)
+        }
+    }
 
     #[test]
     fn messages_arrive_whole_and_in_order() {

@@ -1,5 +1,6 @@
 //! How the arbiter and its workers talk: a typed channel each, and one scoreboard for all.
 
+pub(crate) mod bulletin;
 pub(crate) mod channel;
 pub(crate) mod orders;
 pub(crate) mod parcel;

@@ -32,6 +32,7 @@ pub(crate) fn arbiter(header: &Header, at: Moment) -> Arbiter {
 /// What the scoreboard knows of one worker, whose payloads are these.
 pub(crate) fn worker(seat: &Seat, payloads: &[String], scopes: &[Scope], at: Moment) -> Worker {
     Worker {
+        worker: seat.worker.load(Relaxed),
         slot: seat.slot.load(Relaxed),
         pid: seat.pid.load(Relaxed),
         generation: seat.generation.load(Relaxed),

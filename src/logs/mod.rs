@@ -8,6 +8,7 @@ mod journal;
 mod line;
 mod process;
 mod stderr;
+mod tee;
 
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
@@ -18,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::Registry;
 
 use crate::config::{Log, LogFormat};
+use crate::events::LifecycleEvent;
 use crate::exit::{ExitCode, Failure};
 use crate::sys::environment::thread_count;
 use journal::{JournalLayer, Wire};
@@ -47,7 +49,9 @@ pub(crate) fn init(log: &Log, name: &str, identity: ProcessIdentity) -> Result<(
     process.become_process(identity);
     let Output { layer, wire, note } = open(log.format, name, &process)?;
     tracing::subscriber::set_global_default(
-        tracing_subscriber::registry().with(layer).with(filter),
+        tracing_subscriber::registry()
+            .with(layer.with_filter(filter))
+            .with(tee::Tee.with_filter(tee::filter())),
     )
     .map_err(|error| {
         Failure::new(ExitCode::Software, "the logs cannot be set up").because(error)
@@ -81,6 +85,7 @@ pub(crate) fn become_worker(worker: u64, slot: u32, generation: u32) -> io::Resu
         slot,
         generation,
     };
+    tee::forget();
     let Some(logs) = LOGS.get() else {
         return Ok(());
     };
@@ -91,6 +96,23 @@ pub(crate) fn become_worker(worker: u64, slot: u32, generation: u32) -> io::Resu
 /// How many records this process could not get rid of.
 pub(crate) fn drops() -> u64 {
     LOGS.get().map_or(0, |logs| logs.process.drops())
+}
+
+/// The lifecycle events of this process since the last call, oldest first.
+pub(crate) fn take_events() -> Vec<LifecycleEvent> {
+    tee::take()
+}
+
+/// From now on the lifecycle events of this process go there, and first those that were not taken. It is called from
+/// every thread, one at a time; it must not block and must not log.
+pub(crate) fn send_events(outlet: impl FnMut(LifecycleEvent) + Send + 'static) {
+    tee::send_to(Box::new(outlet));
+}
+
+/// Who this process's records come from.
+fn identity() -> ProcessIdentity {
+    LOGS.get()
+        .map_or(ProcessIdentity::Arbiter, |logs| logs.process.identity())
 }
 
 /// What a format comes down to.

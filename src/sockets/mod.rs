@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{ExitCode, Failure};
+use crate::status::Socket;
 pub(crate) use activation::Passed;
 pub(crate) use address::check_path;
 pub(crate) use bind::OwnPaths;
@@ -59,6 +60,17 @@ pub(crate) struct Listener {
     pub(crate) origin: Origin,
     /// For one that was bound here: the address as the operator wrote it.
     pub(crate) wanted: Option<String>,
+}
+
+impl Listener {
+    /// As the status shows it.
+    pub(crate) fn shown(&self) -> Socket {
+        Socket {
+            name: self.name.clone(),
+            address: self.address.to_string(),
+            origin: self.origin.name().to_owned(),
+        }
+    }
 }
 
 /// What getsockname(2) says.

@@ -50,6 +50,19 @@ pub(crate) fn send(
     }
 }
 
+/// How much of what was sent over this socket the other side has not taken yet, in bytes of the kernel's memory:
+/// SIOCOUTQ of a local socket.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int to the pointer, which is valid for the call.
+    let code = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    Errno::result(code)?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// Takes one message. Never waits.
 ///
 /// The reset of a peer that closed without reading everything is passed over: its messages may still be queued

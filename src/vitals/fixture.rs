@@ -35,6 +35,7 @@ pub(super) fn status(worker: u32) -> Status {
             log_drops: 0,
         },
         workers: vec![Worker {
+            worker: 1,
             slot: 0,
             pid: worker,
             generation: 1,

@@ -11,18 +11,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::reporter::Reporter;
 use super::stages::now;
+use super::view::View;
 use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
+use crate::ipc::bulletin::Told;
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::{Level, Order};
+use crate::kept::Kept;
 use crate::lease::{Grant, Released};
 use crate::lifecycle;
 use crate::logs::events::Event;
-use crate::sys;
 use crate::sys::readiness::Readiness;
+use crate::{logs, sys};
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
@@ -62,6 +66,7 @@ struct Keeper {
     /// Orders about links go on to the app's runtime as they are.
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     leases: Arc<Leases>,
+    view: Arc<View>,
     timeouts: Timeouts,
 }
 
@@ -88,6 +93,8 @@ impl Keeper {
         let (links, links_out) = mpsc::unbounded_channel();
         let life = Life::new(start, wishes, links_out);
         let channel = life.channel();
+        let mut reporter = Reporter::new(channel.clone());
+        logs::send_events(move |event| reporter.report(event));
         let keeper = Self {
             readiness: Readiness::of(channel.as_fd())?,
             channel,
@@ -96,6 +103,7 @@ impl Keeper {
             wish,
             links,
             leases: life.leases(),
+            view: life.view(),
             timeouts,
         };
         Ok((keeper, life))
@@ -125,10 +133,12 @@ impl Keeper {
             tokio::select! {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
-                order = next_order(&self.readiness, &self.channel), if has_arbiter => match order {
+                order = next_order(&self.readiness, &self.channel, &self.view), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
-                    Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
+                    Some((Order::Grant { payload, grant, kept }, file)) => {
+                        self.grant(payload, grant, kept.map(|_| file));
+                    }
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
@@ -170,8 +180,22 @@ impl Keeper {
         }
     }
 
-    fn grant(&self, payload: u32, grant: Grant) {
-        if self.leases.grant(payload, grant) {
+    /// `kept`: something comes along, and how it has arrived.
+    fn grant(&self, payload: u32, grant: Grant, kept: Option<Option<OwnedFd>>) {
+        let granted = match kept.map(adopt).transpose() {
+            Ok(kept) => self.leases.grant(payload, grant, kept),
+            // It would begin anew although there is something to go on with: another worker can do better.
+            Err(error) => {
+                tracing::error!(
+                    payload,
+                    epoch = grant.epoch,
+                    error = %error,
+                    "what the last holder of a lease has kept did not arrive: the lease is given back"
+                );
+                false
+            }
+        };
+        if granted {
             return;
         }
         let report = Report::Released {
@@ -194,8 +218,18 @@ impl Keeper {
     }
 }
 
-/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. Cancel-safe.
-async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, Option<OwnedFd>)> {
+fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
+    let file = file.ok_or_else(|| io::Error::other("no descriptor is left for it"))?;
+    Kept::adopt(file).map(Arc::new)
+}
+
+/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. What it tells in between
+/// goes into the view. Cancel-safe.
+async fn next_order(
+    readiness: &Readiness,
+    channel: &Channel,
+    view: &View,
+) -> Option<(Order, Option<OwnedFd>)> {
     loop {
         let mut ready = match readiness.readable().await {
             Ok(ready) => ready,
@@ -205,7 +239,8 @@ async fn next_order(readiness: &Readiness, channel: &Channel) -> Option<(Order, 
             }
         };
         match channel.receive_with() {
-            Ok((Received::Message(order), fd)) => return Some((order, fd)),
+            Ok((Received::Message(Told::Order(order)), fd)) => return Some((order, fd)),
+            Ok((Received::Message(Told::Bulletin(bulletin)), _)) => view.hear(*bulletin),
             Ok((Received::Empty, _)) => ready.clear_ready(),
             Ok((Received::Closed, _)) => return None,
             Err(error) => {

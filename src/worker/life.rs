@@ -11,10 +11,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::observer::{Declared, Observed};
+use super::observer::Observed;
 use super::phase::Phase;
 use super::server::Server;
-use super::stages::{Stages, now};
+use super::stages::Stages;
+use super::view::View;
 use super::wake::Wake;
 use super::{Load, Start};
 use crate::app::leases::Leases;
@@ -25,10 +26,8 @@ use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
-use crate::ipc::reading;
-use crate::ipc::scoreboard::Meter;
+use crate::messages::Messages;
 use crate::sockets::Listener;
-use crate::status::Status;
 
 /// The slowest heartbeat; it is faster where a limit is short.
 const SLOWEST_BEAT: Duration = Duration::from_secs(1);
@@ -61,6 +60,8 @@ pub(super) struct Life {
     wishes: watch::Receiver<Wish>,
     links: Links,
     leases: Arc<Leases>,
+    messages: Messages,
+    view: Arc<View>,
 }
 
 /// How a life came to its end.
@@ -73,7 +74,10 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
+        let leases = Leases::new(u32::from(start.slot), start.workers);
         Self {
+            view: Arc::new(view),
             worker: start.worker,
             slot: start.slot,
             generation: start.generation,
@@ -81,16 +85,22 @@ impl Life {
             config: start.config,
             listeners: start.listeners,
             stages: Arc::new(Stages::new(channel.clone(), start.meter)),
+            leases: Arc::new(leases.with_custodian(channel.clone())),
             channel,
             wishes,
             links,
-            leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
+            messages: Messages::alone(start.worker),
         }
     }
 
     /// Where grants go, from any thread.
     pub(super) fn leases(&self) -> Arc<Leases> {
         self.leases.clone()
+    }
+
+    /// Where news go, from any thread.
+    pub(super) fn view(&self) -> Arc<View> {
+        self.view.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -190,6 +200,7 @@ impl Life {
             cancel: cancel.clone(),
             tokens,
             desk: self.desk(),
+            messages: self.messages.clone(),
             deadline,
             cleanup: self.config.timeouts.cleanup,
             observer,
@@ -360,7 +371,7 @@ impl Life {
         startup_deadline: Option<Instant>,
         observer: Arc<Observed>,
     ) -> Context<S> {
-        let meter = self.stages.meter().clone();
+        let (view, events) = (self.view.clone(), self.view.events());
         Context::new(ContextParts {
             settings,
             worker: self.worker,
@@ -370,26 +381,10 @@ impl Life {
             tokens,
             startup_deadline,
             desk: self.desk(),
-            service: Arc::new(move || service(&meter, &observer.payloads())),
+            messages: self.messages.clone(),
+            events,
+            service: Arc::new(move || view.status(&observer)),
         })
-    }
-}
-
-/// The service as a worker sees it: by the scoreboard alone.
-fn service(meter: &Meter, (names, scopes): &Declared) -> Status {
-    let (board, at) = (meter.board(), now());
-    let mut workers: Vec<_> = board
-        .seats
-        .iter()
-        .filter(|seat| seat.worker.load(Relaxed) != 0)
-        .map(|seat| reading::worker(seat, names, scopes, at))
-        .collect();
-    workers.sort_by_key(|worker| (worker.slot, worker.pid));
-    Status {
-        arbiter: reading::arbiter(&board.header, at),
-        workers,
-        sockets: Vec::new(),
-        leases: Vec::new(),
     }
 }
 

@@ -15,6 +15,7 @@ mod life;
 mod observer;
 mod panics;
 pub(crate) mod phase;
+mod reporter;
 mod room;
 mod server;
 mod signal;
@@ -22,6 +23,7 @@ mod stages;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod view;
 mod wake;
 
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use std::sync::Arc;
 use crate::app::{App, Context};
 use crate::config::Config;
 use crate::exit::{BoxError, ExitCode};
+use crate::ipc::bulletin::Briefing;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::Meter;
 use crate::sockets::Listener;
@@ -47,6 +50,7 @@ pub(crate) struct Start {
     pub(crate) meter: Meter,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,
+    pub(crate) briefing: Briefing,
     /// The service's name.
     pub(crate) name: Arc<str>,
 }

@@ -9,6 +9,7 @@
 mod deadlines;
 mod face;
 mod leases;
+mod messages;
 mod mounts;
 mod payloads;
 mod readme;

@@ -115,6 +115,11 @@ impl Setup {
         Self::of(SHIPPED.into(), configuration)
     }
 
+    /// A service of `examples/` with this configuration file.
+    pub(crate) fn example(name: &str, configuration: &str) -> Self {
+        Self::of(example(name), configuration)
+    }
+
     fn of(program: PathBuf, configuration: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {

@@ -1,0 +1,90 @@
+//! This worker's lifecycle events on their way to the arbiter, which tells everybody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stages::now;
+use crate::events::{FieldValue, LifecycleEvent};
+use crate::ipc::channel::{Channel, Report};
+use crate::moment::Moment;
+
+/// So many at once, and one more each [`REFILL`]: a payload that fails as fast as it starts must not keep the arbiter
+/// from its work. The log has them all.
+const BURST: u32 = 64;
+const REFILL: Duration = Duration::from_millis(50);
+
+/// Counts what it does not send, and says so with the next that it sends.
+pub(super) struct Reporter {
+    channel: Arc<Channel>,
+    allowance: Allowance,
+    unsent: u64,
+}
+
+impl Reporter {
+    pub(super) fn new(channel: Arc<Channel>) -> Self {
+        Self {
+            channel,
+            allowance: Allowance::new(now()),
+            unsent: 0,
+        }
+    }
+
+    /// Never blocks, never logs.
+    pub(super) fn report(&mut self, mut event: LifecycleEvent) {
+        if !self.allowance.take(now()) {
+            self.unsent += 1;
+            return;
+        }
+        if self.unsent > 0 {
+            let unsent = FieldValue::Count(self.unsent);
+            event.fields.insert("unsent_before".to_owned(), unsent);
+        }
+        let event = Box::new(event);
+        match self.channel.send(&Report::Happened { event }) {
+            Ok(()) => self.unsent = 0,
+            Err(_) => self.unsent += 1,
+        }
+    }
+}
+
+struct Allowance {
+    left: u32,
+    since: Moment,
+}
+
+impl Allowance {
+    fn new(now: Moment) -> Self {
+        Self {
+            left: BURST,
+            since: now,
+        }
+    }
+
+    fn take(&mut self, now: Moment) -> bool {
+        let earned = now.since(self.since).as_nanos() / REFILL.as_nanos();
+        let earned = u32::try_from(earned).unwrap_or(BURST).min(BURST);
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(BURST);
+            self.since = now;
+        }
+        let has_any = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        has_any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_is_cut_and_what_comes_after_it_is_not() {
+        let start = Moment::default() + Duration::from_secs(100);
+        let mut allowance = Allowance::new(start);
+        assert_eq!((0..1000).filter(|_| allowance.take(start)).count(), 64);
+        let second = start + Duration::from_secs(1);
+        assert_eq!((0..1000).filter(|_| allowance.take(second)).count(), 20);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!((0..1000).filter(|_| allowance.take(later)).count(), 64);
+    }
+}

@@ -1,0 +1,254 @@
+//! `examples/behind_proxy`, behind real proxies that run with the configurations beside it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use crate::support::http::{Client, get, request};
+use crate::support::service::{Record, Service, Setup, signal_to};
+use crate::support::{DEADLINE, eventually, skip};
+use crate::users::{Users, ask, post};
+
+fn service() -> Service {
+    Setup::example("behind_proxy", "workers = 2\n[reload]\ntrial = '200ms'").serve()
+}
+
+/// A proxy in front of a service. Dropping it kills it.
+struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Proxy {
+    fn nginx(service: &Service) -> Option<Self> {
+        let server = include_str!("../../examples/behind_proxy/nginx.conf");
+        let around = "
+            daemon off; user root; worker_processes 2; pid @FOLDER@/pid; error_log @FOLDER@/log;
+            events {}
+            http {
+                access_log off; keepalive_requests 1000000;
+                client_body_temp_path @FOLDER@/1; proxy_temp_path @FOLDER@/2; fastcgi_temp_path @FOLDER@/3;
+                uwsgi_temp_path @FOLDER@/4; scgi_temp_path @FOLDER@/5;
+                include @FOLDER@/server.conf;
+            }";
+        Self::start("nginx", |folder, address| {
+            let server = replaced(server, "127.0.0.1:8080", &service.address().to_string());
+            let server = replaced(&server, "listen 80;", &format!("listen {address};"));
+            fs::write(folder.join("server.conf"), server).unwrap();
+            let around = around.replace("@FOLDER@", folder.to_str().unwrap());
+            fs::write(folder.join("nginx.conf"), around).unwrap();
+            let mut command = Command::new("nginx");
+            command.arg("-e").arg(folder.join("log"));
+            command.arg("-c").arg(folder.join("nginx.conf"));
+            // As if it were upgraded: it takes the listening socket over, which is its standard input.
+            command.env("NGINX", "0;");
+            command
+        })
+    }
+
+    fn haproxy(service: &Service) -> Option<Self> {
+        let configuration = include_str!("../../examples/behind_proxy/haproxy.cfg");
+        Self::start("haproxy", |folder, _| {
+            let text = replaced(
+                configuration,
+                "127.0.0.1:8080",
+                &service.address().to_string(),
+            );
+            let text = replaced(&text, "bind :80", "bind fd@0");
+            fs::write(folder.join("haproxy.cfg"), text).unwrap();
+            let mut command = Command::new("haproxy");
+            command.arg("-db").arg("-f").arg(folder.join("haproxy.cfg"));
+            command
+        })
+    }
+
+    /// With a port that nobody else can have meanwhile.
+    fn start(program: &str, command: impl FnOnce(&Path, SocketAddr) -> Command) -> Option<Self> {
+        if Command::new(program).arg("-v").output().is_err() {
+            skip(&format!("{program} is not installed"));
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let mut child = command(folder.path(), address)
+            .stdin(OwnedFd::from(listener))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        eventually("the proxy serves", DEADLINE, || {
+            let log = || fs::read_to_string(folder.path().join("log")).unwrap();
+            assert!(child.try_wait().unwrap().is_none(), "{program}: {}", log());
+            let answer = Client::connect(address).ok()?.get("/healthz").ok()?;
+            (answer.status == 200).then_some(())
+        });
+        Some(Self {
+            child,
+            address,
+            folder,
+        })
+    }
+
+    /// From another address of this machine than the proxy's own.
+    fn client(&self) -> Client {
+        client_from([127, 0, 0, 2], self.address)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // Not SIGKILL, which its workers would survive.
+        signal_to(self.child.id(), Signal::SIGTERM);
+        let _ = self.child.wait();
+        if thread::panicking() {
+            let log = fs::read_to_string(self.folder.path().join("log"));
+            eprintln!("---- the proxy's log\n{}----", log.unwrap_or_default());
+        }
+    }
+}
+
+/// What is shipped must be what is tested.
+#[track_caller]
+fn replaced(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "no '{old}'");
+    text.replace(old, new)
+}
+
+fn client_from(own: [u8; 4], address: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((own, 0)).into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    Client::over(TcpStream::from(socket)).unwrap()
+}
+
+fn with(path: &str, headers: &str) -> String {
+    request(path).replace("Host: test\r\n", &format!("Host: test\r\n{headers}"))
+}
+
+const FORGED: &str =
+    "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Request-Id: forged\r\n";
+
+#[test]
+fn a_stranger_is_believed_nothing() {
+    let service = service();
+    let mut stranger = client_from([127, 0, 0, 2], service.address());
+    let answer = ask(&mut stranger, &with("/", FORGED), 200);
+    assert!(
+        answer.body.starts_with("127.0.0.2 by http, "),
+        "{}",
+        answer.body
+    );
+    assert_ne!(answer.header("x-request-id"), Some("forged"));
+    let mut proxy = client_from([127, 0, 0, 1], service.address());
+    let answer = ask(&mut proxy, &with("/", FORGED), 200);
+    assert_eq!(answer.body, "203.0.113.9 by https, request forged\n");
+    assert_eq!(answer.header("x-request-id"), Some("forged"));
+    assert_eq!(service.stop(), 0);
+}
+
+/// Each worker draws its own.
+#[test]
+fn no_two_requests_have_the_same_number() {
+    let service = service();
+    let mut numbers = Vec::new();
+    for _ in 0..40 {
+        let answer = get(service.address(), "/");
+        numbers.push(answer.header("x-request-id").unwrap().to_owned());
+    }
+    assert!(service.each("requests").iter().all(|count| *count > 0));
+    assert!(
+        numbers.iter().all(|number| number.len() == 32),
+        "{numbers:?}"
+    );
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 40);
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn nginx() {
+    let service = service();
+    if let Some(proxy) = Proxy::nginx(&service) {
+        behind(&proxy, &service, 502);
+    }
+}
+
+#[test]
+fn haproxy() {
+    let service = service();
+    if let Some(proxy) = Proxy::haproxy(&service) {
+        behind(&proxy, &service, 503);
+    }
+}
+
+/// All that a proxy can see of a service.
+fn behind(proxy: &Proxy, service: &Service, gone: u16) {
+    clients_are_known(proxy, service);
+    a_reload_is_not_seen(proxy, service);
+    a_stop_answers_what_is_in_flight(proxy, service, gone);
+}
+
+fn clients_are_known(proxy: &Proxy, service: &Service) {
+    let mut client = proxy.client();
+    let answer = ask(&mut client, &with("/", FORGED), 200);
+    assert!(
+        answer.body.starts_with("127.0.0.2 by http, "),
+        "{}",
+        answer.body
+    );
+    let number = answer.header("x-request-id").unwrap().to_owned();
+    assert_ne!(number, "forged");
+    let logged = service.record("the request", |record| record.text("id") == number);
+    assert_eq!(logged.text("client"), "127.0.0.2");
+    // And another one for another request on the same connection.
+    let second = ask(&mut client, &request("/"), 200);
+    assert_ne!(second.header("x-request-id"), Some(number.as_str()));
+}
+
+/// Requests that a proxy does not send again: each that fails would be seen.
+fn a_reload_is_not_seen(proxy: &Proxy, service: &Service) {
+    let users = Users::start(proxy.address, 6, |client, user, _| {
+        if user == 0 {
+            ask(client, &post("/slow", ""), 200);
+        } else {
+            ask(client, &request("/"), 200);
+        }
+    });
+    for _ in 0..4 {
+        users.advance(200);
+        let reload = service.reload();
+        assert!(reload.status.success(), "{reload:?}");
+    }
+    let killed = service.workers()[0];
+    signal_to(killed, Signal::SIGTERM);
+    service.wait_until_replaced(killed);
+    users.advance(200);
+    users.finish();
+}
+
+fn a_stop_answers_what_is_in_flight(proxy: &Proxy, service: &Service, gone: u16) {
+    let mut client = proxy.client();
+    let slow = |record: &Record| record.text("message") == "this takes a while";
+    let before = service
+        .records()
+        .iter()
+        .filter(|record| slow(record))
+        .count();
+    client.send("/slow").unwrap();
+    service.count("it is in flight", before + 1, slow);
+    service.signal(Signal::SIGTERM);
+    assert_eq!(client.answer().unwrap().body, "at last\n");
+    assert_eq!(service.exit(), 0);
+    assert_eq!(proxy.client().get("/").unwrap().status, gone);
+}

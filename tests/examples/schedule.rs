@@ -1,0 +1,121 @@
+//! `examples/schedule.rs`.
+
+use std::collections::BTreeMap;
+
+use nix::sys::signal::Signal;
+
+use crate::support::service::{Record, Service, Setup, number, signal_to};
+use crate::support::{DEADLINE, eventually};
+
+fn schedule(workers: u32, catch_up: u32) -> Setup {
+    let configuration = format!(
+        "workers = {workers}\n[reload]\ntrial = '200ms'\n[app]\nreports = '@FOLDER@/reports'\nevery = '100ms'\n\
+         catch_up = {catch_up}\n"
+    );
+    Setup::example("schedule", &configuration).filled_in()
+}
+
+/// The numbers of the reports, by the service.
+fn runs(service: &Service) -> Vec<u64> {
+    let list = service.get("/");
+    list.lines().map(|run| run.parse().unwrap()).collect()
+}
+
+/// Waits for so many reports more.
+#[track_caller]
+fn advance(service: &Service, count: u64) {
+    let goal = runs(service).last().copied().unwrap_or(0) + count;
+    eventually("more reports", DEADLINE, || {
+        let last = runs(service).last().copied();
+        last.filter(|last| *last >= goal && *last > count)
+    });
+}
+
+fn holder(service: &Service) -> Option<u32> {
+    let status = service.status();
+    let holder = &status["leases"][0]["holder"];
+    let workers = status["workers"].as_array().unwrap();
+    let worker = workers
+        .iter()
+        .find(|worker| worker["worker"] == holder["worker"])?;
+    Some(number(&worker["pid"]))
+}
+
+/// No run is missing between the first and the last, none was made twice, and later ones are by later holders.
+#[track_caller]
+fn check(service: &Service, runs: &[u64]) -> usize {
+    let (first, last) = (runs[0], runs[runs.len() - 1]);
+    assert_eq!(runs, (first..=last).collect::<Vec<_>>());
+    let records = service.records().into_iter();
+    let written = records.filter(|record| record.text("message") == "a report was written");
+    let mut epochs = BTreeMap::new();
+    for record in written {
+        let (run, epoch) = (&record["run"], record["epoch"].as_u64().unwrap());
+        let twice = epochs.insert(run.as_u64().unwrap(), epoch);
+        assert_eq!(twice, None, "{record}");
+    }
+    let epochs: Vec<u64> = epochs.into_values().collect();
+    assert!(epochs.is_sorted(), "{epochs:?}");
+    epochs.chunk_by(|one, next| one == next).count()
+}
+
+#[test]
+fn one_of_the_workers_makes_each_run() {
+    let service = schedule(3, 1000).serve();
+    advance(&service, 5);
+    let made = runs(&service);
+    assert_eq!(check(&service, &made), 1);
+    let report = service.get(&format!("/{}", made[0]));
+    let holder = holder(&service).expect("a holder");
+    assert!(
+        report.starts_with(&format!("run {} by process {holder} in epoch ", made[0])),
+        "{report}"
+    );
+    assert_eq!(service.client().get("/1").unwrap().status, 404);
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn what_was_due_meanwhile_is_made_up_for() {
+    let service = schedule(2, 1000).serve();
+    advance(&service, 3);
+    for _ in 0..2 {
+        assert!(service.reload().status.success());
+        advance(&service, 3);
+    }
+    let killed = eventually("a holder", DEADLINE, || holder(&service));
+    signal_to(killed, Signal::SIGKILL);
+    service.wait_until_replaced(killed);
+    advance(&service, 3);
+    // Nobody has the lease for many runs: its holder is frozen, and keeps it.
+    let frozen = eventually("a holder", DEADLINE, || holder(&service));
+    signal_to(frozen, Signal::SIGSTOP);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    signal_to(frozen, Signal::SIGCONT);
+    advance(&service, 3);
+    assert_eq!(service.stop(), 0);
+    let made = std::fs::read_dir(service.folder().join("reports")).unwrap();
+    let made = made.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut made: Vec<u64> = made
+        .filter_map(|name| name.strip_suffix(".txt")?.parse().ok())
+        .collect();
+    made.sort_unstable();
+    assert!(check(&service, &made) >= 4);
+}
+
+#[test]
+fn no_more_is_made_up_for_than_it_is_set_to() {
+    let setup = schedule(1, 20);
+    let folder = setup.folder().join("reports");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("1.txt"), "").unwrap();
+    let service = setup.serve();
+    let skipped: Record = service.message("runs are skipped");
+    assert_eq!(skipped["from"], 2);
+    let made = eventually("as many as are due", DEADLINE, || {
+        Some(runs(&service)).filter(|made| made.len() > 20)
+    });
+    assert_eq!(made[1], skipped["to"].as_u64().unwrap() + 1);
+    check(&service, &made[1..]);
+    assert_eq!(service.stop(), 0);
+}
