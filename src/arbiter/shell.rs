@@ -118,6 +118,7 @@ impl Shell {
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
         let mut core = Core::new(policy, fastrand::u64(..));
         core.number_leases_from(sys::clock::unix_micros());
+        let deposits = Deposits::inherit(equipment.store.take_kept(), &mut core);
         let epoll = open_epoll(&equipment.signals)
             .and_then(|epoll| {
                 if let Some(control) = &equipment.control {
@@ -130,6 +131,7 @@ impl Shell {
                     .because(error)
             })?;
         let mut shell = Self::assemble(core, Children::new(board), equipment, epoll);
+        shell.deposits = deposits;
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
