@@ -13,7 +13,15 @@ fn they_appear_as_they_happen_in_words() {
     browser.until(LIVE);
     browser.until("document.querySelector('#log').innerText.includes('Every worker serves: the service is ready')");
     browser.is("globalThis.same = true");
-    let victim = service.status()["workers"][0]["pid"].as_u64().unwrap();
+    // Not the one that streams: the browser would complain, and rightly.
+    let streams = browser.text(".row:has(.mine:not([hidden])) .pid");
+    let status = service.status();
+    let mut workers = status["workers"].as_array().unwrap().iter();
+    let victim = workers.find(|worker| streams != format!("pid {}", worker["pid"]));
+    let (slot, victim) = victim
+        .map(|worker| (&worker["slot"], worker["pid"].as_u64()))
+        .unwrap();
+    let victim = victim.unwrap();
     super::support::service::signal_to(
         u32::try_from(victim).unwrap(),
         nix::sys::signal::Signal::SIGKILL,

@@ -24,11 +24,7 @@ fn a_reload_shows_both_generations_and_then_the_new_one() {
     );
     browser.until("document.querySelectorAll('.row').length === 2 && [...document.querySelectorAll('.phase')].every(p => p.textContent === 'serving')");
     browser.until("document.querySelector('#a-gen').textContent === '2'");
-    for event in [
-        "reload-started",
-        "image-changed",
-        "reloaded",
-    ] {
+    for event in ["reload-started", "image-changed", "reloaded"] {
         browser.until(&format!(
             "document.querySelector('#log [data-event={event}]') !== null"
         ));
