@@ -11,6 +11,7 @@ mod intake;
 mod journal;
 mod maps;
 mod memory;
+mod post;
 pub(crate) mod preparation;
 mod reload;
 mod seats;

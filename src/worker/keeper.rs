@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::post::Post;
 use super::stages::now;
 use super::{Load, Start};
 use crate::app::leases::Leases;
@@ -62,6 +63,7 @@ struct Keeper {
     /// Orders about links go on to the app's runtime as they are.
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     leases: Arc<Leases>,
+    post: Arc<Post>,
     timeouts: Timeouts,
 }
 
@@ -96,6 +98,7 @@ impl Keeper {
             wish,
             links,
             leases: life.leases(),
+            post: life.post(),
             timeouts,
         };
         Ok((keeper, life))
@@ -130,6 +133,7 @@ impl Keeper {
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
                     Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
+                    Some((Order::Peer { worker }, mailbox)) => self.post.meet(worker, mailbox),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {

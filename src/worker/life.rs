@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::observer::{Declared, Observed};
 use super::phase::Phase;
+use super::post::{self, Post};
 use super::server::Server;
 use super::stages::{Stages, now};
 use super::wake::Wake;
@@ -62,7 +63,11 @@ pub(super) struct Life {
     wishes: watch::Receiver<Wish>,
     links: Links,
     leases: Arc<Leases>,
+    post: Arc<Post>,
+    post_tasks: Option<post::Tasks>,
     messages: Messages,
+    /// The deadline of its cleanup, once that has begun.
+    ends_at: Option<Instant>,
 }
 
 /// How a life came to its end.
@@ -75,6 +80,7 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let (post, post_tasks) = Post::new(start.worker, start.mailbox, start.peers);
         Self {
             worker: start.worker,
             slot: start.slot,
@@ -87,13 +93,21 @@ impl Life {
             wishes,
             links,
             leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
-            messages: Messages::alone(start.worker),
+            messages: post.messages(),
+            post,
+            post_tasks: Some(post_tasks),
+            ends_at: None,
         }
     }
 
     /// Where grants go, from any thread.
     pub(super) fn leases(&self) -> Arc<Leases> {
         self.leases.clone()
+    }
+
+    /// Where other workers are introduced, from any thread.
+    pub(super) fn post(&self) -> Arc<Post> {
+        self.post.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -128,7 +142,20 @@ impl Life {
         }
     }
 
+    /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end.
     async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
+        let office = self
+            .post_tasks
+            .take()
+            .map(|tasks| self.post.clone().open(tasks));
+        let end = self.run_app(settings, load).await;
+        if let Some(office) = office {
+            office.close(self.ends_at).await;
+        }
+        end
+    }
+
+    async fn run_app<S: Send + Sync + 'static>(&mut self, settings: S, load: Load<S>) -> End {
         tokio::spawn(heartbeat(
             self.stages.clone(),
             beat_interval(&self.config.timeouts),
@@ -266,7 +293,8 @@ impl Life {
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
-        let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
+        self.ends_at = after(self.config.timeouts.cleanup);
+        let stopped = running.stop(self.ends_at).await;
         match (end, stopped.errors.first(), stopped.failure) {
             (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
                 1 => first.to_string(),
