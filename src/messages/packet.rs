@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::{MOST_BYTES, MOST_TOPIC};
 
+/// It says so itself.
 const HEADER: usize = 12;
 const COUNT: usize = size_of::<u64>();
 /// No packet is larger.
@@ -143,9 +144,8 @@ impl<'a> Iterator for Missed<'a> {
 }
 
 fn header(kind: u8, length: u8, worker: u64) -> [u8; HEADER] {
-    let start = const { HEADER as u8 };
     let [a, b, c, d, e, f, g, h] = worker.to_le_bytes();
-    [kind, length, start, 0, a, b, c, d, e, f, g, h]
+    [kind, length, 12, 0, a, b, c, d, e, f, g, h]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn both_generations_hear_everything_once() {
     for _ in 0..3 {
         assert_eq!(service.reload().status.code(), Some(0));
     }
-    everybody_heard_everything(service, 12);
+    everybody_heard_everything(&service, 12);
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn the_old_and_the_new_binary_hear_each_other() {
         fs::rename(new, service.program()).unwrap();
         assert_eq!(service.reload().status.code(), Some(0));
     }
-    everybody_heard_everything(service, 9);
+    everybody_heard_everything(&service, 9);
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn a_reload_that_fails_leaves_the_old_ones_in_touch() {
 /// Of every worker that began after this one, from its first message on; of every worker that ended before this one,
 /// to its last.
 #[track_caller]
-fn everybody_heard_everything(service: Service, workers: u64) {
-    let mut now = Workers::of(&service);
+fn everybody_heard_everything(service: &Service, workers: u64) {
+    let mut now = Workers::of(service);
     let pids = now.pids();
     service.count(
         "the old ones are gone",
@@ -70,7 +70,7 @@ fn everybody_heard_everything(service: Service, workers: u64) {
         .map(|record| (record.worker().unwrap(), record["said"].as_u64().unwrap()))
         .collect();
     assert_eq!(said.len() as u64, workers);
-    let all = last_words(&service);
+    let all = last_words(service);
     assert_eq!(all.len() as u64, workers);
     for heard in &all {
         heard.is_complete();

@@ -13,6 +13,8 @@
 
 mod outbox;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

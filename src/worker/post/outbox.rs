@@ -93,3 +93,109 @@ impl Outbox {
         Some(packet)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::messages::packet::{Incoming, Outgoing};
+    use std::cell::RefCell;
+
+    /// What the receiver knows of one topic.
+    #[derive(Default)]
+    struct Heard {
+        next: u64,
+    }
+
+    fn full() -> io::Result<()> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn message(topic: &str, number: u64, length: usize) -> Bytes {
+        let mut bytes = number.to_le_bytes().to_vec();
+        bytes.resize(length.max(8), 0);
+        Outgoing::new(1, topic, &bytes).packet()
+    }
+
+    /// The receiver of a mailbox that is full most of the time hears of every number of every topic once and in order,
+    /// as a message or as missed.
+    #[test]
+    fn every_message_arrives_or_is_counted_in_its_place() {
+        let seed = std::env::var("PAYLOAD_TEST_SEED")
+            .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+        println!("PAYLOAD_TEST_SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let topics: Vec<String> = (0..6).map(|n| format!("topic {n}")).collect();
+        let mut said = [0; 6];
+        let heard: RefCell<[Heard; 6]> = RefCell::default();
+        let missed = RefCell::new(0);
+        let mut outbox = Outbox::default();
+        let take = |packet: &[u8]| match Incoming::read(packet).unwrap() {
+            Incoming::Message { topic, bytes, .. } => {
+                let topic = topics.iter().position(|name| name == topic).unwrap();
+                let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                let heard = &mut heard.borrow_mut()[topic];
+                assert_eq!(heard.next, number, "the next one of topic {topic}");
+                heard.next += 1;
+            }
+            Incoming::Missed { topics: counts, .. } => {
+                for (topic, count) in counts {
+                    let topic = topics.iter().position(|name| name == topic).unwrap();
+                    heard.borrow_mut()[topic].next += count;
+                    *missed.borrow_mut() += count;
+                }
+            }
+        };
+        for _ in 0..50 {
+            for _ in 0..random.usize(..2_000) {
+                let topic = random.usize(..topics.len());
+                outbox.push(message(&topics[topic], said[topic], random.usize(..12_000)));
+                said[topic] += 1;
+                assert!(outbox.queue.len() <= MOST_PACKETS && outbox.bytes <= MOST_BYTES);
+            }
+            let room = RefCell::new(random.usize(..1_500));
+            let send = |packet: &[u8]| {
+                if *room.borrow() == 0 {
+                    return full();
+                }
+                *room.borrow_mut() -= 1;
+                take(packet);
+                Ok(())
+            };
+            let sent = outbox.send(1, 2_000, send);
+            assert_eq!(sent.is_ok(), outbox.is_empty());
+        }
+        assert!(*missed.borrow() > 1_000, "it was tight");
+        outbox
+            .send(1, usize::MAX, |packet| {
+                take(packet);
+                Ok(())
+            })
+            .unwrap();
+        assert!(outbox.is_empty() && outbox.bytes == 0);
+        assert!(heard.borrow().iter().map(|heard| heard.next).eq(said));
+    }
+
+    #[test]
+    fn of_too_many_topics_the_rest_is_told_without_names() {
+        let mut outbox = Outbox::default();
+        let topics = MOST_TOPICS as u64 + 500;
+        for number in 0..topics {
+            outbox.push(message(&format!("{number:0200}"), number, 8));
+        }
+        for number in 0..MOST_PACKETS as u64 {
+            outbox.push(message("last", number, 8));
+        }
+        let told = RefCell::new(BTreeMap::new());
+        let send = |packet: &[u8]| {
+            if let Some(Incoming::Missed { topics, .. }) = Incoming::read(packet) {
+                let topics = topics.map(|(topic, count)| (topic.to_owned(), count));
+                told.borrow_mut().extend(topics);
+            }
+            Ok(())
+        };
+        outbox.send(1, usize::MAX, send).unwrap();
+        let told = told.into_inner();
+        assert_eq!(told.len(), MOST_TOPICS + 1);
+        assert_eq!(told[OTHERS], topics - MOST_TOPICS as u64);
+    }
+}
