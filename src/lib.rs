@@ -12,6 +12,7 @@ mod exit;
 pub(crate) mod ipc;
 pub(crate) mod lease;
 pub(crate) mod logs;
+mod messages;
 pub(crate) mod moment;
 pub(crate) mod overview;
 mod peer;
@@ -34,6 +35,7 @@ pub use app::{
 pub use body::Body;
 pub use events::{Events, LifecycleEvent};
 pub use exit::BoxError;
+pub use messages::{Lagged, Message, Messages, PublishError, Subscription};
 pub use peer::Peer;
 pub use preload::{Preload, preload};
 pub use service::main;

@@ -45,7 +45,11 @@ use crate::body::Body;
 use crate::events::Events;
 use crate::exit::BoxError;
 use crate::lease::Grant;
+use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
+
+/// The number of the one worker.
+const WORKER: u64 = 1;
 
 /// An app that runs in this process, on the test's own runtime.
 ///
@@ -59,6 +63,7 @@ use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 /// ```
 pub struct TestApp {
     running: Running,
+    messages: Messages,
     trace: Trace,
     leases: Arc<Leases>,
     /// How often a lease was granted.
@@ -80,7 +85,7 @@ impl TestApp {
     /// # Errors
     /// It failed or was given up, and what it had started is torn down again.
     pub async fn start_until(app: App, stop: impl Future<Output = ()>) -> Result<Self, NotStarted> {
-        launch(app, stop, Tokens::default()).await
+        launch(app, stop, Tokens::default(), Messages::alone(WORKER)).await
     }
 
     /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
@@ -94,19 +99,21 @@ impl TestApp {
         E: Into<BoxError>,
     {
         let tokens = Tokens::default();
+        let messages = Messages::alone(WORKER);
         let context = Context::new(ContextParts {
             settings,
-            worker: 1,
+            worker: WORKER,
             slot: 0,
             generation: 1,
             workers: 1,
             tokens: tokens.clone(),
             desk: Desk::default(),
             events: Events::default(),
+            messages: messages.clone(),
             service: Arc::new(status),
         });
         let app = load(context).await.map_err(Into::into)?;
-        Ok(launch(app, pending(), tokens).await?)
+        Ok(launch(app, pending(), tokens, messages).await?)
     }
 
     /// Answers one request.
@@ -120,6 +127,11 @@ impl TestApp {
     {
         let answer = self.running.service().call(request.map(Body::new));
         answer.await
+    }
+
+    /// What the app publishes, and a way to publish as if it did.
+    pub fn messages(&self) -> Messages {
+        self.messages.clone()
     }
 
     /// Begins the drain, and returns at once.
@@ -197,6 +209,7 @@ async fn launch(
     app: App,
     stop: impl Future<Output = ()>,
     tokens: Tokens,
+    messages: Messages,
 ) -> Result<TestApp, NotStarted> {
     let trace = Trace::default();
     let cancel = CancellationToken::new();
@@ -205,6 +218,7 @@ async fn launch(
         cancel: cancel.clone(),
         tokens,
         desk: Desk::default(),
+        messages: messages.clone(),
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),
@@ -222,6 +236,7 @@ async fn launch(
         Ok(running) => {
             let mut app = TestApp {
                 running,
+                messages,
                 trace,
                 leases,
                 grants: 0,

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::busy::{Busy, Desk};
 use super::token::{Token, Tokens};
 use crate::events::Events;
+use crate::messages::Messages;
 use crate::status::Status;
 
 /// Where an app is being built: its settings, its worker, and the notices of that worker's end.
@@ -42,6 +43,7 @@ pub(crate) struct ContextParts<S> {
     pub(crate) tokens: Tokens,
     pub(crate) desk: Desk,
     pub(crate) events: Events,
+    pub(crate) messages: Messages,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
 
@@ -100,6 +102,11 @@ impl<S> Context<S> {
     /// The lifecycle events of the whole service: the last ones, and each as it happens.
     pub fn events(&self) -> Events {
         self.0.events.clone()
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.0.messages.clone()
     }
 
     /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.

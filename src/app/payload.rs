@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::act::Act;
 use super::busy::{Busy, Desk};
-use super::state::{MissingState, State};
+use super::state::MissingState;
+use super::step::Common;
 use super::token::Token;
+use crate::messages::Messages;
 use crate::status::Scope;
 
 /// A background task of an app that is expected to run until it is told to stop.
@@ -230,7 +232,7 @@ pub struct PayloadContext {
     pub(super) slots: u32,
     pub(super) epoch: u64,
     pub(super) restarts: u32,
-    pub(super) state: State,
+    pub(super) common: Common,
     pub(super) drain: Token,
     pub(super) stop: Token,
     pub(super) desk: Desk,
@@ -273,7 +275,12 @@ impl PayloadContext {
     /// # Errors
     /// There is none; the error names the type.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
-        self.state.get()
+        self.common.state.get()
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.common.messages.clone()
     }
 
     /// Declares the service busy, until the value is dropped: it does not leave for idleness, although no client is

@@ -70,10 +70,13 @@ impl Running {
         self.stack.tell_early();
         for step in self.drain_steps.drain(..) {
             let name = Arc::clone(&step.name);
-            let (state, observer) = (self.shared.state.clone(), Arc::clone(&self.shared.observer));
+            let (common, observer) = (
+                self.shared.common.clone(),
+                Arc::clone(&self.shared.observer),
+            );
             let cut = CancellationToken::new();
             let cutting = cut.clone().cancelled_owned();
-            let run = async move { step.run(Stage::Drain, &state, &*observer, cutting).await };
+            let run = async move { step.run(Stage::Drain, &common, &*observer, cutting).await };
             let task = AbortOnDropHandle::new(tokio::spawn(run));
             self.drain_tasks.push(DrainTask { name, cut, task });
         }
@@ -119,14 +122,14 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop();
         let Surroundings {
-            state,
+            common,
             failed,
             observer,
             ..
         } = self.shared;
-        errors.extend(self.stack.unwind(&state, &*observer, &mut budget).await);
+        errors.extend(self.stack.unwind(&common, &*observer, &mut budget).await);
         let service = self.service;
-        if let Err(fault) = catch(|| drop((service, self.drain_steps, state))) {
+        if let Err(fault) = catch(|| drop((service, self.drain_steps, common))) {
             errors.push(StepError::new(Stage::Release, &Arc::from("app"), fault));
         }
         let end = if clean && errors.is_empty() {
@@ -186,6 +189,7 @@ mod tests {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
             desk: Desk::default(),
+            messages: crate::messages::Messages::alone(1),
             cleanup: None,
             observer: Arc::new(crate::testing::Trace::default()),
             leases: Arc::new(Leases::new(0, 1)),

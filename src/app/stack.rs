@@ -7,8 +7,7 @@ use super::act;
 use super::budget::Budget;
 use super::error::{Stage, StepError};
 use super::event::Observer;
-use super::state::State;
-use super::step::{End, StepContext, observed};
+use super::step::{Common, End, StepContext, observed};
 use super::supervisor::Supervised;
 
 /// Everything that has a teardown, in the order in which it was started.
@@ -32,12 +31,12 @@ impl Ending {
     pub(super) async fn run(
         self,
         stage: Stage,
-        state: &State,
+        common: &Common,
         observer: &dyn Observer,
         cut: impl Future<Output = ()>,
     ) -> Result<(), StepError> {
         let Self { name, limit, end } = self;
-        let context = StepContext::new(&name, state);
+        let context = StepContext::new(&name, common);
         let run = act::run(Box::pin(async { end(context).await }), limit, cut);
         observed(observer, stage, &name, run).await
     }
@@ -78,7 +77,7 @@ impl Stack {
     /// failed, in order. Dropping the future aborts the payloads and skips the teardowns behind it.
     pub(super) async fn unwind(
         &mut self,
-        state: &State,
+        common: &Common,
         observer: &dyn Observer,
         budget: &mut Budget,
     ) -> Vec<StepError> {
@@ -90,7 +89,7 @@ impl Stack {
                     ending
                         .run(
                             Stage::Teardown,
-                            state,
+                            common,
                             observer,
                             act::sleep_until_some(limit),
                         )

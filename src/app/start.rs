@@ -16,9 +16,10 @@ use super::event::{AppState, Observer, PayloadEvent, Progress};
 use super::leases::Leases;
 use super::running::{Running, first_failure};
 use super::stack::{Ending, Stack};
-use super::step::{Action, Begin, Entry, Step, StepContext, observed};
+use super::step::{Action, Begin, Common, Entry, Step, StepContext, observed};
 use super::supervisor::{Supervised, Surroundings};
 use super::token::Tokens;
+use crate::messages::Messages;
 use crate::status::PayloadState;
 
 /// What the worker hands to an app that it starts.
@@ -29,6 +30,8 @@ pub(crate) struct Launch {
     pub(crate) tokens: Tokens,
     /// The same as in that context.
     pub(crate) desk: Desk,
+    /// The same as in that context.
+    pub(crate) messages: Messages,
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
     pub(crate) cleanup: Option<Duration>,
     pub(crate) observer: Arc<dyn Observer>,
@@ -49,6 +52,7 @@ impl App {
             cancel,
             tokens,
             desk,
+            messages,
             cleanup,
             observer,
             leases,
@@ -65,7 +69,7 @@ impl App {
             drain_steps: Vec::new(),
             drain_tasks: Vec::new(),
             shared: Surroundings {
-                state,
+                common: Common { state, messages },
                 drain: tokens.drain(),
                 desk,
                 failed: watch::Sender::new(None),
@@ -150,7 +154,7 @@ impl Running {
         begin: Begin,
         cancel: &CancellationToken,
     ) -> Result<(), StartCause> {
-        let context = StepContext::new(&name, &self.shared.state);
+        let context = StepContext::new(&name, &self.shared.common);
         let mut interrupted = None;
         let run = async {
             // The step comes first: one that has just succeeded has something to tear down.

@@ -10,19 +10,27 @@ use super::error::{Fault, Stage, StepError};
 use super::event::{Observer, StepEvent, StepOutcome};
 use super::payload::Payload;
 use super::state::{MissingState, State};
+use crate::messages::Messages;
 
 /// What a lifecycle step is given.
 #[derive(Clone, Debug)]
 pub struct StepContext {
     name: Arc<str>,
-    state: State,
+    common: Common,
+}
+
+/// What all steps and payloads of one app have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) state: State,
+    pub(super) messages: Messages,
 }
 
 impl StepContext {
-    pub(super) fn new(name: &Arc<str>, state: &State) -> Self {
+    pub(super) fn new(name: &Arc<str>, common: &Common) -> Self {
         Self {
             name: Arc::clone(name),
-            state: state.clone(),
+            common: common.clone(),
         }
     }
 
@@ -36,7 +44,13 @@ impl StepContext {
     /// # Errors
     /// There is none; the error names the type.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
-        self.state.get()
+        self.common.state.get()
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish. What is published in the
+    /// teardown is still sent.
+    pub fn messages(&self) -> Messages {
+        self.common.messages.clone()
     }
 }
 

@@ -25,7 +25,7 @@ use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Leases, Seat};
 use super::payload::{Payload, PayloadContext, Work};
-use super::state::State;
+use super::step::Common;
 use super::token::Token;
 use crate::exit::chain;
 use crate::lease::{Grant, Released};
@@ -50,7 +50,7 @@ pub(super) struct Supervised {
 
 /// What every payload of one app shares.
 pub(super) struct Surroundings {
-    pub(super) state: State,
+    pub(super) common: Common,
     pub(super) drain: Token,
     pub(super) desk: Desk,
     pub(super) failed: Failed,
@@ -74,7 +74,7 @@ impl Supervised {
                 slots: shared.leases.slots,
                 epoch: 0,
                 restarts: 0,
-                state: shared.state.clone(),
+                common: shared.common.clone(),
                 drain: shared.drain.clone(),
                 stop: Token::new(stop.clone()),
                 desk: shared.desk.clone(),

@@ -12,6 +12,7 @@ mod journal;
 mod maps;
 mod memory;
 mod news;
+mod post;
 pub(crate) mod preparation;
 mod reload;
 mod seats;

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::post::Post;
 use super::reporter::Reporter;
 use super::stages::now;
 use super::view::View;
@@ -66,6 +67,7 @@ struct Keeper {
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     leases: Arc<Leases>,
     view: Arc<View>,
+    post: Arc<Post>,
     timeouts: Timeouts,
 }
 
@@ -103,6 +105,7 @@ impl Keeper {
             links,
             leases: life.leases(),
             view: life.view(),
+            post: life.post(),
             timeouts,
         };
         Ok((keeper, life))
@@ -137,6 +140,7 @@ impl Keeper {
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
                     Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
+                    Some((Order::Peer { worker }, mailbox)) => self.post.meet(worker, mailbox),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {

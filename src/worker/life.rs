@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
 use super::phase::Phase;
+use super::post::{self, Post};
 use super::server::Server;
 use super::stages::Stages;
 use super::view::View;
@@ -26,6 +27,7 @@ use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
+use crate::messages::Messages;
 use crate::sockets::Listener;
 
 /// The slowest heartbeat; it is faster where a limit is short.
@@ -60,6 +62,11 @@ pub(super) struct Life {
     links: Links,
     leases: Arc<Leases>,
     view: Arc<View>,
+    post: Arc<Post>,
+    post_tasks: Option<post::Tasks>,
+    messages: Messages,
+    /// The deadline of its cleanup, once that has begun.
+    ends_at: Option<Instant>,
 }
 
 /// How a life came to its end.
@@ -73,6 +80,7 @@ impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
+        let (post, post_tasks) = Post::new(start.worker, start.mailbox, start.peers);
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -86,6 +94,10 @@ impl Life {
             wishes,
             links,
             leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
+            messages: post.messages(),
+            post,
+            post_tasks: Some(post_tasks),
+            ends_at: None,
         }
     }
 
@@ -97,6 +109,11 @@ impl Life {
     /// Where news go, from any thread.
     pub(super) fn view(&self) -> Arc<View> {
         self.view.clone()
+    }
+
+    /// Where other workers are introduced, from any thread.
+    pub(super) fn post(&self) -> Arc<Post> {
+        self.post.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -131,7 +148,20 @@ impl Life {
         }
     }
 
+    /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end.
     async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
+        let office = self
+            .post_tasks
+            .take()
+            .map(|tasks| self.post.clone().open(tasks));
+        let end = self.run_app(settings, load).await;
+        if let Some(office) = office {
+            office.close(self.ends_at).await;
+        }
+        end
+    }
+
+    async fn run_app<S: Send + Sync + 'static>(&mut self, settings: S, load: Load<S>) -> End {
         tokio::spawn(heartbeat(
             self.stages.clone(),
             beat_interval(&self.config.timeouts),
@@ -196,6 +226,7 @@ impl Life {
             cancel: cancel.clone(),
             tokens,
             desk: self.desk(),
+            messages: self.messages.clone(),
             cleanup: self.config.timeouts.cleanup,
             observer,
             leases: self.leases.clone(),
@@ -268,7 +299,8 @@ impl Life {
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
-        let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
+        self.ends_at = after(self.config.timeouts.cleanup);
+        let stopped = running.stop(self.ends_at).await;
         match (end, stopped.errors.first(), stopped.failure) {
             (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
                 1 => first.to_string(),
@@ -360,6 +392,7 @@ impl Life {
             tokens,
             desk: self.desk(),
             events,
+            messages: self.messages.clone(),
             service: Arc::new(move || view.status(&observer)),
         })
     }

@@ -8,6 +8,7 @@
 
 mod face;
 mod leases;
+mod messages;
 mod payloads;
 mod readme;
 mod startup;
