@@ -19,7 +19,7 @@ use super::kept::Deposits;
 use super::news::News;
 use super::seats::{Child, Children};
 use super::store::Store;
-use super::{diagnose, journal, memory, preparation, view};
+use super::{diagnose, journal, memory, post, preparation, view};
 use crate::author::Author;
 use crate::config::Config;
 use crate::control;
@@ -306,6 +306,7 @@ impl Shell {
         preparation::prepare(&mut self.equipment)
             .map_err(|failure| io::Error::other(chain(&failure)))?;
         let (ours, theirs) = Channel::pair()?;
+        let (mailbox, reader) = post::mailbox()?;
         let seat = self
             .children
             .take_seat(worker, slot, generation, restarts)
@@ -315,6 +316,8 @@ impl Shell {
                 )
             })?;
         let briefing = self.news.briefing();
+        // Before it can say anything.
+        self.introduce(worker, &mailbox);
         match sys::process::fork_single_threaded() {
             Err(error) => {
                 self.children.give_back(seat);
@@ -327,6 +330,8 @@ impl Shell {
                 workers: u32::try_from(self.core.workers_of(generation)).unwrap_or(u32::MAX),
                 arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
                 channel: theirs,
+                mailbox: reader,
+                peers: self.children.take_mailboxes(),
                 meter: Meter::new(self.children.board.clone(), seat),
                 config: self.equipment.config.clone(),
                 listeners: self.equipment.listeners.clone(),
@@ -347,6 +352,7 @@ impl Shell {
                         pid,
                         seat,
                         channel: watched.is_ok().then_some(ours),
+                        mailbox: Some(mailbox),
                         payloads: Vec::new(),
                         scopes: Vec::new(),
                     },

@@ -296,7 +296,10 @@ impl World {
                         }
                         Order::Grant { .. } | Order::Revoke { .. } => actor.tenant.hear(order),
                         // The shell's own.
-                        Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
+                        Order::Receive { .. }
+                        | Order::Give { .. }
+                        | Order::Close
+                        | Order::Peer { .. } => {}
                         Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
                     }
                     actor.next_at = soon;
