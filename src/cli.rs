@@ -18,12 +18,12 @@ pub(crate) struct Invocation {
 }
 
 /// The commands. A new one is a row in [`COMMANDS`] besides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     /// Serve in the foreground.
     Run,
-    /// Validate everything that can be validated.
-    Check,
+    /// Validate everything that can be validated, also beside this unit.
+    Check { unit: Option<String> },
     /// Show the effective configuration.
     Config { json: bool },
     /// Ask the running service.
@@ -48,9 +48,25 @@ struct Row {
     about: &'static str,
     /// It takes every setting; else only what a client needs.
     configures: bool,
-    /// It has `--json`.
+    /// The flag of its own.
+    own: Own,
+    /// Makes it of the value of that flag.
+    command: fn(own: Given) -> Command,
+}
+
+/// A flag that is no setting.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    None,
+    Json,
+    Unit,
+}
+
+/// What of [`Own`] was given.
+#[derive(Default)]
+struct Given {
     json: bool,
-    command: fn(json: bool) -> Command,
+    unit: Option<String>,
 }
 
 const COMMANDS: [Row; 5] = [
@@ -58,35 +74,35 @@ const COMMANDS: [Row; 5] = [
         name: "run",
         about: "Serve in the foreground (the default command)",
         configures: true,
-        json: false,
+        own: Own::None,
         command: |_| Command::Run,
     },
     Row {
         name: "check",
         about: "Validate everything that can be validated, and leave with 0 or 78",
         configures: true,
-        json: false,
-        command: |_| Command::Check,
+        own: Own::Unit,
+        command: |own| Command::Check { unit: own.unit },
     },
     Row {
         name: "config",
         about: "Show the effective configuration, each value with where it came from",
         configures: true,
-        json: true,
-        command: |json| Command::Config { json },
+        own: Own::Json,
+        command: |own| Command::Config { json: own.json },
     },
     Row {
         name: "status",
         about: "Show the running service: its workers, payloads and sockets",
         configures: false,
-        json: true,
-        command: |json| Command::Status { json },
+        own: Own::Json,
+        command: |own| Command::Status { json: own.json },
     },
     Row {
         name: "reload",
         about: "Replace binary, configuration and workers of the running service, and wait for the outcome",
         configures: false,
-        json: false,
+        own: Own::None,
         command: |_| Command::Reload,
     },
 ];
@@ -96,6 +112,7 @@ const CLIENT: &[&str] = &["control"];
 
 const CONFIG: &str = "config file";
 const JSON: &str = "json";
+const UNIT: &str = "unit";
 
 /// Reads the command line of the service binary `name`; `args` begins with the program, as
 /// [`std::env::args_os`] does. Values are checked later, together with those of the other layers.
@@ -134,9 +151,19 @@ pub(crate) fn parse(
         ));
     }
     collect(matches, &mut flags);
-    let json = row.json && matches.get_flag(JSON);
+    let own = match row.own {
+        Own::None => Given::default(),
+        Own::Json => Given {
+            json: matches.get_flag(JSON),
+            ..Given::default()
+        },
+        Own::Unit => Given {
+            unit: matches.get_one(UNIT).cloned(),
+            ..Given::default()
+        },
+    };
     Ok(Invocation {
-        command: (row.command)(json),
+        command: (row.command)(own),
         flags,
     })
 }
@@ -155,18 +182,28 @@ pub(crate) fn definition(name: &str, version: &str) -> clap::Command {
         .disable_help_subcommand(true)
         .args(settings(name, true));
     COMMANDS.iter().fold(root, |root, row| {
-        let mut command = clap::Command::new(row.name)
+        let command = clap::Command::new(row.name)
             .about(row.about)
             .args(settings(name, row.configures));
-        if row.json {
-            command = command.arg(
+        root.subcommand(match row.own {
+            Own::None => command,
+            Own::Json => command.arg(
                 Arg::new(JSON)
                     .long("json")
                     .action(ArgAction::SetTrue)
                     .help("Print JSON for programs"),
-            );
-        }
-        root.subcommand(command)
+            ),
+            Own::Unit => command.arg(
+                Arg::new(UNIT)
+                    .long("unit")
+                    .value_name("NAME")
+                    .help("Compare the deadlines with those of this systemd unit")
+                    .long_help(format!(
+                        "Compare the deadlines with those of this systemd unit (TimeoutStartSec=, TimeoutStopSec=)\n\
+                         [default: {name}.service, if it runs this program]"
+                    )),
+            ),
+        })
     })
 }
 
@@ -276,7 +313,13 @@ mod tests {
         assert_eq!(command(""), Command::Run);
         assert_eq!(command("run"), Command::Run);
         assert_eq!(command("--workers 2"), Command::Run);
-        assert_eq!(command("check"), Command::Check);
+        assert_eq!(command("check"), Command::Check { unit: None });
+        assert_eq!(
+            command("check --unit a.service"),
+            Command::Check {
+                unit: Some("a.service".to_owned())
+            }
+        );
         assert_eq!(command("config"), Command::Config { json: false });
         assert_eq!(command("config --json"), Command::Config { json: true });
         assert_eq!(
@@ -349,6 +392,7 @@ mod tests {
         assert!(told("statsu").contains("status"));
         assert!(told("run extra").contains("extra"));
         assert!(told("check --json").contains("--json"));
+        assert!(told("run --unit a").contains("--unit"));
         assert!(told("status --workers 2").contains("--workers"));
         let told = told("--workers 2 status");
         assert!(

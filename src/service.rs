@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::process::parent_id;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -19,6 +21,7 @@ use crate::config::{self, Flags, Loaded, Surroundings};
 use crate::exit::{BoxError, ExitCode, Failure, chain};
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
+use crate::systemd::unit::{self, Unit};
 use crate::{control, logs, overview, sockets, sys};
 
 /// Runs the service: what an author's `main` calls, and all that it has to do.
@@ -97,7 +100,7 @@ fn command<S: DeserializeOwned + Send + Sync + 'static>(
         };
     let done = match command {
         Command::Run => serve(name, arguments, &flags, given),
-        Command::Check => check::<S>(name, &flags),
+        Command::Check { unit } => check::<S>(name, &flags, unit.as_deref()),
         Command::Config { json } => show_config(name, &flags, json),
         Command::Status { json } => show_status(name, &flags, json),
         Command::Reload => reload(name, &flags),
@@ -303,15 +306,19 @@ fn serving_flags(name: &str, arguments: &[OsString]) -> Result<Flags, Failure> {
     }
 }
 
-/// Everything about the configuration that can be checked without serving. Gives back the author's part.
+/// Everything about the configuration that can be checked without serving, for a reload of the service of which this
+/// process's parent is the arbiter. Gives back the author's part.
 fn validate<S: DeserializeOwned>(
     name: &str,
     flags: &Flags,
     surroundings: Surroundings,
 ) -> Result<S, Failure> {
-    let Loaded { config, .. } = load_config(name, flags, surroundings)?;
-    let settings = config::app_settings(&config.app)?;
-    logs::check(&config.log)?;
+    let loaded = load_config(name, flags, surroundings)?;
+    let settings = config::app_settings(&loaded.config.app)?;
+    logs::check(&loaded.config.log)?;
+    if let Some(limits) = unit::limits_around(parent_id()) {
+        loaded.check_against_unit(&limits)?;
+    }
     Ok(settings)
 }
 
@@ -332,7 +339,11 @@ fn control_path(name: &str, flags: &Flags) -> Result<PathBuf, Failure> {
 }
 
 /// `check`: everything that can be validated without serving.
-fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Failure> {
+fn check<S: DeserializeOwned>(
+    name: &str,
+    flags: &Flags,
+    named: Option<&str>,
+) -> Result<ExitCode, Failure> {
     let passed = sockets::activation::take()?;
     let manager = notify::Settings::take()?;
     // The sockets come when it serves.
@@ -340,9 +351,11 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
         watched: manager.is_watched(std::process::id()),
         own_sockets: false,
     };
-    let Loaded { config, report, .. } = load_config(name, flags, surroundings)?;
+    let loaded = load_config(name, flags, surroundings)?;
+    let Loaded { config, report, .. } = &loaded;
     let _settings: S = config::app_settings(&config.app)?;
     logs::check(&config.log)?;
+    let compared = compare(name, named, &loaded)?;
     if !passed.fds.is_empty() {
         sockets::activation::check(passed.fds)?;
     }
@@ -353,7 +366,44 @@ fn check<S: DeserializeOwned>(name: &str, flags: &Flags) -> Result<ExitCode, Fai
         )),
         None => say(&format!("{name}: the configuration is valid (no file)\n")),
     }
+    say(&format!("{name}: {compared}\n"));
     Ok(ExitCode::Ok)
+}
+
+/// The deadlines beside those of a unit: the one that was named, or the one of the service's name that runs this
+/// program. Gives back what came of it, in one sentence.
+fn compare(name: &str, named: Option<&str>, loaded: &Loaded) -> Result<String, Failure> {
+    let unavailable = |reason: &str| Failure::new(ExitCode::Unavailable, reason);
+    let asked = Unit::ask(named.unwrap_or(&format!("{name}.service")));
+    let found = match (named, asked) {
+        (None, Ok(Some(found))) if found.runs_this() => found,
+        (None, Ok(Some(_))) => {
+            return Ok(format!(
+                "no unit {name}.service runs this program; --unit NAME compares the deadlines with those of a unit"
+            ));
+        }
+        (None, Ok(None)) => {
+            return Ok("systemd does not run here: its limits were not looked at".to_owned());
+        }
+        (None, Err(reason)) => return Ok(format!("{reason}: its limits were not looked at")),
+        (Some(_), Ok(Some(found))) if found.is_loaded => found,
+        (Some(named), Ok(Some(_))) => {
+            let text = format!("--unit {named}: systemd has no such unit");
+            return Err(Failure::new(ExitCode::Config, text));
+        }
+        (Some(_), Ok(None)) => return Err(unavailable("--unit: systemd does not run here")),
+        (Some(_), Err(reason)) => return Err(unavailable(&format!("--unit: {reason}"))),
+    };
+    let longest = loaded.check_against_unit(&found.limits)?;
+    let show = |span: Option<Duration>| span.map_or("any time".to_owned(), config::show_duration);
+    Ok(format!(
+        "a start may take {} and a stop {}; {} allows {} and {}",
+        show(longest.start),
+        show(longest.stop),
+        found.limits.unit,
+        show(found.limits.start),
+        show(found.limits.stop),
+    ))
 }
 
 /// The configuration on disk, as a service can use it that runs there.

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -16,6 +17,8 @@ use tempfile::TempDir;
 struct Run {
     directory: TempDir,
     environment: Vec<(&'static str, &'static str)>,
+    /// Where it finds other programs.
+    path: Option<PathBuf>,
 }
 
 struct Said {
@@ -31,6 +34,7 @@ impl Run {
         Self {
             directory,
             environment: Vec::new(),
+            path: None,
         }
     }
 
@@ -41,6 +45,21 @@ impl Run {
 
     fn file(&self) -> PathBuf {
         self.directory.path().join("payload.toml")
+    }
+
+    /// A systemctl(1) that says this of every unit.
+    fn beside(mut self, unit: &str) -> Self {
+        let folder = self.directory.path().join("bin");
+        std::fs::create_dir(&folder).unwrap();
+        let script = folder.join("systemctl");
+        let answer = format!(
+            "#!/bin/sh\necho \"$@\" >>{0}.asked\ncat <<'END'\n{unit}\nEND\n",
+            script.display()
+        );
+        std::fs::write(&script, answer).unwrap();
+        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        self.path = Some(folder);
+        self
     }
 
     /// Places in what it says begin with `f` instead of the file's path.
@@ -54,6 +73,11 @@ impl Run {
             .env_clear()
             .env("PAYLOAD_CONFIG", self.file())
             .envs(self.environment.iter().copied())
+            .envs(
+                self.path
+                    .iter()
+                    .map(|path| ("PATH", format!("{}:/usr/bin:/bin", path.display()))),
+            )
             .output()
             .unwrap();
         let file = self.file();
@@ -122,6 +146,130 @@ fn a_watchdog_and_workers_that_may_be_stuck_for_ever_do_not_go_together() {
         .and("WATCHDOG_USEC", "30000000")
         .and("WATCHDOG_PID", "1");
     assert_eq!(other.say(&["check"]).code, 0, "that of another process");
+}
+
+/// As systemctl(1) shows a unit that runs the binary under test.
+fn unit(start: &str, stop: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_payload");
+    format!(
+        "LoadState=loaded\nTimeoutStartUSec={start}\nTimeoutStopUSec={stop}\n\
+         ExecStart={{ path={program} ; argv[]={program} run ; ignore_errors=no ; pid=0 ; code=(null) }}"
+    )
+}
+
+#[test]
+fn deadlines_are_compared_with_those_of_the_unit_that_runs_this_program() {
+    let slow = "[timeouts]\ngraceful = '50s'\n";
+    let said = Run::with(slow)
+        .beside(&unit("1min 30s", "1min"))
+        .say(&["check"]);
+    assert_eq!((said.code, said.stdout.as_str()), (78, ""));
+    assert!(
+        said.stderr
+            .starts_with("payload: f:2:12: a stop may take 64s: timeouts.graceful = 50s, "),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr
+            .contains("payload.service allows 1m (TimeoutStopSec=)"),
+        "{}",
+        said.stderr
+    );
+    let said = Run::with(slow)
+        .beside(&unit("1min 30s", "1min 4s"))
+        .say(&["check"]);
+    assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+    assert!(
+        said.stdout.ends_with(
+            "payload: a start may take 74s and a stop 64s; payload.service allows 90s and 64s\n"
+        ),
+        "{}",
+        said.stdout
+    );
+    let said = Run::with(slow)
+        .beside(&unit("infinity", "infinity"))
+        .say(&["check"]);
+    assert!(
+        said.stdout.ends_with("allows any time and any time\n"),
+        "{}",
+        said.stdout
+    );
+    // What runs another program says nothing about this one, unless it is named.
+    let other = unit("1s", "1s").replace(env!("CARGO_BIN_EXE_payload"), "/usr/bin/true");
+    let run = Run::with(slow).beside(&other);
+    assert_eq!(run.say(&["check"]).code, 0);
+    let said = run.say(&["check", "--unit", "other"]);
+    assert_eq!(said.code, 78);
+    assert!(
+        said.stderr
+            .contains("other.service allows 1s (TimeoutStartSec=)"),
+        "{}",
+        said.stderr
+    );
+    assert!(
+        said.stderr
+            .contains("other.service allows 1s (TimeoutStopSec=)"),
+        "{}",
+        said.stderr
+    );
+    // Only the check asks.
+    assert_eq!(run.say(&["config"]).code, 0);
+    let asked = std::fs::read_to_string(run.directory.path().join("bin/systemctl.asked")).unwrap();
+    let asked: Vec<_> = asked
+        .lines()
+        .filter_map(|line| line.split_once(" -- "))
+        .collect();
+    assert_eq!(
+        asked.iter().map(|(_, unit)| *unit).collect::<Vec<_>>(),
+        ["payload.service", "other"]
+    );
+}
+
+#[test]
+fn a_unit_that_cannot_be_asked_about_is_an_error_only_where_it_was_named() {
+    let missing = unit("1s", "1s")
+        .replace("loaded", "not-found")
+        .replace(env!("CARGO_BIN_EXE_payload"), "");
+    let run = Run::with("").beside(&missing);
+    assert_eq!(run.say(&["check"]).code, 0);
+    let said = run.say(&["check", "--unit", "nothing"]);
+    assert_eq!(said.code, 78);
+    assert_eq!(
+        said.stderr,
+        "payload: --unit nothing: systemd has no such unit\n"
+    );
+    for broken in ["", "LoadState=loaded\nTimeoutStartUSec=soon"] {
+        let run = Run::with("").beside(broken);
+        let said = run.say(&["check"]);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+        assert!(
+            said.stdout.ends_with("were not looked at\n"),
+            "{}",
+            said.stdout
+        );
+        assert_eq!(run.say(&["check", "--unit", "payload"]).code, 69);
+    }
+}
+
+#[test]
+fn the_shipped_unit_allows_the_defaults_and_the_shipped_configuration() {
+    let shipped = include_str!("../deploy/systemd/payload.service");
+    let of = |key: &str| {
+        let line = shipped.lines().find_map(|line| line.strip_prefix(key));
+        line.expect("the unit has it")
+    };
+    let unit = unit(of("TimeoutStartSec="), of("TimeoutStopSec="));
+    for configuration in ["", include_str!("../deploy/payload.toml")] {
+        let said = Run::with(configuration).beside(&unit).say(&["check"]);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""));
+        assert!(
+            said.stdout
+                .contains("; payload.service allows 90s and 1m\n"),
+            "{}",
+            said.stdout
+        );
+    }
 }
 
 #[test]

@@ -26,12 +26,14 @@ use std::time::Duration;
 
 use crate::exit::Failure;
 use crate::sockets::Address;
+use crate::systemd::unit;
 
 pub(crate) use app::{AppSettings, app_settings};
 pub use author::duration;
 pub(crate) use file::Snapshot;
 pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
+pub(crate) use rules::Longest;
 pub(crate) use settings::{SETTINGS, Setting};
 pub(crate) use units::{parse_duration, show_duration};
 
@@ -73,6 +75,20 @@ impl Loaded {
     pub(crate) fn check_against(&self, surroundings: Surroundings) -> Result<(), Failure> {
         match rules::check_against(&self.config, &self.report.entries, surroundings) {
             problems if problems.is_empty() => Ok(()),
+            problems => Err(origin::failure(problems)),
+        }
+    }
+}
+
+impl Loaded {
+    /// Checks that the longest start and the longest stop fit what systemd allows the unit. Gives back how long
+    /// they may take.
+    ///
+    /// # Errors
+    /// They may take longer: [`ExitCode::Config`](crate::exit::ExitCode::Config), with the numbers.
+    pub(crate) fn check_against_unit(&self, unit: &unit::Limits) -> Result<Longest, Failure> {
+        match rules::check_against_unit(&self.config, &self.report.entries, unit) {
+            problems if problems.is_empty() => Ok(Longest::of(&self.config)),
             problems => Err(origin::failure(problems)),
         }
     }
@@ -160,6 +176,11 @@ pub(crate) struct Timeouts {
     pub(crate) heartbeat_stopping: Option<Duration>,
     /// From SIGABRT to SIGKILL.
     pub(crate) abort_grace: Duration,
+}
+
+impl Timeouts {
+    /// A worker keeps its own deadlines; the arbiter steps in this much later.
+    pub(crate) const MARGIN: Duration = Duration::from_secs(2);
 }
 
 /// `[recycle]`: when a healthy worker is replaced. `None`: never.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::origin::{Origin, Problem};
 use super::report::Entry;
-use super::{Config, Surroundings};
+use super::{Config, Surroundings, Timeouts, show_duration};
+use crate::systemd::unit::Limits;
 
 /// The complaints about a configuration whose single values are fine. A setting that has a complaint of
 /// its own is left out.
@@ -89,6 +90,87 @@ fn check_watched(config: &Config, entries: &[Entry]) -> Vec<Problem> {
         Problem::new(entry.origin.clone(), text).beyond_the_flag()
     };
     blamed.map(problem).collect()
+}
+
+/// How long a service may take at most; `None` is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Longest {
+    pub(crate) start: Option<Duration>,
+    pub(crate) stop: Option<Duration>,
+}
+
+/// What a start consists of that takes as long as it may: all of the startup, and its unwinding.
+const START: [&str; 3] = [
+    "timeouts.startup",
+    "timeouts.cleanup",
+    "timeouts.abort_grace",
+];
+/// The same for a stop: the last response comes at the last moment, and then somebody is stuck.
+const STOP: [&str; 3] = [
+    "timeouts.graceful",
+    "timeouts.cleanup",
+    "timeouts.abort_grace",
+];
+
+impl Longest {
+    pub(super) fn of(config: &Config) -> Self {
+        let timeouts = &config.timeouts;
+        let sum = |first: Option<Duration>| {
+            Some(first? + timeouts.cleanup? + Timeouts::MARGIN + timeouts.abort_grace)
+        };
+        Self {
+            start: sum(timeouts.startup),
+            stop: sum(timeouts.graceful),
+        }
+    }
+}
+
+/// The complaints about deadlines that come after the manager's own, which ends in SIGKILL. That payload asks for
+/// more time on a long way is no reason to rely on it.
+pub(super) fn check_against_unit(
+    config: &Config,
+    entries: &[Entry],
+    unit: &Limits,
+) -> Vec<Problem> {
+    let longest = Longest::of(config);
+    let mut problems = Vec::new();
+    for (what, takes, parts, allowed, key) in [
+        (
+            "start",
+            longest.start,
+            START,
+            unit.start,
+            "TimeoutStartSec=",
+        ),
+        ("stop", longest.stop, STOP, unit.stop, "TimeoutStopSec="),
+    ] {
+        let Some(allowed) = allowed.filter(|allowed| takes.is_none_or(|takes| takes > *allowed))
+        else {
+            continue;
+        };
+        let part = |key: &&str| entries.iter().find(|entry| entry.key == *key);
+        let mut parts = parts.iter().filter_map(part);
+        let sum: Vec<String> = parts
+            .clone()
+            .map(|entry| format!("{} = {}", entry.key, entry.shown.text))
+            .collect();
+        // Somebody has set it, or it comes first.
+        let set = parts.clone().find(|entry| entry.origin != Origin::Default);
+        let Some(blamed) = set.or_else(|| parts.next()) else {
+            continue;
+        };
+        let text = format!(
+            "a {what} may take {}: {}, and {} until a stuck worker is given up; {} allows {} ({key}); lower the \
+             first or raise the second",
+            takes.map_or_else(|| "for ever".to_owned(), show_duration),
+            sum.join(", "),
+            show_duration(Timeouts::MARGIN),
+            unit.unit,
+            show_duration(allowed),
+        );
+        problems.push(Problem::new(blamed.origin.clone(), text).beyond_the_flag());
+    }
+    problems
 }
 
 /// The place is that of the first of the two that somebody has set.

@@ -447,6 +447,67 @@ fn under_a_watchdog_no_worker_may_be_silent_for_ever() {
     }
 }
 
+fn unit(start: Option<u64>, stop: Option<u64>) -> crate::systemd::unit::Limits {
+    crate::systemd::unit::Limits {
+        unit: "a.service".to_owned(),
+        start: start.map(Duration::from_secs),
+        stop: stop.map(Duration::from_secs),
+    }
+}
+
+#[test]
+fn deadlines_that_the_unit_does_not_allow_are_refused_with_the_numbers() {
+    let told = |given: Given<'_>, unit| {
+        let failure = given.load().unwrap().check_against_unit(&unit).unwrap_err();
+        assert_eq!(failure.code(), ExitCode::Config, "a flag is no exception");
+        failure.to_string()
+    };
+    assert_eq!(
+        told(
+            from_file("[timeouts]\ncleanup = '20s'\ngraceful = '2m'"),
+            unit(Some(100), Some(60))
+        ),
+        "f:3:12: a stop may take 144s: timeouts.graceful = 2m, timeouts.cleanup = 20s, timeouts.abort_grace = 2s, and \
+         2s until a stuck worker is given up; a.service allows 1m (TimeoutStopSec=); lower the first or raise the second"
+    );
+    let flags = Given {
+        flags: &[("--cleanup-timeout", "unlimited")],
+        ..Given::default()
+    };
+    let both = told(flags, unit(Some(90), Some(60)));
+    assert!(
+        both.contains("\n--cleanup-timeout: a start may take for ever: timeouts.startup = 1m, ")
+            && both.contains(
+                "\n--cleanup-timeout: a stop may take for ever: timeouts.graceful = 30s, "
+            ),
+        "{both}"
+    );
+    // All defaults: the unit is too tight.
+    let told = told(Given::default(), unit(None, Some(43)));
+    assert!(told.starts_with("a stop may take 44s: "), "{told}");
+}
+
+#[test]
+fn deadlines_that_the_unit_allows_are_fine() {
+    for (text, unit) in [
+        ("", unit(Some(74), Some(44))),
+        (
+            "timeouts = { graceful = '0s', cleanup = '0s', abort_grace = '0s' }",
+            unit(Some(62), Some(2)),
+        ),
+        (
+            "timeouts = { graceful = 'unlimited', startup = 'unlimited' }",
+            unit(None, None),
+        ),
+    ] {
+        from_file(text)
+            .load()
+            .unwrap()
+            .check_against_unit(&unit)
+            .unwrap();
+    }
+}
+
 #[test]
 fn a_service_that_binds_its_own_sockets_does_not_leave_them() {
     let own_sockets = Surroundings {

@@ -2,3 +2,4 @@
 
 pub(crate) mod fd_store;
 pub(crate) mod notify;
+pub(crate) mod unit;

@@ -13,7 +13,9 @@ use crate::{SECOND, soon, start};
 
 /// What was known, by whom; in seconds since then.
 #[derive(Clone)]
-struct Known(Arc<Mutex<Vec<(&'static str, Option<f64>)>>>, Instant);
+struct Known(Arc<Mutex<Notes>>, Instant);
+
+type Notes = Vec<(&'static str, Option<f64>)>;
 
 impl Known {
     fn new() -> Self {
@@ -25,7 +27,7 @@ impl Known {
         self.0.lock().unwrap().push((who, seconds));
     }
 
-    fn all(&self) -> Vec<(&'static str, Option<f64>)> {
+    fn all(&self) -> Notes {
         self.0.lock().unwrap().clone()
     }
 }

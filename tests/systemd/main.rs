@@ -18,6 +18,7 @@ mod support;
 mod activation;
 mod base;
 mod cgroup;
+mod check;
 mod failure;
 mod idle_exit;
 mod journal;
@@ -53,6 +54,7 @@ on_both_suites! {
     activation::the_first_connection_starts_the_service,
     activation::start_returns_when_every_worker_serves,
     activation::the_status_line_has_live_counts,
+    check::deadlines_that_the_unit_does_not_allow_are_refused,
     failure::a_stopped_arbiter_is_replaced_by_the_watchdog,
     failure::a_killed_arbiter_comes_back,
     failure::a_crash_loop_keeps_the_socket,

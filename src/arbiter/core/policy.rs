@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use crate::config::{Config, Timeouts};
 
 /// How long a worker may take. It goes by them itself as well, so they are those that it was forked with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ impl Policy {
             heartbeat_serving: config.timeouts.heartbeat_serving,
             heartbeat_stopping: config.timeouts.heartbeat_stopping,
             abort_grace: config.timeouts.abort_grace,
-            margin: Duration::from_secs(2),
+            margin: Timeouts::MARGIN,
             backoff_initial: config.restart.backoff_initial,
             backoff_max: config.restart.backoff_max,
             crash_budget: config.restart.crash_budget,
