@@ -109,14 +109,14 @@ impl<S> Context<S> {
         Busy::at(&self.0.desk)
     }
 
-    /// Publishes to all workers of the service, and subscribes to what they publish.
-    pub fn messages(&self) -> Messages {
-        self.0.messages.clone()
-    }
-
     /// The lifecycle events of the whole service: the last ones, and each as it happens.
     pub fn events(&self) -> Events {
         self.0.events.clone()
+    }
+
+    /// Publishes to all workers of the service, and subscribes to what they publish.
+    pub fn messages(&self) -> Messages {
+        self.0.messages.clone()
     }
 
     /// The whole service as it is now: the arbiter, its workers, their payloads, its sockets, and who has which lease.

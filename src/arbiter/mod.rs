@@ -13,6 +13,7 @@ mod kept;
 mod maps;
 mod memory;
 mod news;
+mod post;
 pub(crate) mod preparation;
 mod reload;
 mod seats;

@@ -174,6 +174,11 @@ impl Shell {
             .iter()
             .filter_map(|(_, child)| child.channel.as_ref());
         all.extend(channels.map(AsFd::as_fd));
+        let mailboxes = self
+            .children
+            .iter()
+            .filter_map(|(_, child)| child.mailbox.as_ref());
+        all.extend(mailboxes.map(AsFd::as_fd));
         all.extend(self.all_listeners().map(AsFd::as_fd));
         all.extend(self.deposits.iter().map(AsFd::as_fd));
         if let Some(control) = &self.equipment.control {
@@ -232,12 +237,14 @@ impl Shell {
                 names: child.payloads.clone(),
                 scopes: child.scopes.clone(),
             });
+            let mailbox = child.mailbox.and_then(&mut take);
             children.adopt(
                 WorkerId(child.worker),
                 Child {
                     pid: child.pid,
                     seat: child.seat,
                     channel,
+                    mailbox,
                     payloads: child.payloads,
                     scopes: child.scopes,
                 },
@@ -399,6 +406,7 @@ fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {
         pid: child.pid,
         seat: child.seat,
         channel: child.channel.as_ref().map(AsRawFd::as_raw_fd),
+        mailbox: child.mailbox.as_ref().map(AsRawFd::as_raw_fd),
         payloads: child.payloads.clone(),
         scopes: child.scopes.clone(),
     }

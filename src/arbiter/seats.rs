@@ -1,6 +1,7 @@
 //! Which worker sits where on the scoreboard, and the arbiter's end of each worker's channel.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::core::WorkerId;
@@ -15,6 +16,8 @@ pub(super) struct Child {
     pub(super) seat: usize,
     /// `None` when the worker has closed its end.
     pub(super) channel: Option<Channel>,
+    /// The end of its mailbox that others write to; `None` if it is of an image that knows no messages.
+    pub(super) mailbox: Option<OwnedFd>,
     pub(super) payloads: Vec<String>,
     /// In the same order.
     pub(super) scopes: Vec<Scope>,
@@ -104,6 +107,12 @@ impl Children {
         self.iter()
             .find(|(_, child)| child.pid == pid)
             .map(|(id, _)| id)
+    }
+
+    /// Everybody's mailbox, for a worker that has just been forked: in its process, this is no arbiter any more.
+    pub(super) fn take_mailboxes(&mut self) -> Vec<(u64, OwnedFd)> {
+        let mailbox = |(id, child): (&WorkerId, &mut Child)| Some((id.0, child.mailbox.take()?));
+        self.by_id.iter_mut().filter_map(mailbox).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Child)> {

@@ -19,7 +19,7 @@ use super::kept::Deposits;
 use super::news::News;
 use super::seats::{Child, Children};
 use super::store::Store;
-use super::{diagnose, journal, memory, preparation, view};
+use super::{diagnose, journal, memory, post, preparation, view};
 use crate::author::Author;
 use crate::config::Config;
 use crate::control;
@@ -120,6 +120,7 @@ impl Shell {
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
         let mut core = Core::new(policy, fastrand::u64(..));
         core.number_leases_from(sys::clock::unix_micros());
+        let deposits = Deposits::inherit(equipment.store.take_kept(), &mut core);
         let epoll = open_epoll(&equipment.signals)
             .and_then(|epoll| {
                 if let Some(control) = &equipment.control {
@@ -133,6 +134,7 @@ impl Shell {
             })?;
         let children = Children::new(board);
         let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
+        shell.deposits = deposits;
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
@@ -304,6 +306,7 @@ impl Shell {
         preparation::prepare(&mut self.equipment)
             .map_err(|failure| io::Error::other(chain(&failure)))?;
         let (ours, theirs) = Channel::pair()?;
+        let (mailbox, reader) = post::mailbox()?;
         let seat = self
             .children
             .take_seat(worker, slot, generation, restarts)
@@ -313,6 +316,8 @@ impl Shell {
                 )
             })?;
         let briefing = self.news.briefing();
+        // Before it can say anything.
+        self.introduce(worker, &mailbox);
         match sys::process::fork_single_threaded() {
             Err(error) => {
                 self.children.give_back(seat);
@@ -325,6 +330,8 @@ impl Shell {
                 workers: u32::try_from(self.core.workers_of(generation)).unwrap_or(u32::MAX),
                 arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
                 channel: theirs,
+                mailbox: reader,
+                peers: self.children.take_mailboxes(),
                 meter: Meter::new(self.children.board.clone(), seat),
                 config: self.equipment.config.clone(),
                 listeners: self.equipment.listeners.clone(),
@@ -345,6 +352,7 @@ impl Shell {
                         pid,
                         seat,
                         channel: watched.is_ok().then_some(ours),
+                        mailbox: Some(mailbox),
                         payloads: Vec::new(),
                         scopes: Vec::new(),
                     },

@@ -88,6 +88,9 @@ pub(super) struct ChildState {
     pub(super) pid: u32,
     pub(super) seat: usize,
     pub(super) channel: Option<Number>,
+    /// Images that know no messages do not say it.
+    #[serde(default)]
+    pub(super) mailbox: Option<Number>,
     pub(super) payloads: Vec<String>,
     #[serde(default)]
     pub(super) scopes: Vec<Scope>,

@@ -61,7 +61,7 @@ pub struct EventStream {
 
 /// So many events at least came and went before they were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventsMissed(pub u64);
+pub struct EventsMissed(u64);
 
 impl Events {
     /// Begins with what is known already.
@@ -140,7 +140,7 @@ impl EventStream {
     /// time. The next call goes on with the oldest that is there.
     pub async fn recv(&mut self) -> Result<Arc<LifecycleEvent>, EventsMissed> {
         loop {
-            if let Some(next) = self.next() {
+            if let Some(next) = self.try_recv() {
                 return next;
             }
             let seen = self.seen;
@@ -150,7 +150,10 @@ impl EventStream {
     }
 
     /// The next event if it is there.
-    fn next(&mut self) -> Option<Result<Arc<LifecycleEvent>, EventsMissed>> {
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Option<Result<Arc<LifecycleEvent>, EventsMissed>> {
         let next = self.events.ring().first_after(self.seen)?;
         let missed = next.number.saturating_sub(self.seen.saturating_add(1));
         if self.seen > 0 && missed > 0 {
@@ -159,6 +162,13 @@ impl EventStream {
         }
         self.seen = next.number;
         Some(Ok(next))
+    }
+}
+
+impl EventsMissed {
+    /// How many, at least.
+    pub fn missed(self) -> u64 {
+        self.0
     }
 }
 

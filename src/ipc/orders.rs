@@ -26,6 +26,8 @@ pub(crate) enum Order {
     },
     /// The service stops: nobody will take connections any more, so close them.
     Close,
+    /// There is another worker: the end of its mailbox that messages are written to is passed with this order.
+    Peer { worker: u64 },
     /// Run this payload of its app, by its number in the order of registration. Answered by one
     /// [`Report::Released`](crate::ipc::channel::Report::Released), or by the worker's end. What the last holder has
     /// kept is passed with this order.

@@ -36,6 +36,21 @@ impl Hub {
         }
     }
 
+    /// So many messages of this topic did not come.
+    pub(crate) fn miss(&self, topic: &str, count: u64) {
+        if let Some(topic) = self.find(topic) {
+            topic.change(|ring| ring.skip(count));
+        }
+    }
+
+    /// Messages did not come, and it is not known of which topics.
+    pub(crate) fn miss_somewhere(&self) {
+        let topics: Vec<_> = self.topics().values().cloned().collect();
+        for topic in topics {
+            topic.change(|ring| ring.skip(1));
+        }
+    }
+
     pub(super) fn join(&self, name: &str) -> (Arc<Topic>, u64) {
         let mut topics = self.topics();
         let topic = match topics.get(name) {

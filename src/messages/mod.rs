@@ -4,6 +4,7 @@
 //! workers is not known here, see [`Carry`].
 
 mod hub;
+pub(crate) mod packet;
 mod ring;
 
 use std::fmt;
@@ -29,8 +30,8 @@ const MOST_TOPIC: usize = 255;
 /// What holds:
 ///
 /// - A message reaches every subscriber of its topic in every worker, also in the publisher's own; and while a
-///   reload runs, in the old and in the new ones. A worker that is just being started is reached from a moment on
-///   which comes before its own first message.
+///   reload runs, in the old and in the new ones. A worker that has just been started is known to each other one when
+///   that gets its first message, so an answer reaches it.
 /// - What one worker publishes arrives in that order, nothing twice.
 /// - Nobody waits for anybody. A subscriber that does not keep up loses the oldest of what it has not taken, and
 ///   hears [`Lagged`]. A worker that does not keep up, since it is blocked or frozen, costs its own subscribers
@@ -76,7 +77,7 @@ pub struct Message {
 
 /// The messages of one topic from the moment on at which this was made, until it is dropped.
 ///
-/// It keeps up to 1,024 messages and 1 MiB of them for its owner to take; those of one topic are kept once for
+/// It keeps up to 1,024 messages and 4 MiB of them for its owner to take; those of one topic are kept once for
 /// all of a worker's subscriptions.
 #[must_use = "messages are only kept for a subscription that is there"]
 pub struct Subscription {
@@ -128,6 +129,15 @@ impl Messages {
             worker,
             hub: Arc::default(),
             others: None,
+        }))
+    }
+
+    /// Of one among others.
+    pub(crate) fn carried(worker: u64, hub: Arc<Hub>, others: Arc<dyn Carry>) -> Self {
+        Self(Arc::new(Parts {
+            worker,
+            hub,
+            others: Some(others),
         }))
     }
 

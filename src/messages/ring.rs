@@ -12,7 +12,7 @@ use super::{Lagged, Message};
 
 /// How much is kept for readers that do not take it.
 const MOST_MESSAGES: usize = 1024;
-const MOST_BYTES: usize = 1024 * 1024;
+const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Ring {
@@ -177,7 +177,7 @@ mod tests {
         for step in 0..100_000 {
             match random.u32(0..100) {
                 0..40 => {
-                    ring.push(message(end, random.usize(8..4_000)));
+                    ring.push(message(end, random.usize(8..20_000)));
                     came.insert(end);
                     end += 1;
                 }

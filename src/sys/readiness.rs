@@ -20,6 +20,14 @@ impl Readiness {
         Self::watch(fd.try_clone_to_owned()?, Interest::READABLE)
     }
 
+    /// The same, whether it can be written.
+    ///
+    /// # Errors
+    /// As for [`of`](Self::of).
+    pub(crate) fn of_writing(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Self::watch(fd.try_clone_to_owned()?, Interest::WRITABLE)
+    }
+
     /// Watches `fd` itself for both.
     ///
     /// # Errors

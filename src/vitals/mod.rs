@@ -1,9 +1,10 @@
 //! vitals, the built-in app: the machine's vital signs once a second, and the service that shows them.
 //!
-//! A payload samples /proc into a ring; the handlers show the ring, the latest sample as it comes, and the
-//! service's own view of itself. It is an app like any other: it knows `http` types, a drain token and a
-//! view of the service, and no process.
+//! A payload samples /proc into a ring; the handlers show the ring, the latest sample as it comes, the
+//! service's own view of itself, and its lifecycle events as they happen. It is an app like any other: it knows
+//! `http` types, a drain token, a view of the service and its events, and no process.
 
+mod frames;
 mod page;
 mod proc;
 mod ring;
@@ -23,12 +24,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::app::{App, Context, Payload, Result, Token};
+use crate::events::{Events, LifecycleEvent};
 use crate::moment::Moment;
 use crate::status::{PayloadState, Scope, Status};
 use crate::sys::clock;
 
 pub use settings::Settings;
 
+use frames::{Frames, Next};
 use proc::Kernel;
 use ring::Ring;
 use routes::VitalsService;
@@ -40,17 +43,22 @@ use sampler::Sampler;
 /// # Errors
 /// None: it only builds.
 pub async fn load(context: Context<Settings>) -> Result<App> {
-    let (settings, drain) = (*context.settings(), context.drain_token());
-    let vitals = Vitals::new(settings, Arc::new(move || context.service()), drain);
+    let (settings, drain, events) = (*context.settings(), context.drain_token(), context.events());
+    let vitals = Vitals::new(settings, Arc::new(move || context.service()), events, drain);
     let service = VitalsService::new(Arc::clone(&vitals));
+    let sampling = Arc::clone(&vitals);
     let sampler = Payload::new("sampler", move |context| {
-        let vitals = Arc::clone(&vitals);
+        let vitals = Arc::clone(&sampling);
         async move {
             vitals.sample_forever(context.stop_token()).await;
             Ok(())
         }
     });
-    Ok(App::builder().payload(sampler).build(service))
+    let feed = Payload::new("page feed", move |context| async move {
+        vitals.follow(context.stop_token()).await;
+        Ok(())
+    });
+    Ok(App::builder().payload(sampler).payload(feed).build(service))
 }
 
 /// Asks for the service as it is now. Called at most a few times per second; must not block.
@@ -60,10 +68,11 @@ pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
 pub(crate) struct Vitals {
     settings: Settings,
     view: View,
+    events: Events,
     drain: Token,
     state: Mutex<State>,
-    /// The latest sample as a server-sent event, built once for all who listen.
-    events: watch::Sender<Bytes>,
+    /// The place of the newest frame, for the streams.
+    news: watch::Sender<u64>,
 }
 
 struct State {
@@ -72,6 +81,9 @@ struct State {
     processes: Vec<Process>,
     /// When the sampler last finished, at first when it was built.
     looked: Instant,
+    /// When the streams were last told how the service is.
+    told: Instant,
+    frames: Frames,
 }
 
 /// What `/api/vitals` answers.
@@ -81,7 +93,7 @@ struct History<'a> {
     interval: f64,
     /// How many samples are kept.
     capacity: usize,
-    /// The worker that took these samples, by its pid. Each worker keeps its own.
+    /// The worker that answers, by its pid.
     pid: u32,
     /// Oldest first.
     samples: Vec<&'a Sample>,
@@ -89,32 +101,48 @@ struct History<'a> {
     processes: &'a [Process],
 }
 
-/// What an event of `/api/vitals/stream` carries.
+/// What an event `vitals` of `/api/vitals/stream` carries.
 #[derive(Serialize)]
-struct Event<'a> {
+struct Tick<'a> {
     /// The worker that answers, by its pid.
     pid: u32,
-    /// The latest sample; `null` before the first.
+    /// The latest sample; `null` where there is none, or no new one.
     sample: Option<&'a Sample>,
     processes: &'a [Process],
     /// As `/api/service` answers it.
+    service: &'a Status,
+    /// The last lifecycle events, oldest first; only in the first event of a stream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<&'a LifecycleEvent>>,
+}
+
+/// What an event `lifecycle` carries.
+#[derive(Serialize)]
+struct Happened<'a> {
+    pid: u32,
+    /// What has happened since the last, oldest first.
+    events: Vec<&'a LifecycleEvent>,
+    /// How the service is after it.
     service: &'a Status,
 }
 
 impl Vitals {
     /// `drain` ends the streams; the sampler has its own token. Call it inside the runtime.
-    pub(crate) fn new(settings: Settings, view: View, drain: Token) -> Arc<Self> {
+    pub(crate) fn new(settings: Settings, view: View, events: Events, drain: Token) -> Arc<Self> {
         let state = State {
             ring: Ring::new(settings.capacity()),
             processes: Vec::new(),
             looked: Instant::now(),
+            told: Instant::now(),
+            frames: Frames::default(),
         };
         Arc::new(Self {
             settings,
             view,
+            events,
             drain,
             state: Mutex::new(state),
-            events: watch::Sender::new(Bytes::new()),
+            news: watch::Sender::new(0),
         })
     }
 
@@ -160,29 +188,87 @@ impl Vitals {
         }
     }
 
-    fn publish(&self, sample: Sample, processes: Vec<Process>, status: &Status) {
-        {
-            let mut state = self.state();
-            state.ring.push(Arc::new(sample));
-            state.processes = processes;
-            state.looked = Instant::now();
-        }
-        // While nobody listens, nothing is built.
-        if self.events.receiver_count() > 0 {
-            self.events.send_replace(self.event(status));
+    /// The other payload: puts the lifecycle events of the service into the streams, as they happen.
+    pub(crate) async fn follow(&self, stop: Token) {
+        let mut stream = self.events.subscribe();
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.fired() => return,
+                first = stream.recv() => first,
+                () = self.silence() => {
+                    let state = &mut *self.state();
+                    state.told = Instant::now();
+                    let build = |state: &State| tick(state, None, &self.status(), None);
+                    self.spread(state, build, Frames::tick);
+                    continue;
+                }
+            };
+            // What was missed here, a new page gets with its greeting.
+            let rest = std::iter::from_fn(|| stream.try_recv());
+            let events: Vec<_> = std::iter::once(first).chain(rest).flatten().collect();
+            let status = self.status();
+            let happened = Happened {
+                pid: std::process::id(),
+                events: events.iter().map(Arc::as_ref).collect(),
+                service: &status,
+            };
+            let build = |_: &State| stream::event("lifecycle", &happened);
+            self.spread(&mut self.state(), build, Frames::lifecycle);
         }
     }
 
-    /// The latest sample and the service as an event for the stream.
-    fn event(&self, status: &Status) -> Bytes {
-        let state = self.state();
+    fn publish(&self, sample: Sample, processes: Vec<Process>, status: &Status) {
+        let state = &mut *self.state();
+        state.ring.push(Arc::new(sample));
+        state.processes = processes;
+        (state.looked, state.told) = (Instant::now(), Instant::now());
         let sample = state.ring.latest();
-        stream::event(&Event {
-            pid: std::process::id(),
-            sample: sample.as_deref(),
-            processes: &state.processes,
-            service: status,
-        })
+        self.spread(
+            state,
+            |state| tick(state, sample, status, None),
+            Frames::tick,
+        );
+    }
+
+    /// Resolves when there was no sample for so long that the streams should show the service without one.
+    async fn silence(&self) {
+        loop {
+            let next = self.state().told + self.settings.sample_interval.mul_f64(1.5);
+            tokio::time::sleep_until(next).await;
+            if self.state().told + self.settings.sample_interval <= Instant::now() {
+                return;
+            }
+        }
+    }
+
+    /// Builds a frame for all streams. While nobody listens, nothing is built: who comes now has a receiver and waits
+    /// for the lock, and finds everything in his greeting.
+    fn spread(
+        &self,
+        state: &mut State,
+        build: impl FnOnce(&State) -> Bytes,
+        put: fn(&mut Frames, Option<Bytes>),
+    ) {
+        let frame = (self.news.receiver_count() > 0).then(|| build(state));
+        put(&mut state.frames, frame);
+        self.news.send_replace(state.frames.place());
+    }
+
+    /// All that a stream begins with, and its place.
+    fn greeting(&self) -> (u64, Bytes) {
+        let state = &mut *self.state();
+        if let Some(known) = state.frames.greeting() {
+            return known;
+        }
+        let (status, events) = (self.status(), self.events.recent());
+        let sample = state.ring.latest();
+        let frame = tick(state, sample, &status, Some(&events));
+        state.frames.greet(frame)
+    }
+
+    fn frame_after(&self, place: u64) -> Next {
+        self.state().frames.after(place)
     }
 
     fn history(&self, pick: impl FnOnce(&Ring) -> Vec<Arc<Sample>>) -> serde_json::Result<Vec<u8>> {
@@ -201,6 +287,13 @@ impl Vitals {
 
     fn status(&self) -> Status {
         (self.view)()
+    }
+
+    /// The last lifecycle events, oldest first.
+    fn lifecycle(&self) -> serde_json::Result<Vec<u8>> {
+        let recent = self.events.recent();
+        let events: Vec<&LifecycleEvent> = recent.iter().map(Arc::as_ref).collect();
+        serde_json::to_vec(&events)
     }
 
     /// Whether everything that should run in this worker does.
@@ -232,6 +325,22 @@ impl Vitals {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn tick(
+    state: &State,
+    sample: Option<Arc<Sample>>,
+    service: &Status,
+    events: Option<&[Arc<LifecycleEvent>]>,
+) -> Bytes {
+    let tick = Tick {
+        pid: std::process::id(),
+        sample: sample.as_deref(),
+        processes: &state.processes,
+        service,
+        events: events.map(|events| events.iter().map(Arc::as_ref).collect()),
+    };
+    stream::event("vitals", &tick)
 }
 
 /// Seconds since 1970; 0 on a machine whose clock stands before that.

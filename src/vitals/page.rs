@@ -6,8 +6,8 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-6nz9g8GdxGtkFPJmMrBrlL6zNZ2kCO8pzWoYK5x4pPM='; \
-    style-src 'sha256-jTMq28PYUHxCoBNoG6qnOruFJo7p8rxfmnnI7ROSP0o='; \
+    script-src 'sha256-Ke06F3yjMZJA095srEnh0+h2+CcVAhLFkcUk4CPO4S8='; \
+    style-src 'sha256-6N0YEpHK9Le9LGSd/pbnfDNxQO7eNaa32DYzL4ewN/8='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -49,6 +49,7 @@ impl VitalsService {
             },
             Route::Stream => stream(Stream::new(self.vitals.clone())),
             Route::Service => json(serde_json::to_vec(&self.vitals.status())),
+            Route::Events => json(self.vitals.lifecycle()),
             Route::Health => match self.vitals.health() {
                 Ok(()) => text(StatusCode::OK, "ok\n"),
                 Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
@@ -84,6 +85,7 @@ enum Route {
     Vitals,
     Stream,
     Service,
+    Events,
     Health,
 }
 
@@ -94,14 +96,14 @@ impl Route {
             "/api/vitals" => Route::Vitals,
             "/api/vitals/stream" => Route::Stream,
             "/api/service" => Route::Service,
+            "/api/events" => Route::Events,
             "/healthz" => Route::Health,
             _ => return None,
         })
     }
 }
 
-const NOT_FOUND: &str =
-    "nothing is here; there are /, /api/vitals, /api/vitals/stream, /api/service and /healthz\n";
+const NOT_FOUND: &str = "nothing is here; there are /, /api/vitals, /api/vitals/stream, /api/service, /api/events and /healthz\n";
 
 /// Which samples `/api/vitals` is asked for.
 #[derive(Debug, PartialEq)]

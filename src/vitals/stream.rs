@@ -1,4 +1,4 @@
-//! Server-sent events: one per sample, until the worker drains.
+//! Server-sent events: one per sample and one for each handful of lifecycle events, until the worker drains.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use crate::app::Token;
 use crate::exit::BoxError;
 
 use super::Vitals;
+use super::frames::Next;
 
 /// After this long without a sample a comment is sent, so that no proxy takes the connection for dead.
 const BEAT: Duration = Duration::from_secs(15);
@@ -25,9 +26,9 @@ const RETRY: &[u8] = b"retry: 1000\n\n";
 const DRAIN: Bytes = Bytes::from_static(b"event: drain\ndata: {}\n\n");
 const COMMENT: Bytes = Bytes::from_static(b": still here\n\n");
 
-/// One event of type `vitals`. The JSON has no line feeds, so that one data line holds it.
-pub(super) fn event(data: &impl Serialize) -> Bytes {
-    let mut frame = Vec::from(*b"event: vitals\ndata: ");
+/// One event of this type. The JSON has no line feeds, so that one data line holds it.
+pub(super) fn event(kind: &str, data: &impl Serialize) -> Bytes {
+    let mut frame = format!("event: {kind}\ndata: ").into_bytes();
     if serde_json::to_writer(&mut frame, data).is_err() {
         // No type that is sent can fail; the client skips an event that it cannot read.
         return COMMENT;
@@ -41,21 +42,22 @@ pub(super) struct Stream(Option<ReusableBoxFuture<'static, (Feed, Option<Bytes>)
 
 struct Feed {
     vitals: Arc<Vitals>,
-    events: watch::Receiver<Bytes>,
+    news: watch::Receiver<u64>,
     drain: Token,
     stage: Stage,
 }
 
 enum Stage {
     Greet,
-    Follow,
+    /// From this place on.
+    Follow(u64),
     Over,
 }
 
 impl Stream {
     pub(super) fn new(vitals: Arc<Vitals>) -> Self {
         let feed = Feed {
-            events: vitals.events.subscribe(),
+            news: vitals.news.subscribe(),
             drain: vitals.drain.clone(),
             vitals,
             stage: Stage::Greet,
@@ -68,29 +70,44 @@ impl Feed {
     async fn next(mut self) -> (Self, Option<Bytes>) {
         let frame = match self.stage {
             Stage::Greet => {
-                self.stage = Stage::Follow;
-                // What is known now, so that a page has something to show at once.
-                let now = self.vitals.event(&self.vitals.status());
+                let (place, now) = self.vitals.greeting();
+                self.stage = Stage::Follow(place);
                 Some(Bytes::from([RETRY, &now].concat()))
             }
-            Stage::Follow => self.follow().await,
+            Stage::Follow(place) => Some(self.follow(place).await),
             Stage::Over => None,
         };
         (self, frame)
     }
 
-    async fn follow(&mut self) -> Option<Bytes> {
-        tokio::select! {
-            biased;
-            () = self.drain.fired() => {
-                self.stage = Stage::Over;
-                Some(DRAIN)
+    async fn follow(&mut self, place: u64) -> Bytes {
+        loop {
+            // From here on every change is seen.
+            self.news.mark_unchanged();
+            if !self.drain.is_fired() {
+                match self.vitals.frame_after(place) {
+                    Next::Frame(place, frame) => {
+                        self.stage = Stage::Follow(place);
+                        return frame;
+                    }
+                    Next::Greeting => {
+                        let (place, now) = self.vitals.greeting();
+                        self.stage = Stage::Follow(place);
+                        return now;
+                    }
+                    Next::Wait => {}
+                }
             }
-            changed = self.events.changed() => {
+            tokio::select! {
+                biased;
+                () = self.drain.fired() => {
+                    self.stage = Stage::Over;
+                    return DRAIN;
+                }
                 // The sender lives as long as `vitals`, which this feed holds.
-                changed.ok().map(|()| self.events.borrow_and_update().clone())
+                _ = self.news.changed() => {}
+                () = tokio::time::sleep(BEAT) => return COMMENT,
             }
-            () = tokio::time::sleep(BEAT) => Some(COMMENT),
         }
     }
 }

@@ -29,7 +29,12 @@ impl Rig {
     fn with_view(view: View) -> Self {
         let drain = CancellationToken::new();
         Self {
-            vitals: Vitals::new(Settings::default(), view, Token::new(drain.clone())),
+            vitals: Vitals::new(
+                Settings::default(),
+                view,
+                Events::default(),
+                Token::new(drain.clone()),
+            ),
             drain,
         }
     }
@@ -79,11 +84,12 @@ async fn read(response: Response<Body>) -> (StatusCode, HeaderMap, String) {
     )
 }
 
-const ROUTES: [&str; 5] = [
+const ROUTES: [&str; 6] = [
     "/",
     "/api/vitals",
     "/api/vitals/stream",
     "/api/service",
+    "/api/events",
     "/healthz",
 ];
 
@@ -142,7 +148,7 @@ async fn the_keys_of_an_event() {
     };
     app.vitals
         .publish(Sample::at(1.0), vec![member], &status(101));
-    let frame = app.vitals.event(&status(101));
+    let (_, frame) = app.vitals.greeting();
     let text = std::str::from_utf8(&frame).unwrap();
     let data = text
         .strip_prefix("event: vitals\ndata: ")
@@ -405,9 +411,9 @@ async fn a_closed_stream_is_forgotten() {
         .send(Method::GET, "/api/vitals/stream")
         .await
         .into_body();
-    assert_eq!(app.vitals.events.receiver_count(), 1);
+    assert_eq!(app.vitals.news.receiver_count(), 1);
     drop(body);
-    assert_eq!(app.vitals.events.receiver_count(), 0);
+    assert_eq!(app.vitals.news.receiver_count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,7 +424,7 @@ async fn the_sampler_samples_at_its_interval_and_stops_when_told() {
         let (vitals, stop) = (app.vitals.clone(), stop.clone());
         async move { vitals.sample_forever(Token::new(stop)).await }
     });
-    let mut events = app.vitals.events.subscribe();
+    let mut events = app.vitals.news.subscribe();
     let before = Instant::now();
     for _ in 0..4 {
         timeout(Duration::from_secs(60), events.changed())

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::life::{Life, Wish};
+use super::post::Post;
 use super::reporter::Reporter;
 use super::stages::now;
 use super::view::View;
@@ -67,6 +68,7 @@ struct Keeper {
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
     leases: Arc<Leases>,
     view: Arc<View>,
+    post: Arc<Post>,
     timeouts: Timeouts,
 }
 
@@ -104,6 +106,7 @@ impl Keeper {
             links,
             leases: life.leases(),
             view: life.view(),
+            post: life.post(),
             timeouts,
         };
         Ok((keeper, life))
@@ -140,6 +143,7 @@ impl Keeper {
                         self.grant(payload, grant, kept.map(|_| file));
                     }
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
+                    Some((Order::Peer { worker }, mailbox)) => self.post.meet(worker, mailbox),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
 use super::phase::Phase;
+use super::post::{self, Post};
 use super::server::Server;
 use super::stages::Stages;
 use super::view::View;
@@ -60,8 +61,12 @@ pub(super) struct Life {
     wishes: watch::Receiver<Wish>,
     links: Links,
     leases: Arc<Leases>,
-    messages: Messages,
     view: Arc<View>,
+    post: Arc<Post>,
+    post_tasks: Option<post::Tasks>,
+    messages: Messages,
+    /// The deadline of its cleanup, once that has begun.
+    ends_at: Option<Instant>,
 }
 
 /// How a life came to its end.
@@ -76,6 +81,7 @@ impl Life {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         let leases = Leases::new(u32::from(start.slot), start.workers);
+        let (post, post_tasks) = Post::new(start.worker, start.mailbox, start.peers);
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -89,7 +95,10 @@ impl Life {
             channel,
             wishes,
             links,
-            messages: Messages::alone(start.worker),
+            messages: post.messages(),
+            post,
+            post_tasks: Some(post_tasks),
+            ends_at: None,
         }
     }
 
@@ -101,6 +110,11 @@ impl Life {
     /// Where news go, from any thread.
     pub(super) fn view(&self) -> Arc<View> {
         self.view.clone()
+    }
+
+    /// Where other workers are introduced, from any thread.
+    pub(super) fn post(&self) -> Arc<Post> {
+        self.post.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -135,7 +149,20 @@ impl Life {
         }
     }
 
+    /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end.
     async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
+        let office = self
+            .post_tasks
+            .take()
+            .map(|tasks| self.post.clone().open(tasks));
+        let end = self.run_app(settings, load).await;
+        if let Some(office) = office {
+            office.close(self.ends_at).await;
+        }
+        end
+    }
+
+    async fn run_app<S: Send + Sync + 'static>(&mut self, settings: S, load: Load<S>) -> End {
         tokio::spawn(heartbeat(
             self.stages.clone(),
             beat_interval(&self.config.timeouts),
@@ -275,7 +302,8 @@ impl Life {
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
-        let stopped = running.stop(after(self.config.timeouts.cleanup)).await;
+        self.ends_at = after(self.config.timeouts.cleanup);
+        let stopped = running.stop(self.ends_at).await;
         match (end, stopped.errors.first(), stopped.failure) {
             (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
                 1 => first.to_string(),

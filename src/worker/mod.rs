@@ -15,6 +15,7 @@ mod life;
 mod observer;
 mod panics;
 pub(crate) mod phase;
+mod post;
 mod reporter;
 mod room;
 mod server;
@@ -26,6 +27,7 @@ mod testing;
 mod view;
 mod wake;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::app::{App, Context};
@@ -47,6 +49,10 @@ pub(crate) struct Start {
     /// The arbiter's pid.
     pub(crate) arbiter: u32,
     pub(crate) channel: Channel,
+    /// Where messages of other workers come.
+    pub(crate) mailbox: OwnedFd,
+    /// The other workers' mailboxes, to write to.
+    pub(crate) peers: Vec<(u64, OwnedFd)>,
     pub(crate) meter: Meter,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,

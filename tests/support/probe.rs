@@ -13,6 +13,7 @@
 //! - `ledger`: a file, which one more payload keeps (`ledger.rs`); `scope`: of that payload: `worker`, `slot`,
 //!   `service`; `ledger_policy`: as `policy`; `ledger_after`: it stops after the requests; `ledger_keep`: it keeps its
 //!   count for its successor before it writes it.
+//! - `mail`, `sing`: see `mail.rs`
 //! - `slot`: settings above hold in this slot only.
 //! - `word`: what `/word` answers.
 //! - `preload`: see `preloading.rs`.
@@ -30,10 +31,12 @@
 //!   its parent and ends after a second
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/mail/…`: `mail.rs`
 //! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
 mod ledger;
+mod mail;
 mod preloading;
 mod streams;
 
@@ -79,6 +82,8 @@ struct Settings {
     ledger_policy: Policy,
     ledger_after: bool,
     ledger_keep: bool,
+    mail: bool,
+    sing: Option<u64>,
     slot: Option<u32>,
     word: String,
     steer: Option<PathBuf>,
@@ -144,7 +149,11 @@ async fn load_with(
     let settings = context.settings().steered()?.for_slot(context.slot());
     behave(settings.load).await?;
     let go = Arc::new(Notify::new());
-    let app = App::builder();
+    let mail = settings.mail.then(|| mail::Mail::open(&context));
+    let app = match &mail {
+        Some(mail) => mail.register(App::builder(), settings.sing),
+        None => App::builder(),
+    };
     let app = step(app, "one", async { Ok(()) }, Conduct::Ok);
     let app = step(app, "two", async { Ok(()) }, settings.teardown);
     let app = step(app, "three", settings.clone().start(), Conduct::Ok);
@@ -160,6 +169,7 @@ async fn load_with(
     let routes = routes(go)
         .route("/word", get(async || word))
         .merge(streams::routes(context.drain_token()))
+        .merge(mail.map_or_else(Router::new, |mail| mail.routes()))
         .route(
             "/preloaded",
             get(async move || table.map_or_else(String::new, preloading::Table::told)),

@@ -19,6 +19,7 @@ pub(crate) struct Browser {
     session: String,
     number: u64,
     complaints: Vec<String>,
+    asked: Vec<String>,
     /// Removed when the browser has ended.
     _profile: TempDir,
 }
@@ -91,6 +92,7 @@ impl Browser {
             session: String::new(),
             number: 0,
             complaints: Vec::new(),
+            asked: Vec::new(),
             _profile: profile,
         };
         let target =
@@ -99,7 +101,7 @@ impl Browser {
         let flat = json!({ "targetId": target, "flatten": true });
         let session = browser.order("Target.attachToTarget", flat)["sessionId"].take();
         browser.session = session.as_str().unwrap().to_owned();
-        for domain in ["Page", "Runtime", "Log"] {
+        for domain in ["Page", "Runtime", "Log", "Network"] {
             browser.order(&format!("{domain}.enable"), json!({}));
         }
         browser
@@ -126,11 +128,28 @@ impl Browser {
         );
     }
 
+    /// For somebody who wants nothing to move.
+    pub(crate) fn calm(&mut self) {
+        let features = json!([{ "name": "prefers-reduced-motion", "value": "reduce" }]);
+        self.order(
+            "Emulation.setEmulatedMedia",
+            json!({ "features": features }),
+        );
+    }
+
     pub(crate) fn key(&mut self, key: &str) {
-        let code = if key == "Tab" { 9 } else { 39 };
+        let code = match key {
+            "Tab" => 9,
+            "Enter" => 13,
+            "End" => 35,
+            _ => 39,
+        };
         for kind in ["keyDown", "keyUp"] {
-            let event =
+            let mut event =
                 json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            if key == "Enter" && kind == "keyDown" {
+                event["text"] = json!("\r");
+            }
             self.order("Input.dispatchKeyEvent", event);
         }
     }
@@ -176,6 +195,11 @@ impl Browser {
         &self.complaints
     }
 
+    /// The addresses that the browser has asked.
+    pub(crate) fn asked(&self) -> &[String] {
+        &self.asked
+    }
+
     fn evaluate(&mut self, script: &str) -> Value {
         let mut answer = self.order(
             "Runtime.evaluate",
@@ -217,6 +241,10 @@ impl Browser {
     }
 
     fn note(&mut self, event: &Value) {
+        if event["method"] == "Network.requestWillBeSent" {
+            let url = event["params"]["request"]["url"].as_str();
+            self.asked.extend(url.map(str::to_owned));
+        }
         let said = match event["method"].as_str() {
             Some("Log.entryAdded") => &event["params"]["entry"]["text"],
             Some("Runtime.exceptionThrown") => &event["params"]["exceptionDetails"],

@@ -14,7 +14,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod browser;
+mod events;
+mod moves;
 
 use std::net::TcpListener;
 
@@ -128,85 +131,4 @@ fn it_moves_to_the_next_service_of_the_same_socket_without_an_alarm() {
     ));
     assert!(browser.is("states.includes('wait') && !states.includes('lost')"));
     assert_eq!(browser.complaints(), [""; 0]);
-}
-
-/// For every piece of text: its contrast with what is behind it, as WCAG 2.2 computes it.
-const FAINT: &str = r"
-    (() => {
-        const numbers = color => color.match(/[\d.]+/g).map(Number);
-        const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
-            .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-            .reduce((sum, v, at) => sum + v * [.2126, .7152, .0722][at], 0);
-        const behind = node => {
-            for (; node; node = node.parentElement) {
-                const color = numbers(getComputedStyle(node).backgroundColor);
-                if (color.length === 3 || color[3] === 1) return color;
-            }
-            return [255, 255, 255];
-        };
-        const faint = [];
-        const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-        while (texts.nextNode()) {
-            const node = texts.currentNode.parentElement;
-            if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest('script, style, noscript')) continue;
-            const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
-            const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            if (contrast < 4.5) faint.push(texts.currentNode.data.trim() + ': ' + contrast.toFixed(2));
-        }
-        return faint.join('\n');
-    })()";
-
-#[test]
-fn it_is_readable_on_a_phone_and_on_a_desk_by_day_and_by_night() {
-    let Some(mut browser) = browser() else { return };
-    let (socket, url) = socket();
-    let _service = start(socket, 2);
-    let mut papers = Vec::new();
-    for (width, height) in [(360, 740), (768, 1024), (1440, 900)] {
-        for scheme in ["light", "dark"] {
-            browser.look(width, height, scheme);
-            browser.open(&url);
-            browser.until(LIVE);
-            let wide = browser.number("document.documentElement.scrollWidth");
-            assert!(
-                wide <= f64::from(width),
-                "{width} px wide: the page needs {wide} px"
-            );
-            let faint = browser.value(FAINT);
-            assert_eq!(faint, "", "too faint in the {scheme}");
-            papers.push(browser.value("getComputedStyle(document.body).backgroundColor"));
-        }
-    }
-    assert_ne!(papers[0], papers[1], "the night has its own paper");
-}
-
-#[test]
-fn it_can_be_used_from_the_keyboard_and_named_by_a_screen_reader() {
-    let Some(mut browser) = browser() else { return };
-    let (socket, url) = socket();
-    let _service = start(socket, 1);
-    browser.open(&url);
-    browser.until(LIVE);
-    browser.key("Tab");
-    assert!(
-        browser.is("document.activeElement.className === 'skip'"),
-        "the first stop"
-    );
-    browser.until("samples.length >= 2");
-    browser.key("Tab");
-    assert!(
-        browser.is("document.activeElement.name === 'range'"),
-        "the second stop"
-    );
-    let before = browser.number("shown");
-    browser.key("ArrowRight");
-    assert!(browser.number("shown") > before, "an arrow key shows more");
-    for landmark in ["header", "main", "footer", "h1", "section[aria-labelledby]"] {
-        assert!(
-            browser.is(&format!("document.querySelector('{landmark}') !== null")),
-            "{landmark}"
-        );
-    }
-    let nameless = "[...document.querySelectorAll('[role=img]')].filter(i => !i.getAttribute('aria-label')).length";
-    assert_eq!(browser.number(nameless), 0.0);
 }

@@ -296,7 +296,10 @@ impl World {
                         }
                         Order::Grant { .. } | Order::Revoke { .. } => actor.tenant.hear(order),
                         // The shell's own.
-                        Order::Receive { .. } | Order::Give { .. } | Order::Close => {}
+                        Order::Receive { .. }
+                        | Order::Give { .. }
+                        | Order::Close
+                        | Order::Peer { .. } => {}
                         Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
                     }
                     actor.next_at = soon;
@@ -689,7 +692,7 @@ impl World {
         for (name, slot) in tenant::places() {
             if self.chance(0.5) {
                 let deposit = self.deposit();
-                self.core.inherit(name, slot, deposit);
+                assert!(self.core.inherit(name, slot, deposit));
                 self.witness.inherit(name, slot, deposit.number);
             }
         }

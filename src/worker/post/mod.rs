@@ -1,0 +1,262 @@
+//! Messages to and from the other workers.
+//!
+//! Each worker has a *mailbox*, a pair of SOCK_SEQPACKET sockets: it has the end to read from its birth, and all
+//! others have the end to write, one open file that they share. The arbiter makes it and passes it on, and has no
+//! part in what goes through it. [`packet`](crate::messages::packet) has what is said.
+//!
+//! ```text
+//! publish ─┬─ this worker's hub ── subscriptions
+//!          └─ each peer ─ (its outbox, while its mailbox is full) ═════ mailbox ─ that worker's hub ── …
+//! ```
+//!
+//! Others are told of a worker before it is forked, so whoever reads its first message can know it already.
+
+mod outbox;
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::poll::{PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use self::peer::{Peer, Sent};
+use crate::messages::packet::{self, Incoming, Outgoing};
+use crate::messages::{Carry, Hub, Messages};
+use crate::sys::readiness::Readiness;
+
+/// So many packets are read before others have their turn.
+const BATCH: usize = 32;
+/// How long a message waits for the arbiter's word about its sender. It was given before the sender was there.
+const INTRODUCTION: Duration = Duration::from_millis(100);
+/// At the end, what the outboxes hold may take this long: a worker that is stuck must not hold this one.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
+/// A worker's way to the others.
+pub(super) struct Post {
+    worker: u64,
+    hub: Arc<Hub>,
+    peers: RwLock<Vec<Arc<Peer>>>,
+    /// The youngest worker that the arbiter has told of. Numbers rise, and it tells in their order.
+    youngest: watch::Sender<u64>,
+    /// Peers with something in their outbox, for the app's runtime.
+    slow: mpsc::UnboundedSender<Arc<Peer>>,
+}
+
+/// What runs in the app's runtime.
+pub(super) struct Tasks {
+    slow: mpsc::UnboundedReceiver<Arc<Peer>>,
+    mailbox: OwnedFd,
+}
+
+/// The tasks, running.
+pub(super) struct Office {
+    post: Arc<Post>,
+    reading: JoinHandle<()>,
+}
+
+impl Post {
+    /// `peers`: the workers that are there already.
+    pub(super) fn new(
+        worker: u64,
+        mailbox: OwnedFd,
+        peers: Vec<(u64, OwnedFd)>,
+    ) -> (Arc<Self>, Tasks) {
+        let (slow, slow_out) = mpsc::unbounded_channel();
+        let peers = peers.into_iter().map(|(worker, fd)| Peer::new(worker, fd));
+        let post = Arc::new(Self {
+            worker,
+            hub: Arc::default(),
+            peers: RwLock::new(peers.collect()),
+            youngest: watch::Sender::new(worker),
+            slow,
+        });
+        let tasks = Tasks {
+            slow: slow_out,
+            mailbox,
+        };
+        (post, tasks)
+    }
+
+    /// The face of it for the app.
+    pub(super) fn messages(self: &Arc<Self>) -> Messages {
+        Messages::carried(self.worker, self.hub.clone(), self.clone())
+    }
+
+    /// There is another worker; from any thread. `None`: its mailbox could not be taken.
+    pub(super) fn meet(&self, worker: u64, mailbox: Option<OwnedFd>) {
+        match mailbox {
+            Some(mailbox) => {
+                self.forget_gone();
+                self.write_peers().push(Peer::new(worker, mailbox));
+            }
+            None => tracing::warn!(
+                to = worker,
+                "a worker's mailbox did not come with the order: no message will reach it from here"
+            ),
+        }
+        self.know(worker);
+    }
+
+    /// Reads the mailbox, and sends what is late. Must be called inside the app's runtime.
+    pub(super) fn open(self: Arc<Self>, tasks: Tasks) -> Office {
+        let Tasks { mut slow, mailbox } = tasks;
+        let from = self.worker;
+        tokio::spawn(async move {
+            while let Some(peer) = slow.recv().await {
+                tokio::spawn(peer.drain(from));
+            }
+        });
+        let post = self.clone();
+        let reading = tokio::spawn(async move {
+            if let Err(error) = post.read(&mailbox).await {
+                tracing::error!(error = %error, "the worker's mailbox cannot be read: it gets no messages from others");
+            }
+        });
+        Office {
+            post: self,
+            reading,
+        }
+    }
+
+    async fn read(&self, mailbox: &OwnedFd) -> io::Result<()> {
+        let readiness = Readiness::of(mailbox.as_fd())?;
+        let mut buffer = vec![0; packet::MOST];
+        loop {
+            let mut ready = readiness.readable().await?;
+            for _ in 0..BATCH {
+                match recv(mailbox.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                    // Nobody has the other end: the arbiter is gone, and all workers.
+                    Ok(0) => return Ok(()),
+                    Ok(length) => self.take(&buffer[..length]).await,
+                    Err(Errno::EAGAIN) => {
+                        ready.clear_ready();
+                        break;
+                    }
+                    Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            drop(ready);
+            yield_now().await;
+        }
+    }
+
+    async fn take(&self, packet: &[u8]) {
+        let Some(incoming) = Incoming::read(packet) else {
+            tracing::debug!(
+                length = packet.len(),
+                "a packet of an unknown kind came from another worker"
+            );
+            return;
+        };
+        let worker = incoming.worker();
+        if worker > *self.youngest.borrow() {
+            self.wait_for_word_of(worker).await;
+        }
+        match incoming {
+            Incoming::Message { topic, bytes, .. } => {
+                let bytes = || Bytes::copy_from_slice(bytes);
+                self.hub.deliver(worker, topic, bytes);
+            }
+            Incoming::Missed { topics, .. } => {
+                for (topic, count) in topics {
+                    if topic.is_empty() {
+                        self.hub.miss_somewhere();
+                    } else {
+                        self.hub.miss(topic, count);
+                    }
+                }
+            }
+        }
+    }
+
+    /// So that an answer to its message reaches it.
+    async fn wait_for_word_of(&self, worker: u64) {
+        let mut youngest = self.youngest.subscribe();
+        let word = youngest.wait_for(|youngest| *youngest >= worker);
+        if timeout(INTRODUCTION, word).await.is_err() {
+            self.know(worker);
+        }
+    }
+
+    fn know(&self, worker: u64) {
+        self.youngest.send_if_modified(|youngest| {
+            let is_news = worker > *youngest;
+            *youngest = worker.max(*youngest);
+            is_news
+        });
+    }
+
+    /// Lets go of the mailboxes that nobody reads any more; one that is never written to says it only when asked.
+    fn forget_gone(&self) {
+        let mut peers = self.write_peers();
+        let mut polled: Vec<_> = peers.iter().map(|peer| peer.polled()).collect();
+        // What cannot be asked is found out by the next message.
+        let _ = poll(&mut polled, PollTimeout::ZERO);
+        let has_ended = |events: PollFlags| events.contains(PollFlags::POLLHUP);
+        let closed: Vec<_> = polled
+            .iter()
+            .map(|fd| fd.revents().is_some_and(has_ended))
+            .collect();
+        let mut closed = closed.into_iter();
+        peers.retain(|peer| !closed.next().unwrap_or(false) && !peer.is_gone());
+    }
+
+    fn peers(&self) -> RwLockReadGuard<'_, Vec<Arc<Peer>>> {
+        self.peers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_peers(&self) -> RwLockWriteGuard<'_, Vec<Arc<Peer>>> {
+        self.peers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Carry for Post {
+    fn carry(&self, topic: &str, bytes: &Bytes) {
+        let message = Outgoing::new(self.worker, topic, bytes);
+        let mut packet = None;
+        let mut gone = false;
+        for peer in self.peers().iter() {
+            match peer.send(&message, &mut packet) {
+                Sent::Done => {}
+                // Without the runtime there is nobody left who could wait for room.
+                Sent::Kept => drop(self.slow.send(peer.clone())),
+                Sent::Gone => gone = true,
+            }
+        }
+        if gone {
+            self.forget_gone();
+        }
+    }
+}
+
+impl Office {
+    /// The end: what was published goes out as far as that is possible by the deadline, then nothing more is read.
+    pub(super) async fn close(self, deadline: Option<Instant>) {
+        let (post, now) = (&self.post, Instant::now());
+        let deadline = deadline.map_or(now + LAST_CALL, |at| at.min(now + LAST_CALL));
+        let late = |peer: &&Arc<Peer>| !peer.flush(post.worker);
+        let late: Vec<_> = post.peers().iter().filter(late).cloned().collect();
+        let mut tasks: JoinSet<()> = late
+            .into_iter()
+            .map(|peer| peer.drain(post.worker))
+            .collect();
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if timeout_at(deadline, all).await.is_err() {
+            tracing::warn!("messages to a worker that does not keep up are lost: this one leaves");
+        }
+        // Whoever still writes hears at once that nobody reads.
+        self.reading.abort();
+        let _ = self.reading.await;
+    }
+}

@@ -1,0 +1,87 @@
+//! Who does not keep up hears it, and nobody else.
+
+use std::time::Duration;
+
+use crate::books::{Workers, with};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, signal_to, stat};
+use nix::sys::signal::Signal;
+
+const PATIENT: &str = "workers = 3\n[timeouts]\nheartbeat_serving = '60s'";
+
+#[test]
+fn a_slow_subscriber_in_a_fast_worker_hears_how_many_it_has_missed() {
+    let service = with("workers = 2", "").serve();
+    let mut workers = Workers::of(&service);
+    let pids = workers.pids();
+    workers.get(pids[0], "/mail/hold");
+    workers.publish(pids[1], "count=3000&burst=50&pause=500");
+    eventually("all in its worker", LIMIT, || {
+        (workers.heard(pids[0]).arrived == 3_000).then_some(())
+    });
+    workers.get(pids[0], "/mail/go");
+    let slow = workers.wait_for(pids[0], 3_000);
+    assert_eq!((slow.missed, slow.lags), (3_000 - 1_024, 1), "{slow:#?}");
+    workers.wait_for(pids[1], 3_000).is_complete();
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_frozen_worker_costs_only_its_own_subscribers_and_they_hear_how_many() {
+    const COUNT: u64 = 6_000;
+    let service = with(PATIENT, "").serve();
+    let mut workers = Workers::of(&service);
+    let pids = workers.pids();
+    let (publisher, other, frozen) = (pids[0], pids[1], pids[2]);
+    let run = format!("count={COUNT}&burst=20&pause=300");
+    let before = workers.publish(publisher, &run);
+    for pid in &pids {
+        workers.wait_for(*pid, COUNT).is_complete();
+    }
+    signal_to(frozen, Signal::SIGSTOP);
+    let during = workers.publish(publisher, &run);
+    println!("a call of publish, ns: {before:?}; with a frozen worker: {during:?}");
+    workers.wait_for(other, 2 * COUNT).is_complete();
+    workers.wait_for(publisher, 2 * COUNT).is_complete();
+    assert!(during.p99 < 1_000_000, "{during:?}");
+    // It waits for room, and that must cost nothing.
+    let ticks = || stat(publisher).unwrap().1.ticks + stat(other).unwrap().1.ticks;
+    let start = ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = ticks() - start;
+    assert!(used <= 10, "{used} ticks in two seconds of waiting");
+    signal_to(frozen, Signal::SIGCONT);
+    let late = workers.wait_for(frozen, 2 * COUNT);
+    println!(
+        "the frozen worker missed {} of {COUNT} in {} pieces",
+        late.missed, late.lags
+    );
+    assert!(late.missed > 0 && late.missed < COUNT, "{late:#?}");
+    let voice = late.from.values().next().unwrap();
+    assert_eq!(
+        (voice.first, voice.last),
+        (0, 2 * COUNT - 1),
+        "the newest are there"
+    );
+    // And it has caught up.
+    workers.publish(other, "count=100&pause=300");
+    let caught_up = workers.wait_for(frozen, 2 * COUNT + 100);
+    assert_eq!(caught_up.missed, late.missed);
+    assert_eq!(service.stop(), 0);
+}
+
+/// The last thing that it could be told is that it has missed something.
+#[test]
+fn what_was_missed_is_told_although_nothing_follows() {
+    let service = with("workers = 2\n[timeouts]\nheartbeat_serving = '60s'", "").serve();
+    let mut workers = Workers::of(&service);
+    let pids = workers.pids();
+    signal_to(pids[1], Signal::SIGSTOP);
+    // More than its mailbox takes, and the outbox beside it.
+    workers.publish(pids[0], "count=120&size=65536&pause=100");
+    signal_to(pids[1], Signal::SIGCONT);
+    let late = workers.wait_for(pids[1], 120);
+    assert!(late.missed > 0, "{late:#?}");
+    workers.wait_for(pids[0], 120);
+    assert_eq!(service.stop(), 0);
+}

@@ -1,0 +1,72 @@
+//! The lifecycle events on the page.
+
+use super::{LIVE, browser, socket, start};
+
+const LINES: &str = "document.querySelectorAll('#log li').length";
+
+#[test]
+fn they_appear_as_they_happen_in_words() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let service = start(socket, 2);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelector('#log').innerText.includes('Every worker serves: the service is ready')");
+    browser.is("globalThis.same = true");
+    // Not the one that streams: the browser would complain, and rightly.
+    let streams = browser.text(".row:has(.mine:not([hidden])) .pid");
+    let status = service.status();
+    let mut workers = status["workers"].as_array().unwrap().iter();
+    let victim = workers.find(|worker| streams != format!("pid {}", worker["pid"]));
+    let victim = victim.unwrap()["pid"].as_u64().unwrap();
+    super::support::service::signal_to(
+        u32::try_from(victim).unwrap(),
+        nix::sys::signal::Signal::SIGKILL,
+    );
+    browser.until(
+        "document.querySelector('#log .error')?.innerText.includes('of generation 1 has failed')",
+    );
+    browser
+        .until("document.querySelector('#log').innerText.includes('in place of one that failed')");
+    assert!(browser.is("same"), "the page was not loaded again");
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn a_flood_of_them_floods_neither_the_page_nor_the_ear() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("newest > 0");
+    browser.is(
+        "globalThis.said = 0, new MutationObserver(all => said += all.length) \
+         .observe(document.querySelector('#heard'), { childList: true }), true",
+    );
+    browser.is(
+        "(() => { for (let n = 1; n <= 1000; n++) happened([{ number: newest + 1, time: 1, name: 'worker-failed', level: 'error', \
+         message: '', worker: 1, slot: 0, generation: 1, pid: 1, fields: { exit: 'signal ' + n } }]); return true; })()",
+    );
+    assert_eq!(browser.number(LINES), 120.0);
+    assert!(browser.text("#log li:first-child").contains("signal 1000"));
+    // Five seconds later it says what there was in between.
+    browser.until("document.querySelector('#heard').textContent.includes('and 998 more')");
+    assert_eq!(browser.number("said"), 2.0);
+}
+
+#[test]
+fn an_event_that_it_does_not_know_has_the_words_of_the_log() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("newest > 0");
+    browser.is(
+        "happened([{ number: newest + 1, time: 1, name: 'from-the-future', level: 'warn', message: '<b>something</b>', \
+         worker: null, slot: null, generation: null, pid: null, fields: {} }]), true",
+    );
+    assert_eq!(browser.text("#log li:first-child p"), "<b>something</b>");
+    assert_eq!(browser.text("#log li:first-child code"), "from-the-future");
+}
