@@ -28,8 +28,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use deadpool_sqlite::rusqlite::{self, Connection, OptionalExtension as _, Row, params};
 use deadpool_sqlite::{Config, Pool, Runtime};
-use payload::{App, BoxError, Context, Payload, PayloadContext, Scope};
+use payload::{App, BoxError, Context, Messages, Payload, PayloadContext, Scope};
 use serde::{Deserialize, Serialize};
+
+/// The topic on which the workers tell each other that there is something to do.
+const NEW_JOBS: &str = "new jobs";
 
 /// The `[app]` table.
 #[derive(Deserialize)]
@@ -52,7 +55,10 @@ impl Default for Settings {
 
 async fn load(context: Context<Settings>) -> payload::Result<App> {
     let pool = Config::new(&context.settings().database).create_pool(Runtime::Tokio1)?;
-    let queue = Queue(pool);
+    let queue = Queue {
+        pool,
+        messages: context.messages(),
+    };
     let routes = Router::new()
         .route("/jobs", get(count).post(enqueue))
         .route("/jobs/{id}", get(look))
@@ -71,7 +77,7 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
                 .call(|connection| connection.execute_batch(SCHEMA))
                 .await?;
             Ok(async move || {
-                queue.0.close();
+                queue.pool.close();
                 Ok(())
             })
         })
@@ -85,12 +91,16 @@ async fn consume(context: PayloadContext, work: Duration) -> payload::Result<()>
     let queue = context.state::<Queue>()?;
     let share = Share::of(&context)?;
     let stop = context.stop_token();
+    // Before the first look, so that no news falls between.
+    let mut news = queue.messages.subscribe(NEW_JOBS);
     // Asked between two jobs only, so that the one in work is finished.
     while !stop.is_fired() {
         let Some(job) = queue.take(share).await? else {
             tokio::select! {
                 () = stop.fired() => {}
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                _ = news.recv() => {}
+                // A message can be lost with the worker that sends it; a job cannot.
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
             }
             continue;
         };
@@ -147,7 +157,10 @@ const SCHEMA: &str = "
     COMMIT";
 
 #[derive(Clone)]
-struct Queue(Pool);
+struct Queue {
+    pool: Pool,
+    messages: Messages,
+}
 
 #[derive(Serialize)]
 struct Job {
@@ -191,7 +204,7 @@ impl Queue {
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> payload::Result<T> {
-        let done = self.0.get().await?.interact(work).await;
+        let done = self.pool.get().await?.interact(work).await;
         Ok(done.map_err(|error| format!("queue: {error}"))??)
     }
 }
@@ -217,7 +230,9 @@ async fn enqueue(
             connection.prepare_cached("INSERT INTO jobs (text) VALUES (?) RETURNING *")?;
         insert.query_one([text], Job::read)
     });
-    Ok((StatusCode::ACCEPTED, Json(job.await?)))
+    let job = job.await?;
+    queue.messages.publish(NEW_JOBS, "")?;
+    Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
 async fn look(State(queue): State<Queue>, Path(id): Path<i64>) -> Result<Response, Failure> {
