@@ -10,6 +10,7 @@ pub(crate) mod control;
 pub mod events;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod kept;
 pub(crate) mod lease;
 pub(crate) mod logs;
 mod messages;
@@ -28,9 +29,9 @@ pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
-    App, AppBuilder, Busy, Context, MissingState, Mounted, NoSettings, Payload, PayloadContext,
-    PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token,
-    service_fn,
+    App, AppBuilder, Busy, Context, KeepError, MissingState, Mounted, NoSettings, Payload,
+    PayloadContext, PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext,
+    StepError, Token, service_fn,
 };
 pub use body::Body;
 pub use config::duration;

@@ -1,5 +1,6 @@
 //! The core's notices as lifecycle events.
 
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -48,6 +49,15 @@ pub(super) fn adopted(adopted: usize, closed: usize) {
         adopted,
         closed,
         "connections of the service's last run were taken over"
+    );
+}
+
+/// What was kept before stays.
+pub(super) fn not_kept(worker: WorkerId, error: &io::Error) {
+    tracing::error!(
+        payload_worker = worker.0,
+        error = %error,
+        "what a payload keeps could not be taken over"
     );
 }
 
@@ -189,6 +199,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             worker,
             epoch,
             gap,
+            kept,
         } => lifecycle!(
             Event::LeaseGranted,
             payload = lease.payload.as_str(),
@@ -196,6 +207,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             payload_worker = worker.0,
             epoch,
             gap_seconds = gap.as_secs_f64(),
+            kept_bytes = kept,
             "worker has got the lease of a payload"
         ),
         Notice::LeaseRevoked {

@@ -236,7 +236,8 @@ events! {
         "Payload @PAYLOAD@ runs in worker @PAYLOAD_WORKER@"
         "The worker has got the lease of a payload of which there is one in the service, or\n\
          one for each slot. For GAP_SECONDS before, nobody had it although a worker was\n\
-         ready to. The EPOCH rises with each grant."
+         ready to. The EPOCH rises with each grant. KEPT_BYTES is how much of what its last\n\
+         holder has kept came along."
     LeaseRevoked "lease-revoked" INFO "956b0837ec2546fc46c1a6de85f992c6"
         "Worker @PAYLOAD_WORKER@ is to stop payload @PAYLOAD@"
         "The number of slots changes, so the payload's work has to be shared anew. It stops\n\

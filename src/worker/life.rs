@@ -75,6 +75,7 @@ impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
+        let leases = Leases::new(u32::from(start.slot), start.workers);
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -84,10 +85,10 @@ impl Life {
             config: start.config,
             listeners: start.listeners,
             stages: Arc::new(Stages::new(channel.clone(), start.meter)),
+            leases: Arc::new(leases.with_custodian(channel.clone())),
             channel,
             wishes,
             links,
-            leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
             messages: Messages::alone(start.worker),
         }
     }
