@@ -53,7 +53,13 @@ impl Default for Settings {
     }
 }
 
-async fn load(context: Context<Settings>) -> payload::Result<App> {
+/// Makes the database. Runs once, in the arbiter, before there is any worker; its connection must not be open when those
+/// are forked. At each reload it runs again, also if that comes to nothing: so it changes nothing that is there.
+fn prepare(settings: &Settings) -> payload::Result<()> {
+    Ok(Connection::open(&settings.database)?.execute_batch(SCHEMA)?)
+}
+
+async fn load(context: Context<Settings>, _prepared: &'static ()) -> payload::Result<App> {
     let pool = Config::new(&context.settings().database).create_pool(Runtime::Tokio1)?;
     let queue = Queue {
         pool,
@@ -70,18 +76,11 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
         .stop_timeout(Duration::from_secs(10));
     Ok(App::builder()
         .state(queue)
-        .step("queue", async |context| {
-            let queue = context.state::<Queue>()?;
-            // Once is enough, and all workers may do it at the same time.
-            queue
-                .call(|connection| connection.execute_batch(SCHEMA))
-                .await?;
-            Ok(async move || {
-                queue.pool.close();
-                Ok(())
-            })
+        .teardown("queue", async |context| {
+            context.state::<Queue>()?.pool.close();
+            Ok(())
         })
-        // Behind the step, since it needs what that prepares: it starts later and ends before its teardown.
+        // Behind the teardown, so that it ends before.
         .payload(consumer)
         .build(routes))
 }
@@ -91,10 +90,10 @@ async fn consume(context: PayloadContext, work: Duration) -> payload::Result<()>
     let queue = context.state::<Queue>()?;
     let share = Share::of(&context)?;
     let stop = context.stop_token();
-    // Before the first look, so that no news falls between.
-    let mut news = queue.messages.subscribe(NEW_JOBS);
     // Asked between two jobs only, so that the one in work is finished.
     while !stop.is_fired() {
+        // Before we look, so that no news falls between.
+        let mut news = queue.messages.subscribe(NEW_JOBS);
         let Some(job) = queue.take(share).await? else {
             tokio::select! {
                 () = stop.fired() => {}
@@ -283,5 +282,5 @@ impl IntoResponse for Failure {
 }
 
 fn main() -> ExitCode {
-    payload::main(load)
+    payload::preload(prepare).main(load)
 }
