@@ -60,12 +60,10 @@ impl Prefix {
     /// # Errors
     /// Nothing could be below it, or nobody could tell what is.
     pub(super) fn new(path: String) -> Result<Self, String> {
-        let mut segments = path.split('/');
-        let is_absolute = segments.next() == Some("");
-        let mut segments = segments.peekable();
-        let why = if !is_absolute {
+        let mut segments = path.split('/').skip(1);
+        let why = if !path.starts_with('/') {
             "a path begins with a slash"
-        } else if segments.peek() == Some(&"") && path.len() == 1 {
+        } else if path == "/" {
             "every path is below it, so mount nothing and build the app itself there"
         } else if path.ends_with('/') {
             "leave out the slash at its end"

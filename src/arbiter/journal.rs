@@ -43,6 +43,15 @@ pub(super) fn kept(kept: usize, closed: usize, reason: Option<&str>) {
     );
 }
 
+pub(super) fn deposits_stored(kept: usize, lost: usize) {
+    lifecycle!(
+        Event::PayloadsKept,
+        kept,
+        lost,
+        "what payloads have kept goes into the file descriptor store"
+    );
+}
+
 pub(super) fn adopted(adopted: usize, closed: usize) {
     lifecycle!(
         Event::ConnectionsAdopted,

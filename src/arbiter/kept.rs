@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
+use super::core::Core;
 use super::state::Number;
 use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
@@ -27,6 +28,31 @@ pub(super) struct DepositsState {
 }
 
 impl Deposits {
+    /// What the service's last life has left to this one, the newest first.
+    pub(super) fn inherit(files: Vec<OwnedFd>, core: &mut Core) -> Self {
+        let mut deposits = Self::default();
+        for file in files {
+            let kept = Kept::adopt(file).and_then(|kept| {
+                let slot = kept.slot().map(u16::try_from).transpose();
+                Ok((slot.map_err(io::Error::other)?, kept))
+            });
+            match kept {
+                Ok((slot, kept)) => {
+                    let payload = kept.payload().to_owned();
+                    let deposit = deposits.add(kept);
+                    if !core.inherit(&payload, slot, deposit) {
+                        deposits.discard(deposit.number);
+                    }
+                }
+                Err(error) => tracing::warn!(
+                    error = %error,
+                    "what a payload has kept in the file descriptor store cannot be read"
+                ),
+            }
+        }
+        deposits
+    }
+
     /// A file that did not come along is missing, and nothing else is.
     pub(super) fn assemble(
         state: DepositsState,

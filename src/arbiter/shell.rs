@@ -120,6 +120,7 @@ impl Shell {
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
         let mut core = Core::new(policy, fastrand::u64(..));
         core.number_leases_from(sys::clock::unix_micros());
+        let deposits = Deposits::inherit(equipment.store.take_kept(), &mut core);
         let epoll = open_epoll(&equipment.signals)
             .and_then(|epoll| {
                 if let Some(control) = &equipment.control {
@@ -133,6 +134,7 @@ impl Shell {
             })?;
         let children = Children::new(board);
         let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
+        shell.deposits = deposits;
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);

@@ -33,6 +33,11 @@ pub(crate) struct Stint {
 pub(crate) struct Ledger(PathBuf);
 
 impl Ledger {
+    /// One that several services go on with.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     pub(crate) fn of(service: &Service) -> Self {
         Self(service.folder().join("ledger"))
     }

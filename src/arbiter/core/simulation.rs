@@ -689,7 +689,7 @@ impl World {
         for (name, slot) in tenant::places() {
             if self.chance(0.5) {
                 let deposit = self.deposit();
-                self.core.inherit(name, slot, deposit);
+                assert!(self.core.inherit(name, slot, deposit));
                 self.witness.inherit(name, slot, deposit.number);
             }
         }

@@ -17,10 +17,16 @@ use crate::lease::Deposit;
 impl Core {
     /// What came out of the manager's store: the service has left it to itself. Before
     /// [`Event::Start`](super::super::Event::Start).
-    pub(crate) fn inherit(&mut self, payload: &str, slot: Option<u16>, deposit: Deposit) {
+    /// False: there is something already.
+    pub(crate) fn inherit(&mut self, payload: &str, slot: Option<u16>, deposit: Deposit) -> bool {
+        let mut all = self.leases.all.iter();
+        if all.any(|lease| lease.name == payload && lease.slot == slot) {
+            return false;
+        }
         let mut lease = Lease::new(payload, slot);
         lease.deposit = Some(deposit);
         self.leases.all.push(lease);
+        true
     }
 
     pub(in crate::arbiter::core) fn kept(

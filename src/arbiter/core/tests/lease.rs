@@ -528,9 +528,10 @@ fn each_slot_has_its_own_and_one_that_was_given_up_leaves_nothing() {
 fn what_came_out_of_the_store_goes_to_who_wants_it() {
     let mut bench = Bench::new(|_| {});
     bench.core = Core::new(bench.core.policy.clone(), 7);
-    bench.core.inherit("scheduler", None, deposit(10));
-    bench.core.inherit("forgotten", None, deposit(11));
-    bench.core.inherit("scheduler", Some(1), deposit(12));
+    assert!(bench.core.inherit("scheduler", None, deposit(10)));
+    assert!(bench.core.inherit("forgotten", None, deposit(11)));
+    assert!(bench.core.inherit("scheduler", Some(1), deposit(12)));
+    assert!(!bench.core.inherit("scheduler", None, deposit(13)));
     assert_eq!(bench.core.deposits(), 3);
     bench.tell(Event::Start);
     for worker in [FIRST, SECOND] {
