@@ -68,8 +68,10 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
 async fn schedule(context: PayloadContext, settings: Settings) -> payload::Result<()> {
     let timetable = Timetable::new(settings.every);
     let stop = context.stop_token();
-    let mut next = match last(&settings.reports).await? {
-        Some(last) => last + 1,
+    // From whoever did this before us, in whichever process and generation. That is in the arbiter's memory: after a
+    // stop it is gone, and we begin with what is due next. To make up for that too, write it down instead.
+    let mut next = match context.kept() {
+        Some(kept) => str::from_utf8(&kept)?.parse()?,
         None => timetable.now() + 1,
     };
     while !stop.is_fired() {
@@ -90,6 +92,7 @@ async fn schedule(context: PayloadContext, settings: Settings) -> payload::Resul
         // Not in the `select!`: a run that has begun is not broken off.
         run(&context, &settings.reports, next).await?;
         next += 1;
+        context.keep(next.to_string())?;
     }
     Ok(())
 }
@@ -110,11 +113,6 @@ async fn run(context: &PayloadContext, reports: &Path, run: u64) -> io::Result<(
         Err(error) => return Err(error),
     }
     fs::remove_file(&draft).await
-}
-
-/// The run that was made last, by whomever.
-async fn last(reports: &Path) -> io::Result<Option<u64>> {
-    Ok(runs(reports).await?.last().copied())
 }
 
 /// Which run is due when, by the clock of the machine.
