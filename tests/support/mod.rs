@@ -11,6 +11,7 @@ pub(crate) mod notify;
 pub(crate) mod process;
 pub(crate) mod service;
 pub(crate) mod status;
+pub(crate) mod trace;
 pub(crate) mod websocket;
 
 use std::io::{Write as _, stderr};

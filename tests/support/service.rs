@@ -10,9 +10,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::{chown, symlink};
 use std::os::unix::process::CommandExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use nix::sys::signal::{Signal, killpg};
@@ -26,6 +27,7 @@ use super::log::{Log, every_start_has_one_end};
 pub(crate) use super::log::{Record, number};
 pub(crate) use super::process::{Process, lives, signal_to, stat, wait_for_end_of};
 use super::process::{group_of, number_of};
+use super::trace::violations;
 
 /// The binary that is shipped.
 const SHIPPED: &str = env!("CARGO_BIN_EXE_payload");
@@ -56,6 +58,8 @@ pub(crate) struct Service {
     control: PathBuf,
     pub(super) log: Arc<Log>,
     folder: TempDir,
+    /// Why its log is not read by the rules of `trace.rs`.
+    exempt: OnceLock<&'static str>,
 }
 
 /// The test service of `probe.rs`, which `cargo test` builds and `cargo test --test …` does not.
@@ -261,6 +265,7 @@ impl Setup {
             child,
             control: self.control.unwrap_or_default(),
             folder: self.folder,
+            exempt: OnceLock::new(),
         }
     }
 
@@ -295,7 +300,28 @@ impl Service {
         let code = self.exit_of_first();
         self.log.wait_for_end();
         every_start_has_one_end(&self.records());
+        self.check_trace();
         code
+    }
+
+    /// Leaves its log to the test alone, for a reason that is written down here.
+    pub(crate) fn exempt_from_trace(&self, reason: &'static str) {
+        // The first reason is as good as any other.
+        let _ = self.exempt.set(reason);
+    }
+
+    /// What must be true of every run is true of what was logged until now. Every service of every test is checked,
+    /// at its end or where the test leaves it.
+    #[track_caller]
+    pub(crate) fn check_trace(&self) {
+        if self.exempt.get().is_none() {
+            let wrong = violations(&self.records());
+            assert!(
+                wrong.is_empty(),
+                "by the rules of trace.rs:\n{}",
+                wrong.join("\n")
+            );
+        }
     }
 
     /// Waits for the end of the process that was started; its workers may live on.
@@ -427,11 +453,17 @@ impl Service {
 
 impl Drop for Service {
     fn drop(&mut self) {
+        // Before the kill: what is cut off must be right as well.
+        let checked =
+            (!thread::panicking()).then(|| catch_unwind(AssertUnwindSafe(|| self.check_trace())));
         // A worker that is stopped or blocked dies too.
         let _ = killpg(number_of(self.child.id()), Signal::SIGKILL);
         let _ = self.child.wait();
         if thread::panicking() {
             eprintln!("---- the service's log\n{}----", self.text());
+        }
+        if let Some(Err(wrong)) = checked {
+            resume_unwind(wrong);
         }
     }
 }
