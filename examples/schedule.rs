@@ -161,7 +161,7 @@ async fn runs(reports: &Path) -> io::Result<Vec<u64>> {
 }
 
 async fn list(State(reports): State<PathBuf>) -> Result<String, StatusCode> {
-    let runs = runs(&reports).await.map_err(failed)?;
+    let runs = runs(&reports).await.map_err(|error| failed(&error))?;
     Ok(runs.iter().map(|run| format!("{run}\n")).collect())
 }
 
@@ -170,10 +170,10 @@ async fn one(
     Segment(run): Segment<u64>,
 ) -> Result<String, StatusCode> {
     let report = fs::read_to_string(reports.join(format!("{run}.txt"))).await;
-    report.map_err(failed)
+    report.map_err(|error| failed(&error))
 }
 
-fn failed(error: io::Error) -> StatusCode {
+fn failed(error: &io::Error) -> StatusCode {
     if error.kind() == ErrorKind::NotFound {
         return StatusCode::NOT_FOUND;
     }
