@@ -19,7 +19,7 @@ use crate::support::within;
 
 /// For how long a busy machine may keep the arbiter or a worker from running.
 const SLACK: f64 = 1.0;
-const SETTINGS: &str = "workers = 3\n[reload]\ntrial = '50ms'\n[timeouts]\nheartbeat_serving = '1s'\n\
+const SETTINGS: &str = "workers = 3\n[reload]\ntrial = '50ms'\n[timeouts]\nheartbeat_boot = '1s'\nheartbeat_serving = '1s'\nheartbeat_stopping = '1s'\n\
     abort_grace = '100ms'\ngraceful = '2s'\ncleanup = '2s'\n[restart]\nbackoff_initial = '20ms'\n\
     backoff_max = '200ms'\ncrash_budget = 1000";
 /// Until one that is frozen is dead: the heartbeat's limit, which begins anew where the arbiter itself was kept from
