@@ -12,6 +12,15 @@ pub(crate) struct Grant {
     pub(crate) slots: u16,
 }
 
+/// What a holder has left to the next one, for those who do not look into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Deposit {
+    /// Which one it is. No other one of the service ever has this number.
+    pub(crate) number: u64,
+    /// How many bytes it has.
+    pub(crate) length: u64,
+}
+
 /// How a payload came to give its lease back. It does not run any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -10,6 +10,7 @@ pub(crate) mod control;
 pub mod events;
 mod exit;
 pub(crate) mod ipc;
+pub(crate) mod kept;
 pub(crate) mod lease;
 pub(crate) mod logs;
 mod messages;
@@ -28,7 +29,7 @@ pub mod vitals;
 pub(crate) mod worker;
 
 pub use app::{
-    App, AppBuilder, Busy, Context, MissingState, NoSettings, Payload, PayloadContext,
+    App, AppBuilder, Busy, Context, KeepError, MissingState, NoSettings, Payload, PayloadContext,
     PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext, StepError, Token,
     service_fn,
 };

@@ -23,8 +23,10 @@
 //!
 //! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
+use crate::app::shelf::Custodian;
 use crate::app::start::Launch;
 use crate::app::{
     App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
@@ -44,6 +47,7 @@ use crate::app::{
 use crate::body::Body;
 use crate::events::Events;
 use crate::exit::BoxError;
+use crate::kept::Kept;
 use crate::lease::Grant;
 use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
@@ -66,6 +70,7 @@ pub struct TestApp {
     messages: Messages,
     trace: Trace,
     leases: Arc<Leases>,
+    archive: Arc<Archive>,
     /// How often a lease was granted.
     grants: u64,
 }
@@ -151,16 +156,27 @@ impl TestApp {
         }
     }
 
-    /// Grants it again, with the number of slots that there are now. When the app is started, every lease is
-    /// granted, as in a service with one worker.
+    /// Grants it again, with the number of slots that there are now, and with what the payload has
+    /// [kept](crate::PayloadContext::keep). When the app is started, every lease is granted, as in a service with one
+    /// worker.
     ///
     /// # Panics
     /// No payload of this name needs a lease.
     pub fn grant(&mut self, payload: &str, slots: u16) {
         self.grants += 1;
         let epoch = self.grants;
-        self.leases
-            .grant(self.number_of(payload), Grant { epoch, slots });
+        let number = self.number_of(payload);
+        let kept = self.archive.of(number);
+        self.leases.grant(number, Grant { epoch, slots }, kept);
+    }
+
+    /// What the payload has [kept](crate::PayloadContext::keep) for whoever has its lease next.
+    ///
+    /// # Panics
+    /// No payload of this name needs a lease.
+    pub fn kept(&self, payload: &str) -> Option<Bytes> {
+        let kept = self.archive.of(self.number_of(payload))?;
+        kept.bytes().ok()
     }
 
     #[expect(clippy::panic, reason = "a mistake of the test")]
@@ -213,7 +229,9 @@ async fn launch(
 ) -> Result<TestApp, NotStarted> {
     let trace = Trace::default();
     let cancel = CancellationToken::new();
-    let leases = Arc::new(Leases::new(0, 1));
+    let archive = Arc::new(Archive::default());
+    let leases = Leases::new(0, 1).with_custodian(archive.clone());
+    let leases = Arc::new(leases);
     let starting = app.start(Launch {
         cancel: cancel.clone(),
         tokens,
@@ -239,6 +257,7 @@ async fn launch(
                 messages,
                 trace,
                 leases,
+                archive,
                 grants: 0,
             };
             for (_, payload) in app.leases.payloads() {
@@ -247,6 +266,25 @@ async fn launch(
             Ok(app)
         }
         Err(failure) => Err(NotStarted { failure, trace }),
+    }
+}
+
+/// What payloads have kept, as the arbiter has it.
+#[derive(Default)]
+struct Archive(Mutex<BTreeMap<u32, Arc<Kept>>>);
+
+impl Archive {
+    fn of(&self, payload: u32) -> Option<Arc<Kept>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&payload).cloned()
+    }
+}
+
+impl Custodian for Archive {
+    fn keep(&self, payload: u32, _: u64, kept: &Arc<Kept>) -> io::Result<()> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(payload, kept.clone());
+        Ok(())
     }
 }
 

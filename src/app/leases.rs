@@ -6,28 +6,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::shelf::{Custodian, Shelf};
+use crate::kept::Kept;
 use crate::lease::Grant;
+use crate::status::Scope;
 
 /// One for each app, made before it is loaded.
-#[derive(Debug)]
 pub(crate) struct Leases {
     /// The worker's slot, and how many there were when it was started.
     pub(super) slot: u32,
     pub(super) slots: u32,
     /// By the payload's place in the order of registration.
     trays: Mutex<BTreeMap<u32, Entry>>,
+    custodian: Option<Arc<dyn Custodian>>,
 }
 
+/// A lease as it comes, with what its last holder has kept.
 #[derive(Clone, Debug)]
+pub(super) struct Granted {
+    pub(super) grant: Grant,
+    pub(super) kept: Option<Arc<Kept>>,
+}
+
+#[derive(Clone)]
 struct Entry {
     payload: Arc<str>,
     tray: Arc<watch::Sender<Tray>>,
 }
 
 /// What lies between whoever grants and one payload's supervisor.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Tray {
-    grant: Option<Grant>,
+    grant: Option<Granted>,
     /// The supervisor has seen it.
     taken: bool,
     /// It is to be given back.
@@ -49,7 +59,22 @@ impl Leases {
             slot,
             slots,
             trays: Mutex::default(),
+            custodian: None,
         }
+    }
+
+    /// The same, where somebody takes over what the app's payloads keep.
+    pub(crate) fn with_custodian(self, custodian: Arc<dyn Custodian>) -> Self {
+        Self {
+            custodian: Some(custodian),
+            ..self
+        }
+    }
+
+    /// Where that payload keeps something.
+    pub(super) fn shelf(&self, number: u32, payload: &Arc<str>, scope: Scope) -> Shelf {
+        let slot = (scope == Scope::Slot).then_some(self.slot);
+        Shelf::new(number, payload, slot, self.custodian.clone())
     }
 
     /// Opens a payload's tray.
@@ -67,13 +92,13 @@ impl Leases {
     }
 
     /// Lets the payload run. False: its supervisor has left, and the grant is free again.
-    pub(crate) fn grant(&self, payload: u32, grant: Grant) -> bool {
+    pub(crate) fn grant(&self, payload: u32, grant: Grant, kept: Option<Arc<Kept>>) -> bool {
         self.change(payload, |tray| {
             if tray.closed {
                 return false;
             }
             *tray = Tray {
-                grant: Some(grant),
+                grant: Some(Granted { grant, kept }),
                 ..Tray::default()
             };
             true
@@ -83,7 +108,8 @@ impl Leases {
     /// Has the payload stopped, if it runs under this grant. What comes of it is the supervisor's to say.
     pub(crate) fn revoke(&self, payload: u32, epoch: u64) {
         self.change(payload, |tray| {
-            let held = tray.grant.is_some_and(|grant| grant.epoch == epoch);
+            let granted = tray.grant.as_ref();
+            let held = granted.is_some_and(|granted| granted.grant.epoch == epoch);
             tray.revoked |= held;
             held
         });
@@ -110,7 +136,7 @@ impl Leases {
 
 impl Seat {
     /// The next grant. Cancel-safe: one that is not waited for is still there.
-    pub(super) async fn granted(&mut self) -> Grant {
+    pub(super) async fn granted(&mut self) -> Granted {
         loop {
             let waits = |tray: &Tray| tray.grant.is_some() && !tray.taken;
             // The sender is here.
@@ -141,13 +167,13 @@ impl Seat {
             tray.closed = true;
             left = tray.grant.take_if(|_| !tray.taken);
         });
-        left
+        left.map(|granted| granted.grant)
     }
 
-    fn take(&mut self) -> Option<Grant> {
+    fn take(&mut self) -> Option<Granted> {
         let mut grant = None;
         self.tray.send_modify(|tray| {
-            grant = tray.grant.filter(|_| !tray.taken);
+            grant = tray.grant.clone().filter(|_| !tray.taken);
             tray.taken = true;
         });
         grant
@@ -165,8 +191,8 @@ mod tests {
     async fn a_grant_is_taken_once_and_revoked_by_its_own_epoch() {
         let leases = Leases::new(0, 2);
         let mut seat = leases.open(3, &Arc::from("p"));
-        assert!(leases.grant(3, FIRST));
-        assert_eq!(seat.granted().await, FIRST);
+        assert!(leases.grant(3, FIRST, None));
+        assert_eq!(seat.granted().await.grant, FIRST);
         leases.revoke(3, 7);
         tokio::select! {
             biased;
@@ -177,17 +203,17 @@ mod tests {
         leases.revoke(3, 1);
         seat.revoked().await;
         seat.clear();
-        assert!(leases.grant(3, SECOND));
-        assert_eq!(seat.granted().await, SECOND);
+        assert!(leases.grant(3, SECOND, None));
+        assert_eq!(seat.granted().await.grant, SECOND);
     }
 
     #[tokio::test]
     async fn one_that_is_revoked_before_it_was_seen_is_seen_revoked() {
         let leases = Leases::new(0, 2);
         let mut seat = leases.open(0, &Arc::from("p"));
-        leases.grant(0, FIRST);
+        leases.grant(0, FIRST, None);
         leases.revoke(0, 1);
-        assert_eq!(seat.granted().await, FIRST);
+        assert_eq!(seat.granted().await.grant, FIRST);
         seat.revoked().await;
     }
 
@@ -195,9 +221,9 @@ mod tests {
     fn a_grant_that_comes_too_late_is_refused_or_found_at_the_end() {
         let leases = Leases::new(0, 2);
         let mut seat = leases.open(0, &Arc::from("p"));
-        assert!(leases.grant(0, FIRST));
+        assert!(leases.grant(0, FIRST, None));
         assert_eq!(seat.close(), Some(FIRST));
-        assert!(!leases.grant(0, SECOND));
-        assert!(!leases.grant(9, SECOND), "there is no such payload");
+        assert!(!leases.grant(0, SECOND, None));
+        assert!(!leases.grant(9, SECOND, None), "there is no such payload");
     }
 }

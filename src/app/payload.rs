@@ -4,8 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::act::Act;
 use super::busy::{Busy, Desk};
+use super::shelf::{KeepError, Shelf};
 use super::state::MissingState;
 use super::step::Common;
 use super::token::Token;
@@ -236,9 +239,13 @@ pub struct PayloadContext {
     pub(super) drain: Token,
     pub(super) stop: Token,
     pub(super) desk: Desk,
+    pub(super) shelf: Shelf,
 }
 
 impl PayloadContext {
+    /// So many bytes [`keep`](Self::keep) takes: 16 MiB.
+    pub const MOST_KEPT: usize = crate::kept::MOST;
+
     /// The payload's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -281,6 +288,38 @@ impl PayloadContext {
     /// Publishes to all workers of the service, and subscribes to what they publish.
     pub fn messages(&self) -> Messages {
         self.common.messages.clone()
+    }
+
+    /// Leaves these bytes to whoever has the lease next, in place of what was kept before. For payloads of
+    /// [`Scope::Slot`] and [`Scope::Service`].
+    ///
+    /// They are the arbiter's when this returns: from then on it does not matter how this payload, its worker or its
+    /// generation ends. Keep what the successor should go on with as it changes, or once a second, not only at the end,
+    /// which may be a SIGKILL. It takes a copy of the bytes and a few system calls, and does not wait; each time
+    /// all of it is written anew, so it is not meant for every request.
+    ///
+    /// What was kept survives a restart of the payload, the end of its worker in every way, a reload, a rollback, a new
+    /// binary, and `systemctl restart`, if the unit has `FileDescriptorStoreMax=` and
+    /// `RestartKillSignal=SIGUSR2` as the shipped one does. It is in memory, and gone after a stop, after the service
+    /// has left for idleness, when the arbiter is killed, and at a reboot: what must not be lost belongs into a file or
+    /// a database.
+    ///
+    /// It belongs to the payload's name and scope, and with [`Scope::Slot`] to the slot's number: when the number of
+    /// slots changes, slot n goes on with what slot n has kept, so keep [`slots`](Self::slots) along with it where
+    /// that matters; what a slot has kept that was given up is dropped. A payload that is not there any more in a new
+    /// generation leaves nothing: that is dropped when the reload has succeeded, and not if it was rolled back.
+    ///
+    /// # Errors
+    /// More than [`MOST_KEPT`](Self::MOST_KEPT) bytes, no lease, or the arbiter does not take it now. What was kept
+    /// before stays then.
+    pub fn keep(&self, bytes: impl AsRef<[u8]>) -> Result<(), KeepError> {
+        self.shelf.keep(self.epoch, bytes.as_ref())
+    }
+
+    /// What was kept last: by this payload itself, in this attempt or before its restart, or by the last holder of the
+    /// lease. `None`: nothing was, or the lease was given back by now. Makes a copy each time.
+    pub fn kept(&self) -> Option<Bytes> {
+        self.shelf.kept(self.epoch)
     }
 
     /// Declares the service busy, until the value is dropped: it does not leave for idleness, although no client is

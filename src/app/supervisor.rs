@@ -23,7 +23,7 @@ use super::act::{panic_message, sleep_until_some};
 use super::busy::Desk;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
-use super::leases::{Leases, Seat};
+use super::leases::{Granted, Leases, Seat};
 use super::payload::{Payload, PayloadContext, Work};
 use super::step::Common;
 use super::token::Token;
@@ -78,6 +78,7 @@ impl Supervised {
                 drain: shared.drain.clone(),
                 stop: Token::new(stop.clone()),
                 desk: shared.desk.clone(),
+                shelf: shared.leases.shelf(number_of(index), &name, payload.scope),
             },
             told: stop.clone(),
             stop: stop.clone(),
@@ -161,8 +162,9 @@ impl Supervisor {
     /// The same, each time that there is a grant.
     async fn run_under_leases(mut self, mut work: Work, mut seat: Seat) -> Result<(), StepError> {
         let mut result = Ok(());
-        while let Some(grant) = self.next_grant(&mut seat).await {
-            match self.hold(&mut work, grant, &seat).await {
+        while let Some(granted) = self.next_grant(&mut seat).await {
+            let grant = granted.grant;
+            match self.hold(&mut work, granted, &seat).await {
                 Over::Done(released) => {
                     self.release(grant, released);
                     break;
@@ -204,7 +206,7 @@ impl Supervisor {
         result
     }
 
-    async fn next_grant(&self, seat: &mut Seat) -> Option<Grant> {
+    async fn next_grant(&self, seat: &mut Seat) -> Option<Granted> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
@@ -213,11 +215,13 @@ impl Supervisor {
     }
 
     /// From the grant until the payload is over or its lease is.
-    async fn hold(&mut self, work: &mut Work, grant: Grant, seat: &Seat) -> Over {
+    async fn hold(&mut self, work: &mut Work, granted: Granted, seat: &Seat) -> Over {
+        let Granted { grant, kept } = granted;
         self.told = self.stop.child_token();
         self.context.stop = Token::new(self.told.clone());
         self.context.epoch = grant.epoch;
         self.context.slots = u32::from(grant.slots);
+        self.context.shelf.open(grant.epoch, kept);
         self.report(PayloadState::Running, None);
         let (told, revoked) = (self.told.clone(), seat.revoked());
         let mut working = std::pin::pin!(self.work_off(work));
@@ -321,6 +325,8 @@ impl Supervisor {
 
     /// Only when nothing of the attempt is left.
     fn release(&self, grant: Grant, how: Released) {
+        // First: what is kept after this belongs to nobody.
+        self.context.shelf.close();
         self.observer.released(&ReleaseEvent {
             index: number_of(self.index),
             name: &self.context.name,

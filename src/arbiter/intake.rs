@@ -76,11 +76,16 @@ impl Shell {
     }
 
     pub(super) fn take_reports(&mut self, worker: WorkerId) {
+        let slot = self.children.slot_of(worker);
         let Some(child) = self.children.get_mut(worker) else {
             return;
         };
         while let Some(channel) = &child.channel {
-            let event = match channel.receive() {
+            let (received, file) = match channel.receive_with() {
+                Ok((received, file)) => (Ok(received), file),
+                Err(error) => (Err(error), None),
+            };
+            let event = match received {
                 Ok(Received::Empty) => break,
                 Ok(Received::Message(Report::Entered { phase })) => {
                     Event::Entered { worker, phase }
@@ -106,6 +111,21 @@ impl Shell {
                     child.payloads = names;
                     child.scopes = scopes;
                     Event::Wants { worker, wants }
+                }
+                Ok(Received::Message(Report::Kept { payload, epoch })) => {
+                    let lease = child.lease_of(payload, slot);
+                    match self.deposits.take(lease, file) {
+                        Ok(deposit) => Event::Kept {
+                            worker,
+                            payload,
+                            epoch,
+                            deposit,
+                        },
+                        Err(error) => {
+                            journal::not_kept(worker, &error);
+                            continue;
+                        }
+                    }
                 }
                 Ok(Received::Message(Report::Released {
                     payload,

@@ -1,5 +1,6 @@
 //! The core's notices as lifecycle events.
 
+use std::io;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -42,12 +43,30 @@ pub(super) fn kept(kept: usize, closed: usize, reason: Option<&str>) {
     );
 }
 
+pub(super) fn deposits_stored(kept: usize, lost: usize) {
+    lifecycle!(
+        Event::PayloadsKept,
+        kept,
+        lost,
+        "what payloads have kept goes into the file descriptor store"
+    );
+}
+
 pub(super) fn adopted(adopted: usize, closed: usize) {
     lifecycle!(
         Event::ConnectionsAdopted,
         adopted,
         closed,
         "connections of the service's last run were taken over"
+    );
+}
+
+/// What was kept before stays.
+pub(super) fn not_kept(worker: WorkerId, error: &io::Error) {
+    tracing::error!(
+        payload_worker = worker.0,
+        error = %error,
+        "what a payload keeps could not be taken over"
     );
 }
 
@@ -189,6 +208,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             worker,
             epoch,
             gap,
+            kept,
         } => lifecycle!(
             Event::LeaseGranted,
             payload = lease.payload.as_str(),
@@ -196,6 +216,7 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             payload_worker = worker.0,
             epoch,
             gap_seconds = gap.as_secs_f64(),
+            kept_bytes = kept,
             "worker has got the lease of a payload"
         ),
         Notice::LeaseRevoked {

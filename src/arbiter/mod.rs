@@ -9,6 +9,7 @@ mod handoff;
 mod image;
 mod intake;
 mod journal;
+mod kept;
 mod maps;
 mod memory;
 mod news;

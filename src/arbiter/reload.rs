@@ -12,6 +12,7 @@ use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
 use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
 use super::journal;
+use super::kept::Deposits;
 use super::news::News;
 use super::seats::{Child, Children};
 use super::shell::{Equipment, Shell, now, signal};
@@ -161,6 +162,7 @@ impl Shell {
             next_trigger: self.next_trigger,
             left_at: Some(now()),
             news: self.news.save(),
+            deposits: self.deposits.state(),
         }
     }
 
@@ -178,6 +180,7 @@ impl Shell {
             .filter_map(|(_, child)| child.mailbox.as_ref());
         all.extend(mailboxes.map(AsFd::as_fd));
         all.extend(self.all_listeners().map(AsFd::as_fd));
+        all.extend(self.deposits.iter().map(AsFd::as_fd));
         if let Some(control) = &self.equipment.control {
             let parts = control.parts();
             all.push(parts.listener);
@@ -251,6 +254,7 @@ impl Shell {
             .control
             .and_then(|parts| parts.map(&mut take))
             .map(control::Server::assemble);
+        let deposits = Deposits::assemble(state.deposits, &mut take);
         let last = last.and_then(&mut take).map(Executable::from);
         let policy = super::core::Policy::new(&new.config, new.notifier.watchdog_interval());
         let mut images = Images::new(state.program, new.configuration);
@@ -284,6 +288,7 @@ impl Shell {
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
         shell.next_trigger = state.next_trigger;
         shell.earlier_drops = earlier_drops;
+        shell.deposits = deposits;
         shell.events.push_back(resume);
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();

@@ -23,6 +23,19 @@ pub(super) struct Child {
     pub(super) scopes: Vec<Scope>,
 }
 
+impl Child {
+    /// Name and slot of a payload's lease. `None`: it has no such payload, or that needs none.
+    pub(super) fn lease_of(&self, payload: u32, slot: Option<u32>) -> Option<(&str, Option<u32>)> {
+        let index = usize::try_from(payload).ok()?;
+        let slot = match self.scopes.get(index)? {
+            Scope::Worker => return None,
+            Scope::Slot => Some(slot?),
+            Scope::Service => None,
+        };
+        Some((self.payloads.get(index)?, slot))
+    }
+}
+
 /// All workers that have not been reaped.
 pub(super) struct Children {
     pub(super) board: Scoreboard,
@@ -108,6 +121,12 @@ impl Children {
 
     pub(super) fn seat(&self, child: &Child) -> &Seat {
         &self.board.seats[child.seat % SEATS]
+    }
+
+    /// The slot that it fills.
+    pub(super) fn slot_of(&self, worker: WorkerId) -> Option<u32> {
+        let child = self.get(worker)?;
+        Some(self.seat(child).slot.load(Relaxed))
     }
 
     pub(super) fn beats(&self) -> Vec<(WorkerId, Moment)> {

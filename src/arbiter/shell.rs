@@ -15,6 +15,7 @@ use super::core::{Action, Activity, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
+use super::kept::Deposits;
 use super::news::News;
 use super::seats::{Child, Children};
 use super::store::Store;
@@ -82,6 +83,8 @@ pub(crate) struct Shell {
     pub(super) next_trigger: u64,
     pub(super) handoff: Handoff,
     pub(super) news: News,
+    /// What payloads have kept for their successors.
+    pub(super) deposits: Deposits,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -117,6 +120,7 @@ impl Shell {
         let policy = Policy::new(&equipment.config, equipment.notifier.watchdog_interval());
         let mut core = Core::new(policy, fastrand::u64(..));
         core.number_leases_from(sys::clock::unix_micros());
+        let deposits = Deposits::inherit(equipment.store.take_kept(), &mut core);
         let epoll = open_epoll(&equipment.signals)
             .and_then(|epoll| {
                 if let Some(control) = &equipment.control {
@@ -130,6 +134,7 @@ impl Shell {
             })?;
         let children = Children::new(board);
         let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
+        shell.deposits = deposits;
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
@@ -160,6 +165,7 @@ impl Shell {
             next_trigger: 0,
             handoff: Handoff::default(),
             news,
+            deposits: Deposits::default(),
             status: String::new(),
             summary: (ServiceState::Booting, None, 0, 0),
             earlier_drops: 0,
@@ -258,6 +264,7 @@ impl Shell {
                     signal(child.pid, Signal::SIGKILL);
                 }
             }
+            Action::Discard { deposit } => self.deposits.discard(deposit),
             Action::Settle => self.settle_store(),
             Action::Ready => {
                 self.status = self.status_line();
@@ -363,7 +370,7 @@ impl Shell {
         else {
             return;
         };
-        if let Err(error) = channel.send(&order) {
+        if let Err(error) = self.deposits.send(channel, order) {
             // A worker that cannot be told is one that does not listen: its limits take care of it.
             tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
             if matches!(order, Order::Grant { .. } | Order::Revoke { .. }) {

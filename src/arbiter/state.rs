@@ -14,6 +14,7 @@ use std::os::unix::process::parent_id;
 use serde::{Deserialize, Serialize};
 
 use super::core::Saved;
+use super::kept::DepositsState;
 use super::news::SavedNews;
 use crate::config::{Snapshot, Surroundings};
 use crate::control;
@@ -76,6 +77,9 @@ pub(super) struct State {
     pub(super) left_at: Option<Moment>,
     #[serde(default)]
     pub(super) news: SavedNews,
+    /// Nor this.
+    #[serde(default)]
+    pub(super) deposits: DepositsState,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -49,6 +49,11 @@ pub(crate) enum Report {
         how: Released,
         at: Moment,
     },
+    /// The holder of a lease has kept what is passed with this. It replaces what was kept before.
+    Kept {
+        payload: u32,
+        epoch: u64,
+    },
     /// It accepts nothing; what it has accepted is on the scoreboard. The number is that of the order.
     Paused {
         round: u64,
@@ -136,18 +141,11 @@ impl Channel {
         self.write(message, &[fd])
     }
 
-    /// Takes the next message. Never blocks.
+    /// Takes the next message, with the descriptor that came with it; `None` also where this process had no room for it.
+    /// Never blocks.
     ///
     /// # Errors
     /// A packet that is no message of this type, or what recvmsg(2) says.
-    pub(crate) fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
-        self.receive_with().map(|(received, _)| received)
-    }
-
-    /// The same with the descriptor that came with it; `None` also where this process had no room for it.
-    ///
-    /// # Errors
-    /// As for [`receive`](Self::receive).
     pub(crate) fn receive_with<M: DeserializeOwned>(
         &self,
     ) -> io::Result<(Received<M>, Option<OwnedFd>)> {
@@ -205,6 +203,12 @@ pub(crate) fn cut(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::ipc::orders::{Level, Order};
+
+    impl Channel {
+        fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
+            self.receive_with().map(|(received, _)| received)
+        }
+    }
 
     #[test]
     fn messages_arrive_whole_and_in_order() {

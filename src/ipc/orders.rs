@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lease::Grant;
+use crate::lease::{Deposit, Grant};
 /// The arbiter's number as an end of a link: no worker has it.
 pub(crate) const ARBITER: u64 = 0;
 
@@ -29,8 +29,13 @@ pub(crate) enum Order {
     /// There is another worker: the end of its mailbox that messages are written to is passed with this order.
     Peer { worker: u64 },
     /// Run this payload of its app, by its number in the order of registration. Answered by one
-    /// [`Report::Released`](crate::ipc::channel::Report::Released), or by the worker's end.
-    Grant { payload: u32, grant: Grant },
+    /// [`Report::Released`](crate::ipc::channel::Report::Released), or by the worker's end. What the last holder has
+    /// kept is passed with this order.
+    Grant {
+        payload: u32,
+        grant: Grant,
+        kept: Option<Deposit>,
+    },
     /// Stop it, and give the lease back.
     Revoke { payload: u32, epoch: u64 },
     /// Accept nothing until [`Resume`](Self::Resume), and say so with the same number when no accept is under way.

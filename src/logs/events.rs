@@ -236,7 +236,14 @@ events! {
         "Payload @PAYLOAD@ runs in worker @PAYLOAD_WORKER@"
         "The worker has got the lease of a payload of which there is one in the service, or\n\
          one for each slot. For GAP_SECONDS before, nobody had it although a worker was\n\
-         ready to. The EPOCH rises with each grant."
+         ready to. The EPOCH rises with each grant. KEPT_BYTES is how much of what its last\n\
+         holder has kept came along."
+    PayloadsKept "payloads-kept" INFO "05308ca69a0148b7ac1a413ad9d3ef08"
+        "What payloads have kept waits for the next start"
+        "The service stops to be started again. KEPT of its payloads have left something to\n\
+         themselves, and it is in the service manager's file descriptor store now; what LOST\n\
+         others have left had no room there, or there is no store. See\n\
+         FileDescriptorStoreMax= in systemd.service(5)."
     LeaseRevoked "lease-revoked" INFO "956b0837ec2546fc46c1a6de85f992c6"
         "Worker @PAYLOAD_WORKER@ is to stop payload @PAYLOAD@"
         "The number of slots changes, so the payload's work has to be shared anew. It stops\n\

@@ -429,7 +429,7 @@ mod tests {
             ]
             .into_iter(),
         );
-        let stored: Vec<_> = passed.stored.iter().map(|one| one.name).collect();
+        let stored: Vec<_> = passed.stored.iter().map(|one| one.name.clone()).collect();
         assert_eq!(stored, [Name::Connections(2), Name::Check, Name::Ledger(1)]);
         let listeners = check(passed.fds).unwrap();
         let names: Vec<_> = listeners.iter().map(|one| one.name.as_str()).collect();

@@ -13,9 +13,19 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 /// # Errors
 /// No memory, no descriptor.
 pub(crate) fn write(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    write_all(name, &[bytes])
+}
+
+/// The same of several pieces, one behind the other.
+///
+/// # Errors
+/// As for [`write`].
+pub(crate) fn write_all(name: &str, pieces: &[&[u8]]) -> io::Result<OwnedFd> {
     let memfd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = File::from(memfd);
-    file.write_all(bytes)?;
+    for piece in pieces {
+        file.write_all(piece)?;
+    }
     fcntl(&file, FcntlArg::F_ADD_SEALS(all_seals()))?;
     Ok(file.into())
 }
@@ -25,17 +35,25 @@ pub(crate) fn write(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// It is not sealed, or has another length.
 pub(crate) fn read(memfd: OwnedFd, length: usize) -> io::Result<Vec<u8>> {
-    let seals = SealFlag::from_bits_truncate(fcntl(&memfd, FcntlArg::F_GET_SEALS)?);
-    if !seals.contains(all_seals()) {
-        return Err(io::Error::other("the memfd is not sealed"));
-    }
-    let file = File::from(memfd);
-    if file.metadata()?.len() != length as u64 {
+    if self::length(memfd.as_fd())? != length {
         return Err(io::Error::other("the memfd has not the expected length"));
     }
+    let file = File::from(memfd);
     let mut bytes = vec![0; length];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// How many bytes are in a memfd that [`write`] made.
+///
+/// # Errors
+/// It is no memfd, or is not sealed.
+pub(crate) fn length(memfd: BorrowedFd<'_>) -> io::Result<usize> {
+    let seals = SealFlag::from_bits_truncate(fcntl(memfd, FcntlArg::F_GET_SEALS)?);
+    if !seals.contains(all_seals()) {
+        return Err(io::Error::other("the memfd is not sealed"));
+    }
+    usize::try_from(nix::sys::stat::fstat(memfd)?.st_size).map_err(io::Error::other)
 }
 
 /// A memfd that grows record by record, and is sealed at last, close-on-exec. Who has a copy sees it grow.

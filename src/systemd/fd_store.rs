@@ -10,6 +10,7 @@ use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -24,14 +25,18 @@ pub(crate) const MOST: usize = 4096;
 
 /// What a descriptor in the store is. The manager knows it by its text, and can remove by that alone: everything of
 /// one name at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Name {
     /// A memory file with what is known of connections.
     Ledger(u32),
     /// A connection, one of those that were put there together.
     Connections(u32),
+    /// Memory files with what payloads have kept.
+    Kept(u32),
     /// A pipe that shows whether there is room.
     Check,
+    /// Something of another version of this program: closed, and taken out. Its text and its number.
+    Other(Arc<str>, u32),
 }
 
 impl Name {
@@ -46,14 +51,19 @@ impl Name {
         match kind {
             "ledger" => Some(Self::Ledger(number)),
             "connections" => Some(Self::Connections(number)),
-            _ => None,
+            "kept" => Some(Self::Kept(number)),
+            "" => None,
+            _ => Some(Self::Other(text.into(), number)),
         }
     }
 
     /// What sets those apart that were made at different times.
-    pub(crate) fn number(self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         match self {
-            Self::Ledger(number) | Self::Connections(number) => number,
+            Self::Ledger(number)
+            | Self::Connections(number)
+            | Self::Kept(number)
+            | Self::Other(_, number) => *number,
             Self::Check => 0,
         }
     }
@@ -64,7 +74,9 @@ impl fmt::Display for Name {
         match self {
             Self::Ledger(number) => write!(f, "payload-ledger-{number}"),
             Self::Connections(number) => write!(f, "payload-connections-{number}"),
+            Self::Kept(number) => write!(f, "payload-kept-{number}"),
             Self::Check => f.write_str("payload-check"),
+            Self::Other(text, _) => f.write_str(text),
         }
     }
 }
@@ -83,7 +95,7 @@ impl Line {
     ///
     /// # Errors
     /// The manager is gone.
-    pub(crate) fn remove(&self, name: Name) -> io::Result<bool> {
+    pub(crate) fn remove(&self, name: &Name) -> io::Result<bool> {
         self.send(&format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
     }
 
@@ -137,7 +149,7 @@ impl Transfer {
     }
 
     pub(crate) fn name(&self) -> Name {
-        self.name
+        self.name.clone()
     }
 
     /// Readable when [`is_processed`](Self::is_processed) may have changed.
@@ -153,12 +165,12 @@ impl Transfer {
     pub(crate) fn send(&mut self, line: &Line, fds: &[BorrowedFd<'_>]) -> io::Result<bool> {
         loop {
             let next = match self.step {
-                Step::RemoveCheck if line.remove(Name::Check)? => Step::Descriptors,
+                Step::RemoveCheck if line.remove(&Name::Check)? => Step::Descriptors,
                 // Whoever sees a connection end is this service, when it has it back: not the manager.
-                Step::Descriptors if line.send(&stored(self.name, "\nFDPOLL=0"), fds)? => {
+                Step::Descriptors if line.send(&stored(&self.name, "\nFDPOLL=0"), fds)? => {
                     Step::Check
                 }
-                Step::Check if send_end(line, &stored(Name::Check, ""), &mut self.check_end)? => {
+                Step::Check if send_end(line, &stored(&Name::Check, ""), &mut self.check_end)? => {
                     Step::Barrier
                 }
                 Step::Barrier if self.barrier.send(line)? => Step::Wait,
@@ -167,6 +179,11 @@ impl Transfer {
             };
             self.step = next;
         }
+    }
+
+    /// Once it is sent: waits until it is processed, at most so long.
+    pub(crate) fn wait(&self, limit: Duration) {
+        self.barrier.wait(limit);
     }
 
     /// The manager has seen all of it.
@@ -225,7 +242,7 @@ fn send_end(line: &Line, text: &str, end: &mut Option<OwnedFd>) -> io::Result<bo
     Ok(sent)
 }
 
-fn stored(name: Name, more: &str) -> String {
+fn stored(name: &Name, more: &str) -> String {
     format!("FDSTORE=1\nFDNAME={name}{more}")
 }
 

@@ -22,6 +22,7 @@ use crate::exit::{ExitCode, chain};
 use crate::ipc::bulletin::Told;
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::{Level, Order};
+use crate::kept::Kept;
 use crate::lease::{Grant, Released};
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -138,7 +139,9 @@ impl Keeper {
                 order = next_order(&self.readiness, &self.channel, &self.view), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
                     Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
-                    Some((Order::Grant { payload, grant }, _)) => self.grant(payload, grant),
+                    Some((Order::Grant { payload, grant, kept }, file)) => {
+                        self.grant(payload, grant, kept.map(|_| file));
+                    }
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
                     Some((Order::Peer { worker }, mailbox)) => self.post.meet(worker, mailbox),
                     // An app that has ended needs no link.
@@ -181,8 +184,22 @@ impl Keeper {
         }
     }
 
-    fn grant(&self, payload: u32, grant: Grant) {
-        if self.leases.grant(payload, grant) {
+    /// `kept`: something comes along, and how it has arrived.
+    fn grant(&self, payload: u32, grant: Grant, kept: Option<Option<OwnedFd>>) {
+        let granted = match kept.map(adopt).transpose() {
+            Ok(kept) => self.leases.grant(payload, grant, kept),
+            // It would begin anew although there is something to go on with: another worker can do better.
+            Err(error) => {
+                tracing::error!(
+                    payload,
+                    epoch = grant.epoch,
+                    error = %error,
+                    "what the last holder of a lease has kept did not arrive: the lease is given back"
+                );
+                false
+            }
+        };
+        if granted {
             return;
         }
         let report = Report::Released {
@@ -203,6 +220,11 @@ impl Keeper {
         };
         Some(graceful + self.timeouts.cleanup? + MARGIN)
     }
+}
+
+fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
+    let file = file.ok_or_else(|| io::Error::other("no descriptor is left for it"))?;
+    Kept::adopt(file).map(Arc::new)
 }
 
 /// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. What it tells in between

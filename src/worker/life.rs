@@ -81,6 +81,7 @@ impl Life {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         let (post, post_tasks) = Post::new(start.worker, start.mailbox, start.peers);
+        let leases = Leases::new(u32::from(start.slot), start.workers);
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -90,10 +91,10 @@ impl Life {
             config: start.config,
             listeners: start.listeners,
             stages: Arc::new(Stages::new(channel.clone(), start.meter)),
+            leases: Arc::new(leases.with_custodian(channel.clone())),
             channel,
             wishes,
             links,
-            leases: Arc::new(Leases::new(u32::from(start.slot), start.workers)),
             messages: post.messages(),
             post,
             post_tasks: Some(post_tasks),

@@ -1,13 +1,17 @@
 //! What happens to the app, for the journal, the scoreboard and the arbiter.
 
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::phase::Phase;
 use super::stages::{Stages, now};
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
-use crate::ipc::channel::Report;
+use crate::app::shelf::Custodian;
+use crate::ipc::channel::{Channel, Report};
 use crate::ipc::scoreboard::PAYLOADS;
+use crate::kept::Kept;
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::status::{PayloadState, Scope};
@@ -131,5 +135,12 @@ impl Observer for Observed {
             how: event.how,
             at: now(),
         });
+    }
+}
+
+/// What lies in the channel's queue is the arbiter's, also when this process is gone.
+impl Custodian for Channel {
+    fn keep(&self, payload: u32, epoch: u64, kept: &Arc<Kept>) -> io::Result<()> {
+        self.send_with(&Report::Kept { payload, epoch }, kept.as_fd())
     }
 }

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
+use axum::body::Bytes;
 use payload::testing::Trace;
-use payload::{App, Payload, PayloadContext, Scope};
+use payload::{App, KeepError, Payload, PayloadContext, Scope};
 use tokio::time::sleep;
 
 use crate::{SECOND, failing, obedient, soon, start, start_fails};
@@ -119,6 +120,73 @@ async fn a_restart_is_under_the_same_lease() {
     says(&trace, "payload 'p' running", 3).await;
     assert_eq!(noted(&attempts), [(0, 1, 1, 0), (0, 1, 1, 1), (0, 1, 1, 2)]);
     assert!(!trace.contains("payload 'p' released"), "{trace}");
+    assert!(soon(app.stop()).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_it_keeps_is_there_when_it_runs_again() {
+    let found: Arc<Mutex<Vec<Option<Bytes>>>> = Arc::default();
+    let seen = found.clone();
+    let payload = Payload::restarting("p", move |context: PayloadContext| {
+        let (seen, again) = (seen.clone(), context.restarts() < 1);
+        async move {
+            let before = context.kept();
+            seen.lock().unwrap().push(before.clone());
+            let next = [before.unwrap_or_default().as_ref(), b"x"].concat();
+            context.keep(&next)?;
+            assert_eq!(context.kept().unwrap(), next);
+            if again {
+                failing()
+            } else {
+                obedient(context).await
+            }
+        }
+    });
+    let mut app = start(App::builder().payload(payload.scope(Scope::Service))).await;
+    let trace = app.trace();
+    says(&trace, "payload 'p' running", 2).await;
+    assert_eq!(app.kept("p").unwrap(), "xx");
+    app.revoke("p");
+    says(&trace, "payload 'p' released", 1).await;
+    app.grant("p", 4);
+    says(&trace, "payload 'p' running", 3).await;
+    assert!(soon(app.stop()).await.is_empty());
+    let found = found.lock().unwrap().clone();
+    let expected = [None, Some("x"), Some("xx")].map(|text| text.map(Bytes::from));
+    assert_eq!(found, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_holder_keeps_something() {
+    let context: Arc<Mutex<Option<PayloadContext>>> = Arc::default();
+    let seen = context.clone();
+    let leased = Payload::restarting("leased", move |context: PayloadContext| {
+        *seen.lock().unwrap() = Some(context.clone());
+        obedient(context)
+    });
+    let free = Payload::new("free", async |context: PayloadContext| {
+        assert!(matches!(context.keep("x"), Err(KeepError::NoLease)));
+        assert_eq!(context.kept(), None);
+        obedient(context).await
+    });
+    let app = App::builder().payload(leased.scope(Scope::Slot));
+    let mut app = start(app.payload(free)).await;
+    let trace = app.trace();
+    says(&trace, "payload 'leased' running", 1).await;
+    let first = context.lock().unwrap().clone().unwrap();
+    first.keep("first").unwrap();
+    let long = vec![0; PayloadContext::MOST_KEPT + 1];
+    let error = first.keep(long).unwrap_err();
+    assert!(error.to_string().contains("16777217 bytes"), "{error}");
+    app.revoke("leased");
+    says(&trace, "payload 'leased' released", 1).await;
+    assert!(matches!(first.keep("late"), Err(KeepError::NoLease)));
+    assert_eq!(first.kept(), None);
+    app.grant("leased", 1);
+    says(&trace, "payload 'leased' running", 2).await;
+    assert!(matches!(first.keep("late"), Err(KeepError::NoLease)));
+    let second = context.lock().unwrap().clone().unwrap();
+    assert_eq!(second.kept().unwrap(), "first");
     assert!(soon(app.stop()).await.is_empty());
 }
 

@@ -26,11 +26,18 @@ pub(crate) struct Stint {
     pub(crate) pause: Duration,
     /// It was told to stop and did.
     pub(crate) ended: bool,
+    /// It found nothing kept, although there was a writer before it.
+    pub(crate) bare: bool,
 }
 
 pub(crate) struct Ledger(PathBuf);
 
 impl Ledger {
+    /// One that several services go on with.
+    pub(crate) fn at(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     pub(crate) fn of(service: &Service) -> Self {
         Self(service.folder().join("ledger"))
     }
@@ -61,10 +68,14 @@ impl Ledger {
             let (pid, slot, slots) = (narrow(pid), narrow(slot), narrow(slots));
             let time = Duration::from_nanos(time);
             assert_ne!(word, "clash", "two hold the lock: {line}\n{stints:#?}");
+            assert_ne!(
+                word, "lost",
+                "it was not what was kept last: {line}\n{stints:#?}"
+            );
             let last = counts.entry(if by_slot { slot } else { 0 }).or_default();
             assert_eq!(count, *last + 1, "two count: {line}\n{stints:#?}");
             *last = count;
-            if word == "begin" {
+            if word == "begin" || word == "bare" {
                 stints.push(Stint {
                     pid,
                     slot,
@@ -74,6 +85,7 @@ impl Ledger {
                     to: time,
                     pause: Duration::ZERO,
                     ended: false,
+                    bare: word == "bare",
                 });
                 continue;
             }

@@ -14,6 +14,7 @@
 mod support;
 
 mod failures;
+mod kept;
 mod ledger;
 mod moves;
 mod slots;

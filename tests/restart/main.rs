@@ -14,7 +14,12 @@ mod support;
 #[path = "../handoff/load.rs"]
 mod load;
 
+#[allow(dead_code, reason = "what other tests use of it")]
+#[path = "../lease/ledger.rs"]
+mod ledger;
+
 mod closes;
 mod crashes;
 mod keeps;
+mod kept;
 mod manager;

@@ -153,6 +153,20 @@ impl Manager {
         (connections, ledgers, others)
     }
 
+    /// How many files with what payloads have kept are in the store.
+    pub(crate) fn stored_kept(&self) -> usize {
+        let store = self.state.store();
+        let names = store.stored.iter().map(|(name, _)| name);
+        names
+            .filter(|name| name.starts_with("payload-kept-"))
+            .count()
+    }
+
+    /// Puts something into the store that the service has not put there.
+    pub(crate) fn put(&self, name: &str, fd: OwnedFd) {
+        self.state.store().stored.push((name.to_owned(), fd));
+    }
+
     /// Waits until the service has taken everything out.
     #[track_caller]
     pub(crate) fn emptied(&self) {

@@ -4,6 +4,10 @@
 //! A line is `word pid slot slots epoch count time`, the time in nanoseconds of CLOCK_MONOTONIC. The words: `begin`,
 //! `tick`, `end`, and `clash` where somebody else has the lock. Each slot has a lock and a count of its own.
 //!
+//! With `ledger_keep` each count is kept (`PayloadContext::keep`) before its line is written. What the next one finds
+//! kept is the last line's count, or the next one, if the last writer was killed in between: else its first word is
+//! `lost`, or `bare` if it finds nothing although there are lines.
+//!
 //! While a file `<ledger>.do` is there, its word is done, after one more tick: `return`, `fail`, `crash` (SIGKILL to
 //! itself), `block` (holds its thread when it is told to stop), `ignore` (is told to stop, and does not).
 
@@ -17,7 +21,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
-use payload::{PayloadContext, Scope};
+use payload::{KeepError, PayloadContext, Scope};
 
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -25,19 +29,27 @@ pub(crate) async fn keep(
     context: PayloadContext,
     ledger: PathBuf,
     scope: Scope,
+    keep: bool,
 ) -> payload::Result<()> {
     // Whose count it goes on with.
     let slot = (scope == Scope::Slot).then(|| context.slot());
     let lock = slot.map_or("lock".to_owned(), |slot| format!("lock{slot}"));
     let lock = File::create(beside(&ledger, &lock))?;
     let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock);
-    let mut writer = Writer::open(&context, &ledger, slot)?;
-    writer.write(if lock.is_ok() { "begin" } else { "clash" })?;
+    let mut writer = Writer::open(&context, &ledger, slot, keep)?;
+    let first = match writer.found() {
+        _ if lock.is_err() => "clash",
+        Found::Right => "begin",
+        Found::Nothing => "bare",
+        Found::Wrong => "lost",
+    };
+    writer.write(first).await?;
     loop {
         tokio::select! {
             () = context.stopped() => break,
-            () = tokio::time::sleep(PAUSE) => writer.write("tick")?,
+            () = tokio::time::sleep(PAUSE) => {}
         }
+        writer.write("tick").await?;
         match word(&ledger).as_str() {
             "return" => return Ok(()),
             "fail" => return Err("asked to fail".into()),
@@ -48,12 +60,12 @@ pub(crate) async fn keep(
     match word(&ledger).as_str() {
         "block" => loop {
             std::thread::sleep(PAUSE);
-            writer.write("tick")?;
+            writer.write("tick").await?;
         },
         "ignore" => pending().await,
         _ => {}
     }
-    writer.write("end")?;
+    writer.write("end").await?;
     drop(lock);
     Ok(())
 }
@@ -62,10 +74,24 @@ struct Writer {
     file: File,
     place: String,
     count: u64,
+    /// Where it keeps its count.
+    context: Option<PayloadContext>,
+}
+
+/// What the last one has kept.
+enum Found {
+    Right,
+    Nothing,
+    Wrong,
 }
 
 impl Writer {
-    fn open(context: &PayloadContext, ledger: &Path, slot: Option<u32>) -> io::Result<Self> {
+    fn open(
+        context: &PayloadContext,
+        ledger: &Path,
+        slot: Option<u32>,
+        keep: bool,
+    ) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(ledger)?;
         let last = fs::read_to_string(ledger)?;
         let counts = last.lines().filter_map(|line| {
@@ -79,16 +105,47 @@ impl Writer {
             file,
             place: format!("{pid} {} {} {epoch}", context.slot(), context.slots()),
             count: counts.max().unwrap_or(0),
+            context: keep.then(|| context.clone()),
         })
     }
 
+    fn found(&self) -> Found {
+        let Some(context) = &self.context else {
+            return Found::Right;
+        };
+        let Some(kept) = context.kept() else {
+            return if self.count == 0 {
+                Found::Right
+            } else {
+                Found::Nothing
+            };
+        };
+        let kept = std::str::from_utf8(&kept).map(str::parse);
+        let right = [self.count, self.count + 1];
+        match kept {
+            Ok(Ok(kept)) if right.contains(&kept) => Found::Right,
+            _ => Found::Wrong,
+        }
+    }
+
     /// In one write, which does not mix with another one.
-    fn write(&mut self, word: &str) -> io::Result<()> {
+    async fn write(&mut self, word: &str) -> payload::Result<()> {
         self.count += 1;
+        if let Some(context) = &self.context {
+            let count = self.count.to_string();
+            // An arbiter that does not run for a while takes nothing for so long.
+            while let Err(error) = context.keep(&count) {
+                if !matches!(error, KeepError::System(_)) {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
         let now = Duration::from(now).as_nanos();
         let line = format!("{word} {} {} {now}\n", self.place, self.count);
-        self.file.write_all(line.as_bytes())
+        self.file.write_all(line.as_bytes())?;
+        Ok(())
     }
 }
 

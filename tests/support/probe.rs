@@ -11,7 +11,8 @@
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
 //! - `go`: a file that lets the payload do what it is set to, when it appears.
 //! - `ledger`: a file, which one more payload keeps (`ledger.rs`); `scope`: of that payload: `worker`, `slot`,
-//!   `service`; `ledger_policy`: as `policy`; `ledger_after`: it stops after the requests.
+//!   `service`; `ledger_policy`: as `policy`; `ledger_after`: it stops after the requests; `ledger_keep`: it keeps its
+//!   count for its successor before it writes it.
 //! - `mail`, `sing`: see `mail.rs`
 //! - `slot`: settings above hold in this slot only.
 //! - `word`: what `/word` answers.
@@ -82,6 +83,7 @@ struct Settings {
     ledger_after: bool,
     mail: bool,
     sing: Option<u64>,
+    ledger_keep: bool,
     slot: Option<u32>,
     word: String,
     steer: Option<PathBuf>,
@@ -220,8 +222,8 @@ impl Settings {
 
     fn ledger(&self) -> Option<Payload> {
         let file = self.ledger.clone()?;
-        let scope = self.scope;
-        let run = move |context| ledger::keep(context, file.clone(), scope);
+        let (scope, keep) = (self.scope, self.ledger_keep);
+        let run = move |context| ledger::keep(context, file.clone(), scope, keep);
         let payload = match self.ledger_policy {
             Policy::Critical => Payload::new("ledger", run),
             Policy::Once => Payload::once("ledger", run),

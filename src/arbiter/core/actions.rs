@@ -25,8 +25,10 @@ pub(crate) enum Action {
         restarts: u32,
         cause: Cause,
     },
-    /// Tell a worker.
+    /// Tell a worker. What the order names is passed with it.
     Send { worker: WorkerId, order: Order },
+    /// Nobody will ever get the deposit of this number.
+    Discard { deposit: u64 },
     /// Find out what a stuck worker is doing, log it, and send it SIGABRT.
     Abort {
         worker: WorkerId,
@@ -198,12 +200,14 @@ pub(crate) enum Notice {
         old: WorkerId,
         new: WorkerId,
     },
-    /// A worker runs the payload now. `gap`: nobody did for this long, although somebody could have.
+    /// A worker runs the payload now. `gap`: nobody did for this long, although somebody could have. `kept`: so many
+    /// bytes of its last holder go along.
     LeaseGranted {
         lease: LeaseName,
         worker: WorkerId,
         epoch: u64,
         gap: Duration,
+        kept: Option<u64>,
     },
     /// It was told to stop it, and serves on.
     LeaseRevoked {

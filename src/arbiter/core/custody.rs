@@ -8,7 +8,7 @@ use super::lease::Want;
 use super::roster::WorkerId;
 use super::{Core, Moment};
 use crate::ipc::orders::Order;
-use crate::lease::{Grant, Released};
+use crate::lease::{Deposit, Grant, Released};
 use crate::status::{Scope, ServiceState};
 use crate::worker::phase::Phase;
 
@@ -29,6 +29,10 @@ pub(super) struct Leases {
     /// They cannot run it any more.
     spent: BTreeSet<(WorkerId, u32)>,
     deaf: BTreeSet<WorkerId>,
+    /// The newest that was left for each lease.
+    deposits: BTreeMap<Key, u64>,
+    /// What was left and nobody may get, until that is said.
+    doomed: BTreeSet<u64>,
 }
 
 struct Held {
@@ -39,6 +43,11 @@ struct Held {
 }
 
 impl Leases {
+    /// The service has left something to itself.
+    pub(super) fn inherit(&mut self, name: &str, slot: Option<u16>, number: u64) {
+        self.deposits.insert((name.to_owned(), slot), number);
+    }
+
     /// Call before each `handle`. What has happened, for the tally.
     pub(super) fn hear(&mut self, core: &Core, event: &Event) -> Vec<String> {
         let mut happened = Vec::new();
@@ -74,6 +83,28 @@ impl Leases {
                 }
                 happened.push(format!("lease {how:?}").to_lowercase());
             }
+            Event::Kept {
+                worker,
+                payload,
+                epoch,
+                deposit,
+            } => {
+                let source = (*worker, *payload, *epoch);
+                let is_it = |held: &Held| (held.worker, held.payload, held.grant.epoch) == source;
+                let key = self.held.iter().find(|(_, held)| is_it(held));
+                let key = key.map(|(key, _)| key.clone());
+                let what = if key.is_some() {
+                    "kept"
+                } else {
+                    "kept too late"
+                };
+                happened.push(what.to_owned());
+                let outdated = match key {
+                    Some(key) => self.deposits.insert(key, deposit.number),
+                    None => Some(deposit.number),
+                };
+                self.doomed.extend(outdated);
+            }
             Event::Exited { worker, .. } => {
                 let before = self.held.len();
                 self.held.retain(|_, held| held.worker != *worker);
@@ -98,8 +129,18 @@ impl Leases {
         match action {
             Action::Send {
                 worker,
-                order: Order::Grant { payload, grant },
-            } => self.see_grant(core, *worker, *payload, *grant, said, ended),
+                order:
+                    Order::Grant {
+                        payload,
+                        grant,
+                        kept,
+                    },
+            } => {
+                let mut happened = self.see_grant(core, *worker, *payload, *grant, said, ended);
+                happened.extend(self.see_kept(*worker, *payload, *kept));
+                happened
+            }
+            Action::Discard { deposit } => self.see_discard(core, *deposit),
             Action::Send {
                 worker,
                 order: Order::Revoke { payload, epoch },
@@ -188,10 +229,57 @@ impl Leases {
         happened
     }
 
+    /// What was left last, and nothing else, goes along.
+    fn see_kept(
+        &self,
+        worker: WorkerId,
+        payload: u32,
+        kept: Option<Deposit>,
+    ) -> Option<&'static str> {
+        let mut held = self.held.iter();
+        let of = |held: &Held| (held.worker, held.payload) == (worker, payload);
+        let (key, _) = held.find(|(_, held)| of(held)).expect("it was granted");
+        let number = kept.map(|kept| kept.number);
+        assert_eq!(number, self.deposits.get(key).copied(), "{key:?}");
+        kept.map(|_| "something kept goes along")
+    }
+
+    /// It was replaced or came too late; or nobody can ever get it, and no reload can be rolled back.
+    fn see_discard(&mut self, core: &Core, number: u64) -> Vec<&'static str> {
+        if self.doomed.remove(&number) {
+            return Vec::new();
+        }
+        let mut deposits = self.deposits.iter();
+        let key = deposits.find(|(_, other)| **other == number);
+        let key = key.expect("discarded twice").0.clone();
+        assert!(!self.held.contains_key(&key), "{key:?} has a holder");
+        assert!(self.is_outdated(core, &key), "{key:?} may be wanted");
+        self.deposits.remove(&key);
+        vec!["something kept is discarded"]
+    }
+
+    fn is_outdated(&self, core: &Core, (name, slot): &Key) -> bool {
+        let scope = slot.map_or(Scope::Service, |_| Scope::Slot);
+        let mut wants = self.wants.values().flatten();
+        let declared = wants.any(|want| want.name == *name && want.scope == scope);
+        let complete = core.slots.iter().all(|slot| slot.serving.is_some());
+        let given_up = slot.is_some_and(|slot| usize::from(slot) >= core.target());
+        let undecided = ["executing", "preparing", "trial", "going back"];
+        let decided = core
+            .reload_stage()
+            .is_none_or(|stage| !undecided.contains(&stage));
+        decided && (given_up || (complete && !declared))
+    }
+
     /// Call after each `handle`: what somebody could have, somebody has, or is told to give back, or it pauses.
     pub(super) fn check(&self, core: &Core, now: Moment, said: &Said, ended: &BTreeSet<WorkerId>) {
+        assert!(self.doomed.is_empty(), "nobody gets {:?}", self.doomed);
         if matches!(core.state(), ServiceState::Stopping | ServiceState::Booting) {
             return;
+        }
+        for key in self.deposits.keys() {
+            let free = !self.held.contains_key(key);
+            assert!(!free || !self.is_outdated(core, key), "{key:?} stays");
         }
         let shares = core.leases.shares();
         let complete = core.slots.iter().all(|slot| slot.serving.is_some());

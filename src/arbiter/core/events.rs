@@ -7,7 +7,7 @@ use super::lease::Want;
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use crate::ipc::orders::{Level, Recycle};
-use crate::lease::Released;
+use crate::lease::{Deposit, Released};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 
@@ -49,6 +49,13 @@ pub(crate) enum Event {
         epoch: u64,
         how: Released,
         at: Moment,
+    },
+    /// That payload has left something for whoever has the lease next, and this process has it.
+    Kept {
+        worker: WorkerId,
+        payload: u32,
+        epoch: u64,
+        deposit: Deposit,
     },
     /// A healthy worker has reached a limit.
     Recycle { worker: WorkerId, cause: Recycle },

@@ -75,6 +75,11 @@ impl Witness {
         }
     }
 
+    /// What was left for that payload before the beginning.
+    pub(super) fn inherit(&mut self, name: &str, slot: Option<u16>, number: u64) {
+        self.leases.inherit(name, slot, number);
+    }
+
     fn exited(&mut self, id: WorkerId) {
         assert!(self.alive.remove(&id), "worker {id} ended twice");
         self.ended.remove(&id);
@@ -179,6 +184,7 @@ impl Witness {
                 Action::Preflight
                 | Action::EndPreflight
                 | Action::Release
+                | Action::Discard { .. }
                 | Action::Watchdog
                 | Action::ExtendTimeout(_)
                 | Action::Log(_) => {}

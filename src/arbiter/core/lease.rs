@@ -9,20 +9,23 @@
 //!    service one that is on trial only if nobody else serves.
 //! 5. A lease that somebody could have is held, pausing after repeated failures, or waiting for holders that were
 //!    told to give back.
+//! 6. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
+//!    [`deposit`].
 
-use std::cmp::Reverse;
+mod back;
+mod deposit;
+mod pass;
+mod view;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::actions::{Action, Notice};
-use super::roster::{Ending, Worker, WorkerId};
-use super::{Core, Moment, backoff};
-use crate::ipc::orders::{Order, Recycle};
-use crate::lease::{Grant, Released};
-use crate::status::{self, Scope};
-use crate::worker::phase::Phase;
+use super::roster::WorkerId;
+use super::{Core, Moment};
+use crate::lease::Deposit;
+use crate::status::Scope;
 
 /// A payload of a worker's app that needs a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +55,16 @@ impl Want {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Leases {
     wants: BTreeMap<WorkerId, Vec<Want>>,
+    /// Of those, the payloads that cannot be started again.
+    #[serde(default)]
+    spent: Spent,
     all: Vec<Lease>,
     last_epoch: u64,
     /// Among how many slots work is shared. More slots count when all of them serve, fewer at once.
     shares: u16,
 }
+
+type Spent = BTreeMap<WorkerId, Vec<u32>>;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Lease {
@@ -72,6 +80,8 @@ pub(super) struct Lease {
     retry_at: Option<Moment>,
     grants: u64,
     gap: Gap,
+    #[serde(default)]
+    deposit: Option<Deposit>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,10 +136,13 @@ impl Leases {
     }
 
     fn want(&self, worker: WorkerId, lease: &Lease) -> Option<&Want> {
-        let wants = self.wants.get(&worker)?;
-        wants
-            .iter()
-            .find(|want| want.name == lease.name && want.scope == lease.scope())
+        let mut wants = self.wants.get(&worker)?.iter();
+        wants.find(|want| lease.is_of(want) && !is_spent(&self.spent, worker, want))
+    }
+
+    /// Some worker's app has that payload, whether it can be started there or not.
+    fn is_declared(&self, lease: &Lease) -> bool {
+        self.wants.values().flatten().any(|want| lease.is_of(want))
     }
 
     /// Somebody who has something of the same payload that cannot be together with this.
@@ -162,11 +175,16 @@ impl Lease {
             retry_at: None,
             grants: 0,
             gap: Gap::default(),
+            deposit: None,
         }
     }
 
     fn scope(&self) -> Scope {
         self.slot.map_or(Scope::Service, |_| Scope::Slot)
+    }
+
+    fn is_of(&self, want: &Want) -> bool {
+        want.name == self.name && want.scope == self.scope()
     }
 
     fn is_held_by(&self, worker: WorkerId) -> bool {
@@ -218,335 +236,9 @@ impl Core {
             self.leases.wants.insert(id, wants);
         }
     }
+}
 
-    /// The holder has given it back: its payload does not run any more.
-    pub(super) fn released(
-        &mut self,
-        now: Moment,
-        id: WorkerId,
-        (payload, epoch): (u32, u64),
-        how: Released,
-        at: Moment,
-    ) {
-        let is_it =
-            |holder: &Holder| (holder.worker, holder.payload, holder.epoch) == (id, payload, epoch);
-        let mut all = self.leases.all.iter_mut();
-        let index = all.position(|lease| lease.holder.as_ref().is_some_and(is_it));
-        let (Some(index), Some(worker)) = (index, self.workers.get(&id)) else {
-            return;
-        };
-        let lease = &mut self.leases.all[index];
-        let revoked = lease.holder.as_ref().is_some_and(|holder| holder.revoked);
-        if how == Released::Finished {
-            lease.finished_in.push(worker.generation);
-        } else if how != Released::Stopped || !revoked {
-            // It cannot run there again, or it stopped before anybody has told it to: that worker is about to leave.
-            let slot = lease.slot;
-            if let Some(wants) = self.leases.wants.get_mut(&id) {
-                wants.retain(|want| want.payload != payload);
-            }
-            if revoked && how == Released::Spent {
-                self.renew(id, slot);
-            }
-        }
-        self.free(now, at.min(now), index, how == Released::Failed, how.name());
-    }
-
-    /// The worker is healthy, and cannot run the slot's payload again: another one can.
-    fn renew(&mut self, id: WorkerId, slot: Option<u16>) {
-        let slot = slot.and_then(|slot| self.slots.get_mut(usize::from(slot)));
-        if let Some(slot) = slot.filter(|slot| slot.serving == Some(id)) {
-            slot.recycle.get_or_insert(Recycle::Slots);
-        }
-    }
-
-    /// The worker has been reaped: whatever it had is free.
-    pub(super) fn inherit_leases(&mut self, now: Moment, id: WorkerId, worker: &Worker) {
-        self.leases.wants.remove(&id);
-        // One that was given up has not worked since its last beat.
-        let lost_at = match worker.ending {
-            Ending::None => now,
-            _ => worker.last_beat.min(now),
-        };
-        for index in 0..self.leases.all.len() {
-            if self.leases.all[index].is_held_by(id) {
-                self.free(now, lost_at, index, !worker.is_leaving(), "died");
-            }
-        }
-    }
-
-    fn free(
-        &mut self,
-        now: Moment,
-        lost_at: Moment,
-        index: usize,
-        failed: bool,
-        how: &'static str,
-    ) {
-        let lease = &mut self.leases.all[index];
-        let Some(holder) = lease.holder.take() else {
-            return;
-        };
-        let lost_at = lost_at.max(holder.since);
-        lease.gap.lost_at = Some(lost_at);
-        let held = lost_at.since(holder.since);
-        if held >= self.policy.stable_after {
-            lease.failures = 0;
-        }
-        let lease_name = lease.named();
-        self.act(Action::Log(Notice::LeaseReleased {
-            lease: lease_name,
-            worker: holder.worker,
-            epoch: holder.epoch,
-            how,
-            held,
-        }));
-        if failed {
-            self.pause(now, index);
-        }
-    }
-
-    /// The first failure moves it on at once. One that fails wherever it goes must not take every worker along.
-    fn pause(&mut self, now: Moment, index: usize) {
-        let lease = &mut self.leases.all[index];
-        lease.failures = lease.failures.saturating_add(1);
-        let failures = lease.failures;
-        if failures < 2 {
-            return;
-        }
-        let (initial, max) = (self.policy.backoff_initial, self.policy.backoff_max);
-        let delay = backoff::delay(failures - 1, initial, max, &mut self.random);
-        lease.retry_at = Some(now + delay);
-        let lease = lease.named();
-        self.act(Action::Log(Notice::LeasePauses {
-            lease,
-            failures,
-            delay,
-        }));
-    }
-
-    /// Takes back what is held by the wrong worker or for the wrong number of slots, and gives what is free to who
-    /// can have it.
-    pub(super) fn pass_leases(&mut self, now: Moment) {
-        // Before that, whoever serves first would get everything, for a service that may not come up.
-        if !self.was_ready {
-            return;
-        }
-        self.count_shares();
-        if self.leases.wants.is_empty() && self.leases.all.is_empty() {
-            return;
-        }
-        let takers = self.takers();
-        self.list_leases(&takers);
-        self.revoke_outdated();
-        for index in 0..self.leases.all.len() {
-            if self.leases.all[index].holder.is_none() {
-                self.offer(now, index, &takers);
-            }
-        }
-    }
-
-    /// The workers that can be given a lease: those in the slots. A generation that is not committed, and one that
-    /// was rolled back, have their turn only when there is nobody else.
-    fn takers(&self) -> Vec<WorkerId> {
-        let is_well = |worker: &Worker| {
-            worker.phase == Phase::Serving
-                && !worker.is_leaving()
-                && worker.ending == Ending::None
-                && worker.channel_closed.is_none()
-        };
-        let well = |id: &WorkerId| self.workers.get(id).is_some_and(is_well);
-        let serving = self.slots.iter().filter_map(|slot| slot.serving);
-        let takers: Vec<WorkerId> = serving.filter(well).collect();
-        if takers.is_empty() {
-            let others = self.workers.iter().filter(|(_, worker)| is_well(worker));
-            return others.map(|(id, _)| *id).collect();
-        }
-        takers
-    }
-
-    fn count_shares(&mut self) {
-        let shares = usize::from(self.leases.shares);
-        let mut more = self.slots.iter().skip(shares);
-        if self.slots.len() < shares || more.all(|slot| slot.serving.is_some()) {
-            self.leases.shares = self.target_number();
-        }
-    }
-
-    /// Makes a record of every lease that somebody wants, and forgets those that nobody does.
-    fn list_leases(&mut self, takers: &[WorkerId]) {
-        let Leases {
-            wants, all, shares, ..
-        } = &mut self.leases;
-        for id in takers {
-            let (Some(wants), Some(worker)) = (wants.get(id), self.workers.get(id)) else {
-                continue;
-            };
-            for want in wants {
-                let slot = (want.scope == Scope::Slot).then_some(worker.slot);
-                if slot.is_some_and(|slot| slot >= *shares) {
-                    continue;
-                }
-                let known = |lease: &Lease| lease.name == want.name && lease.slot == slot;
-                if !all.iter().any(known) {
-                    all.push(Lease::new(&want.name, slot));
-                }
-            }
-        }
-        let shares = *shares;
-        let workers = self.workers.values().map(|worker| worker.generation);
-        let oldest = workers.fold(self.generation, u32::min);
-        all.retain_mut(|lease| {
-            lease.finished_in.retain(|done| *done >= oldest);
-            let wanted = || {
-                let mut wants = wants.values().flatten();
-                wants.any(|want| want.name == lease.name && want.scope == lease.scope())
-            };
-            let counts = !lease.finished_in.is_empty();
-            let there = lease.slot.is_none_or(|slot| slot < shares);
-            lease.holder.is_some() || counts || (there && (lease.retry_at.is_some() || wanted()))
-        });
-    }
-
-    fn revoke_outdated(&mut self) {
-        let slots = self.leases.shares;
-        for index in 0..self.leases.all.len() {
-            let lease = &self.leases.all[index];
-            let (Some(slot), Some(holder)) = (lease.slot, &lease.holder) else {
-                continue;
-            };
-            let place = self.slots.get(usize::from(slot));
-            let rightful = place.is_some_and(|place| place.serving == Some(holder.worker));
-            // Whoever leaves stops its payloads by itself, in its own order.
-            let stays = self
-                .workers
-                .get(&holder.worker)
-                .is_some_and(|worker| worker.phase == Phase::Serving && !worker.is_leaving());
-            if holder.revoked || !stays || (rightful && holder.slots == slots) {
-                continue;
-            }
-            let (worker, payload, epoch) = (holder.worker, holder.payload, holder.epoch);
-            let named = lease.named();
-            if let Some(holder) = &mut self.leases.all[index].holder {
-                holder.revoked = true;
-            }
-            self.notice(Notice::LeaseRevoked {
-                lease: named,
-                worker,
-                epoch,
-            });
-            self.act(Action::Send {
-                worker,
-                order: Order::Revoke { payload, epoch },
-            });
-        }
-    }
-
-    fn offer(&mut self, now: Moment, index: usize, takers: &[WorkerId]) {
-        let taker = self.taker(&self.leases.all[index], takers);
-        let lease = &mut self.leases.all[index];
-        lease.gap.note(now, taker.is_some());
-        lease.retry_at = lease.retry_at.filter(|at| *at > now);
-        let lease = &self.leases.all[index];
-        let slots = match lease.scope() {
-            Scope::Slot => self.leases.shares,
-            _ => self.target_number(),
-        };
-        let Some((worker, payload)) = taker else {
-            return;
-        };
-        if lease.retry_at.is_some() || self.leases.is_blocked(lease, slots) {
-            return;
-        }
-        self.leases.last_epoch += 1;
-        let epoch = self.leases.last_epoch;
-        let lease = &mut self.leases.all[index];
-        lease.grants += 1;
-        lease.holder = Some(Holder {
-            worker,
-            payload,
-            epoch,
-            slots,
-            since: now,
-            revoked: false,
-        });
-        let gap = lease.gap.close(now);
-        let lease = lease.named();
-        self.act(Action::Send {
-            worker,
-            order: Order::Grant {
-                payload,
-                grant: Grant { epoch, slots },
-            },
-        });
-        self.notice(Notice::LeaseGranted {
-            lease,
-            worker,
-            epoch,
-            gap,
-        });
-    }
-
-    /// Who is next, with its number of the payload. The service's leases are spread over the workers.
-    fn taker(&self, lease: &Lease, takers: &[WorkerId]) -> Option<(WorkerId, u32)> {
-        let in_place = |id: WorkerId| match lease.slot {
-            None => true,
-            Some(slot) => {
-                let place = self.slots.get(usize::from(slot));
-                place.is_some_and(|place| place.serving == Some(id))
-            }
-        };
-        let has_done = |id: WorkerId| {
-            let worker = self.workers.get(&id);
-            worker.is_some_and(|worker| lease.finished_in.contains(&worker.generation))
-        };
-        let able = takers
-            .iter()
-            .copied()
-            .filter(|id| in_place(*id) && !has_done(*id));
-        able.filter_map(|id| Some((id, self.leases.want(id, lease)?.payload)))
-            .max_by_key(|(id, _)| Reverse((self.leases.load(*id), *id)))
-    }
-
-    #[cfg(test)]
-    pub(super) fn lease_pauses_until(&self, name: &str, slot: Option<u16>) -> Option<Moment> {
-        let mut all = self.leases.all.iter();
-        let lease = all.find(|lease| lease.name == name && lease.slot == slot);
-        lease.and_then(|lease| lease.retry_at)
-    }
-
-    /// Every lease, for people.
-    pub(crate) fn leases(&self, at: Moment) -> Vec<status::Lease> {
-        let mut all: Vec<_> = self
-            .leases
-            .all
-            .iter()
-            .map(|lease| self.show(lease, at))
-            .collect();
-        all.sort_by(|a, b| (&a.payload, a.slot).cmp(&(&b.payload, b.slot)));
-        all
-    }
-
-    fn show(&self, lease: &Lease, at: Moment) -> status::Lease {
-        let holder = lease.holder.as_ref().and_then(|holder| {
-            let worker = self.workers.get(&holder.worker)?;
-            Some(status::Holder {
-                slot: u32::from(worker.slot),
-                pid: worker.pid.unwrap_or_default(),
-                generation: worker.generation,
-                epoch: holder.epoch,
-                since: at.since(holder.since).as_secs_f64(),
-                leaving: holder.revoked || worker.is_leaving() || worker.phase > Phase::Serving,
-            })
-        });
-        status::Lease {
-            payload: lease.name.clone(),
-            scope: lease.scope(),
-            slot: lease.slot.map(u32::from),
-            holder,
-            finished: lease.finished_in.contains(&self.generation),
-            grants: lease.grants,
-            gap: lease.gap.last.as_secs_f64(),
-        }
-    }
+fn is_spent(spent: &Spent, worker: WorkerId, want: &Want) -> bool {
+    let spent = spent.get(&worker);
+    spent.is_some_and(|spent| spent.contains(&want.payload))
 }

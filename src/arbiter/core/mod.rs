@@ -175,6 +175,12 @@ impl Core {
                 how,
                 at,
             } => self.released(now, worker, (payload, epoch), how, at),
+            Event::Kept {
+                worker,
+                payload,
+                epoch,
+                deposit,
+            } => self.kept(worker, (payload, epoch), deposit),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
             Event::Tick => self.supervise(now),

@@ -15,10 +15,10 @@ use super::links::{Links, Seen, Tie};
 use super::reload::Trigger;
 use super::roster::WorkerId;
 use super::saved::Saved;
-use super::tenant::{self, Tenant};
+use super::tenant::{self, Tenant, Word};
 use super::{Core, MAX_SLOTS, Moment, Policy};
 use crate::ipc::orders::{Level, Order, Recycle};
-use crate::lease::Released;
+use crate::lease::{Deposit, Released};
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 
@@ -89,6 +89,8 @@ struct World {
     /// When the check of the new binary answers, and what.
     preflight: Option<(Moment, Result<(), String>)>,
     triggers: u64,
+    /// The last number of what was kept.
+    deposits: u64,
     /// The payloads that need leases, by generation.
     apps: BTreeMap<u32, Vec<Want>>,
     /// Connections that nobody has accepted.
@@ -130,6 +132,7 @@ impl World {
             left: false,
             preflight: None,
             triggers: 0,
+            deposits: 0,
             apps: BTreeMap::new(),
             backlog: 0,
             accepted_before: 0,
@@ -337,6 +340,7 @@ impl World {
             | Action::Reloading
             | Action::Release
             | Action::Answer { .. }
+            | Action::Discard { .. }
             | Action::Settle
             | Action::Stopping
             | Action::Watchdog
@@ -643,15 +647,26 @@ impl World {
         let serves = actor.phase == Phase::Serving && !actor.told_to_stop;
         let reports = actor.tenant.work(&mut self.random, serves, self.trouble);
         let mut failed = false;
-        for (payload, epoch, how) in reports {
-            failed |= how == Released::Failed;
-            self.deliver(Event::Released {
-                worker: id,
-                payload,
-                epoch,
-                how,
-                at: self.now,
-            });
+        for word in reports {
+            let event = match word {
+                Word::Keeps(payload, epoch) => Event::Kept {
+                    worker: id,
+                    payload,
+                    epoch,
+                    deposit: self.deposit(),
+                },
+                Word::Back(payload, epoch, how) => {
+                    failed |= how == Released::Failed;
+                    Event::Released {
+                        worker: id,
+                        payload,
+                        epoch,
+                        how,
+                        at: self.now,
+                    }
+                }
+            };
+            self.deliver(event);
         }
         if failed && let Some(actor) = self.actors.get_mut(&id) {
             actor.phase = Phase::Draining;
@@ -662,6 +677,25 @@ impl World {
         }
         tenant::check(self.actors.iter().map(|(id, actor)| (*id, &actor.tenant)));
         failed
+    }
+
+    fn deposit(&mut self) -> Deposit {
+        self.deposits += 1;
+        Deposit {
+            number: self.deposits,
+            length: 5,
+        }
+    }
+
+    /// What the service's last life has left in the manager's store.
+    fn inherit(&mut self) {
+        for (name, slot) in tenant::places() {
+            if self.chance(0.5) {
+                let deposit = self.deposit();
+                assert!(self.core.inherit(name, slot, deposit));
+                self.witness.inherit(name, slot, deposit.number);
+            }
+        }
     }
 
     /// What a worker does with its connections when it drains. True: it has none any more.
@@ -778,6 +812,9 @@ fn pick(random: &mut Random, below: u16) -> u16 {
 fn run(seed: u64) -> (BTreeMap<String, u32>, u64) {
     let mut world = World::new(seed);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        if world.chance(0.3) {
+            world.inherit();
+        }
         world.deliver(Event::Start);
         while world.steps < STEPS_PER_RUN && !world.left {
             world.step();
@@ -874,6 +911,10 @@ fn check_reach(tally: &BTreeMap<String, u32>) {
             "lease died",
             "lease paused",
             "lease granted to another generation",
+            "kept",
+            "kept too late",
+            "something kept goes along",
+            "something kept is discarded",
         ]
         .map(str::to_owned),
     );

@@ -24,8 +24,13 @@ pub(super) struct Tenant {
 /// Who runs a payload, for which slot.
 type Seen = (WorkerId, Option<u16>, Grant);
 
-/// A payload's lease comes back.
-type Back = (u32, u64, Released);
+/// What is said about a payload and its grant.
+pub(super) enum Word {
+    /// It has kept something.
+    Keeps(u32, u64),
+    /// Its lease comes back.
+    Back(u32, u64, Released),
+}
 
 /// What one generation's app is made of.
 pub(super) fn app(random: &mut Random) -> Vec<Want> {
@@ -53,6 +58,16 @@ pub(super) fn app(random: &mut Random) -> Vec<Want> {
         });
     }
     wants
+}
+
+/// Where something may have been left.
+pub(super) fn places() -> impl Iterator<Item = (&'static str, Option<u16>)> {
+    let slots = ["consumer", "cleaner"].into_iter();
+    let slots = slots.flat_map(|name| (0..5).map(move |slot| (name, Some(slot))));
+    ["scheduler", ONCE, "consumer", "forgotten"]
+        .map(|name| (name, None))
+        .into_iter()
+        .chain(slots)
 }
 
 /// Over all workers that are not gone, whatever the core thinks of them.
@@ -93,16 +108,16 @@ impl Tenant {
     }
 
     /// Looks at its orders and its payloads; what comes back is free from now on.
-    pub(super) fn work(&mut self, random: &mut Random, serves: bool, trouble: f64) -> Vec<Back> {
+    pub(super) fn work(&mut self, random: &mut Random, serves: bool, trouble: f64) -> Vec<Word> {
         let mut back = Vec::new();
         while let Some(order) = self.orders.pop_front() {
             match order {
-                Order::Grant { payload, grant } if serves => {
+                Order::Grant { payload, grant, .. } if serves => {
                     let before = self.running.insert(payload, (grant, false));
                     assert!(before.is_none(), "granted twice: {grant:?}");
                 }
-                Order::Grant { payload, grant } => {
-                    back.push((payload, grant.epoch, Released::Spent));
+                Order::Grant { payload, grant, .. } => {
+                    back.push(Word::Back(payload, grant.epoch, Released::Spent));
                 }
                 Order::Revoke { payload, epoch } => {
                     if let Some((grant, stops)) = self.running.get_mut(&payload) {
@@ -117,6 +132,9 @@ impl Tenant {
             let Some((grant, stops)) = self.running.get(&want.payload).copied() else {
                 continue;
             };
+            if random.fraction() < 0.3 {
+                back.push(Word::Keeps(want.payload, grant.epoch));
+            }
             let luck = random.fraction();
             let how = if !serves && luck < 0.4 {
                 Released::Spent
@@ -132,7 +150,11 @@ impl Tenant {
                 continue;
             };
             self.running.remove(&want.payload);
-            back.push((want.payload, grant.epoch, how));
+            back.push(Word::Back(want.payload, grant.epoch, how));
+            // Somebody who has not heard of it yet.
+            if random.fraction() < 0.1 {
+                back.push(Word::Keeps(want.payload, grant.epoch));
+            }
             if how == Released::Failed {
                 break;
             }
@@ -141,7 +163,8 @@ impl Tenant {
         if random.fraction() < trouble
             && let Some(want) = self.wants.first()
         {
-            back.push((want.payload, 0, Released::Stopped));
+            back.push(Word::Back(want.payload, 0, Released::Stopped));
+            back.push(Word::Keeps(want.payload, 0));
         }
         back
     }

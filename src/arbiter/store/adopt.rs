@@ -3,14 +3,15 @@
 //! They leave the store first, and all at once. What was served from here on must never come back: a request would be
 //! answered twice.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
 
 use nix::sys::epoll::Epoll;
 use socket2::SockRef;
 
+use super::AGAIN;
 use super::closing::Closing;
 use super::keep::watch;
 use super::ledger;
@@ -20,8 +21,6 @@ use crate::moment::Moment;
 use crate::sockets::activation::Stored;
 use crate::systemd::fd_store::{Line, Name};
 
-/// When something is tried again that nobody tells the return of.
-const AGAIN: Duration = Duration::from_millis(5);
 /// A connection that so many workers have refused is closed.
 const TRIES: u32 = 3;
 
@@ -34,6 +33,8 @@ pub(super) struct Leftover {
     /// The listeners were passed then.
     pub(super) passed: bool,
     connections: Vec<(Parcel, OwnedFd)>,
+    /// What payloads have kept, the newest first.
+    pub(super) kept: Vec<OwnedFd>,
     /// Nothing is known of these.
     unknown: Vec<OwnedFd>,
 }
@@ -43,10 +44,18 @@ impl Leftover {
     pub(super) fn new(stored: Vec<Stored>) -> Self {
         let mut leftover = Self::default();
         let (mut records, mut sockets) = (BTreeMap::new(), Vec::new());
+        let mut kept = Vec::new();
         for Stored { name, fd } in stored {
-            leftover.names.insert(name);
+            leftover.names.insert(name.clone());
             leftover.count += 1;
             match name {
+                Name::Kept(number) => kept.push((number, fd)),
+                Name::Other(name, _) => {
+                    tracing::info!(
+                        name = &*name,
+                        "another version of this program has left something in the file descriptor store"
+                    );
+                }
                 Name::Check => {}
                 Name::Connections(_) => sockets.push(fd),
                 Name::Ledger(_) => {
@@ -63,6 +72,8 @@ impl Leftover {
                 }
             }
         }
+        kept.sort_by_key(|(number, _)| Reverse(*number));
+        leftover.kept = kept.into_iter().map(|(_, fd)| fd).collect();
         for socket in sockets {
             let known = usable(&socket).and_then(|cookie| records.remove(&cookie));
             match known {
@@ -186,6 +197,12 @@ impl Adoption {
         self.removals.is_empty() && self.unknown.is_empty() && self.waiting.is_empty() && idle
     }
 
+    /// Of what is in the store still, what payloads have kept.
+    pub(super) fn kept_names(&self) -> Vec<Name> {
+        let is_kept = |name: &&Name| matches!(name, Name::Kept(_));
+        self.removals.iter().filter(is_kept).cloned().collect()
+    }
+
     /// Nothing is left in the store.
     pub(super) fn has_left_the_store(&self) -> bool {
         self.removals.is_empty()
@@ -197,7 +214,7 @@ impl Adoption {
 
     fn leave_the_store(&mut self, now: Moment) -> bool {
         while let (Some(name), Some(line)) = (self.removals.front(), &self.line) {
-            match line.remove(*name) {
+            match line.remove(name) {
                 Ok(true) => drop(self.removals.pop_front()),
                 Ok(false) => {
                     self.retry_at = Some(now + AGAIN);

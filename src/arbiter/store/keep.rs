@@ -15,6 +15,7 @@ use socket2::SockRef;
 
 use super::closing::Closing;
 use super::ledger::Ledger;
+use super::{AGAIN, DOUBT};
 use crate::arbiter::intake::Source;
 use crate::exit::chain;
 use crate::ipc::parcel::{Answer, Incoming, Link, Parcel};
@@ -23,11 +24,6 @@ use crate::systemd::fd_store::{Barrier, Line, MOST, Name, Transfer};
 
 /// So many connections go into the store at once, and so many more wait: what the arbiter holds open is bounded.
 const BATCH: usize = 128;
-/// When something is tried again that nobody tells the return of.
-const AGAIN: Duration = Duration::from_millis(5);
-/// A manager of 254 or newer that stores nothing says so by leaving FDSTORE out, as an older one does that may store.
-/// It has this long to close the first check.
-const DOUBT: Duration = Duration::from_millis(50);
 
 /// What the manager's store takes, and what is in it already.
 #[derive(Clone, Copy, Debug)]
@@ -131,7 +127,7 @@ impl Keep {
         if free == 0 {
             keep.shut("the store is full");
         } else {
-            keep.launch(keep.ledger_name, Vec::new(), epoll)?;
+            keep.launch(keep.ledger_name.clone(), Vec::new(), epoll)?;
         }
         Ok(keep)
     }
@@ -192,7 +188,7 @@ impl Keep {
         self.ledger.seal();
         self.removals.push_back(Name::Check);
         if self.outcome.kept == 0 {
-            self.removals.push_back(self.ledger_name);
+            self.removals.push_back(self.ledger_name.clone());
         }
         while !self.send_removals(clock()) && clock() < end {
             thread::sleep(AGAIN);
@@ -265,7 +261,7 @@ impl Keep {
     /// False: not all of them now.
     fn send_removals(&mut self, now: Moment) -> bool {
         while let Some(name) = self.removals.front() {
-            match self.line.remove(*name) {
+            match self.line.remove(name) {
                 Ok(true) => drop(self.removals.pop_front()),
                 Ok(false) => {
                     self.retry_at = Some(now + AGAIN);

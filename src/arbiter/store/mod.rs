@@ -8,19 +8,22 @@
 //! 1. What is in the store belongs to no process: its bytes are in the ledger, and nobody reads its socket.
 //! 2. It stays there until workers serve, so that a start that fails loses nothing; then it leaves the store before
 //!    the first of it is served.
+//!    What payloads have kept goes the same way: it is in the store and here until then.
 //! 3. Where the store does not take a connection, its worker closes it as at any stop.
 
 mod adopt;
 mod closing;
+mod estate;
 mod keep;
 mod ledger;
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use self::adopt::{Adoption, Leftover};
 use self::closing::Closing;
+use self::estate::Estate;
 use self::keep::{Keep, Room};
 use super::core::WorkerId;
 use super::journal;
@@ -32,7 +35,13 @@ use crate::moment::Moment;
 use crate::sockets::activation::Stored;
 use crate::sockets::{Origin, Passed};
 use crate::status::ServiceState;
+use crate::systemd::fd_store::Name;
 
+/// When something is tried again that nobody tells the return of.
+const AGAIN: Duration = Duration::from_millis(5);
+/// A manager of 254 or newer that stores nothing says so by leaving FDSTORE out, as an older one does that may store.
+/// It has this long to close the first check.
+const DOUBT: Duration = Duration::from_millis(50);
 /// How long the end of the service waits for a manager that has not taken everything.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -70,6 +79,12 @@ impl Store {
             ));
         }
         Ok(())
+    }
+
+    /// What payloads of the last life have kept, the newest first.
+    pub(super) fn take_kept(&mut self) -> Vec<OwnedFd> {
+        let left = self.leftover.as_mut();
+        left.map_or_else(Vec::new, |left| std::mem::take(&mut left.kept))
     }
 
     /// Connections of the last life are not all with a worker: no other image could go on with that.
@@ -127,13 +142,48 @@ impl Shell {
 
     /// No worker is left. What is in the store is all that is kept.
     pub(super) fn settle_store(&mut self) {
+        let end = now() + PATIENCE;
         self.give_up_adoption(now());
         let store = &mut self.equipment.store;
         if let Some(keep) = &mut store.keep {
             let outcome = keep.finish(PATIENCE, now, &self.epoll, &mut store.closing);
             journal::kept(outcome.kept, outcome.closed, outcome.why);
         }
-        store.closing.finish();
+        self.settle_deposits(end);
+        self.equipment.store.closing.finish();
+    }
+
+    /// What payloads have kept is in the store, or lost.
+    fn settle_deposits(&mut self, end: Moment) {
+        let count = self.deposits.iter().count();
+        if self.equipment.store.leftover.is_some() || count == 0 {
+            // It never left the store: nobody could have got it.
+            return;
+        }
+        let stored = self.store_deposits(end).unwrap_or_else(|error| {
+            tracing::warn!(error = %error, "what payloads have kept cannot be put into the file descriptor store");
+            0
+        });
+        journal::deposits_stored(stored, count - stored);
+    }
+
+    fn store_deposits(&self, end: Moment) -> io::Result<usize> {
+        let manager = &self.equipment.manager;
+        let Some(line) = manager.line()? else {
+            return Ok(0);
+        };
+        let adoption = self.equipment.store.adoption.as_ref();
+        let outdated = adoption.map_or_else(Vec::new, Adoption::kept_names);
+        let last = outdated.iter().map(Name::number).max().unwrap_or(0);
+        let mut estate = Estate {
+            line: &line,
+            doubtful: manager.fd_store_max().is_none(),
+            last,
+            end,
+            clock: now,
+        };
+        let kept: Vec<_> = self.deposits.iter().map(AsFd::as_fd).collect();
+        estate.store(&outdated, &kept)
     }
 
     /// False: there is no manager.
@@ -148,7 +198,8 @@ impl Shell {
         let (used, last) = equipment.store.used();
         let room = Room {
             most: equipment.manager.fd_store_max(),
-            used,
+            // What payloads have kept has its place in any case.
+            used: used + self.core.deposits(),
             last,
         };
         let mut listeners = equipment.listeners.iter();

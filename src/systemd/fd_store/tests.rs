@@ -11,7 +11,9 @@ fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
 
 #[test]
 fn names_are_read_as_they_are_written() {
-    for name in [Name::Ledger(3), Name::Connections(17), Name::Check] {
+    let newer = Name::Other("payload-x-y-3".into(), 3);
+    let names = [Name::Ledger(3), Name::Connections(17), Name::Kept(1)];
+    for name in names.into_iter().chain([Name::Check, newer]) {
         assert_eq!(Name::parse(&name.to_string()), Some(name));
     }
     for other in [
@@ -19,7 +21,9 @@ fn names_are_read_as_they_are_written() {
         "payload",
         "payload-",
         "payload-ledger-",
-        "payload-x-3",
+        "payload-3",
+        "payload--3",
+        "payload-x",
         "stored",
     ] {
         assert_eq!(Name::parse(other), None, "{other}");
@@ -121,5 +125,5 @@ fn a_barrier_waits_for_the_manager_and_not_for_ever() {
 fn a_manager_that_is_gone_is_an_error() {
     let (manager, line) = Manager::new(1);
     drop(manager);
-    assert!(line.remove(Name::Check).is_err());
+    assert!(line.remove(&Name::Check).is_err());
 }

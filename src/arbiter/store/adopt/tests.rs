@@ -159,7 +159,7 @@ fn nothing_is_offered_while_it_is_still_in_the_store() {
     let mut bench = Bench::new(stored);
     // The manager's queue is full.
     let line = bench.adoption.line.take().unwrap();
-    while line.remove(Name::Check).unwrap() {}
+    while line.remove(&Name::Check).unwrap() {}
     bench.adoption.line = Some(line);
     let link = bench.worker();
     bench.pump();

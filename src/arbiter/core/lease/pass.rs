@@ -1,0 +1,206 @@
+//! Who gets a lease, and who has to give one back.
+
+use std::cmp::Reverse;
+
+use super::super::actions::{Action, Notice};
+use super::super::roster::{Ending, Worker, WorkerId};
+use super::super::{Core, Moment};
+use super::{Holder, Lease, Leases, is_spent};
+use crate::ipc::orders::Order;
+use crate::lease::Grant;
+use crate::status::Scope;
+use crate::worker::phase::Phase;
+
+impl Core {
+    /// Takes back what is held by the wrong worker or for the wrong number of slots, and gives what is free to who
+    /// can have it.
+    pub(in crate::arbiter::core) fn pass_leases(&mut self, now: Moment) {
+        // Before that, whoever serves first would get everything, for a service that may not come up.
+        if !self.was_ready {
+            return;
+        }
+        self.count_shares();
+        if self.leases.wants.is_empty() && self.leases.all.is_empty() {
+            return;
+        }
+        let takers = self.takers();
+        self.discard_outdated();
+        self.list_leases(&takers);
+        self.revoke_outdated();
+        for index in 0..self.leases.all.len() {
+            if self.leases.all[index].holder.is_none() {
+                self.offer(now, index, &takers);
+            }
+        }
+    }
+
+    /// The workers that can be given a lease: those in the slots. A generation that is not committed, and one that
+    /// was rolled back, have their turn only when there is nobody else.
+    fn takers(&self) -> Vec<WorkerId> {
+        let is_well = |worker: &Worker| {
+            worker.phase == Phase::Serving
+                && !worker.is_leaving()
+                && worker.ending == Ending::None
+                && worker.channel_closed.is_none()
+        };
+        let well = |id: &WorkerId| self.workers.get(id).is_some_and(is_well);
+        let serving = self.slots.iter().filter_map(|slot| slot.serving);
+        let takers: Vec<WorkerId> = serving.filter(well).collect();
+        if takers.is_empty() {
+            let others = self.workers.iter().filter(|(_, worker)| is_well(worker));
+            return others.map(|(id, _)| *id).collect();
+        }
+        takers
+    }
+
+    fn count_shares(&mut self) {
+        let shares = usize::from(self.leases.shares);
+        let mut more = self.slots.iter().skip(shares);
+        if self.slots.len() < shares || more.all(|slot| slot.serving.is_some()) {
+            self.leases.shares = self.target_number();
+        }
+    }
+
+    /// Makes a record of every lease that somebody wants, and forgets those that nobody does.
+    fn list_leases(&mut self, takers: &[WorkerId]) {
+        let Leases {
+            wants,
+            spent,
+            all,
+            shares,
+            ..
+        } = &mut self.leases;
+        for id in takers {
+            let (Some(wants), Some(worker)) = (wants.get(id), self.workers.get(id)) else {
+                continue;
+            };
+            for want in wants {
+                let slot = (want.scope == Scope::Slot).then_some(worker.slot);
+                if slot.is_some_and(|slot| slot >= *shares) {
+                    continue;
+                }
+                let known = |lease: &Lease| lease.name == want.name && lease.slot == slot;
+                if !all.iter().any(known) {
+                    all.push(Lease::new(&want.name, slot));
+                }
+            }
+        }
+        let shares = *shares;
+        let workers = self.workers.values().map(|worker| worker.generation);
+        let oldest = workers.fold(self.generation, u32::min);
+        all.retain_mut(|lease| {
+            lease.finished_in.retain(|done| *done >= oldest);
+            let able = |id, want| lease.is_of(want) && !is_spent(spent, id, want);
+            let wanted = || {
+                let mut all = wants.iter();
+                all.any(|(id, wants)| wants.iter().any(|want| able(*id, want)))
+            };
+            let counts = !lease.finished_in.is_empty() || lease.deposit.is_some();
+            let there = lease.slot.is_none_or(|slot| slot < shares);
+            lease.holder.is_some() || counts || (there && (lease.retry_at.is_some() || wanted()))
+        });
+    }
+
+    fn revoke_outdated(&mut self) {
+        let slots = self.leases.shares;
+        for index in 0..self.leases.all.len() {
+            let lease = &self.leases.all[index];
+            let (Some(slot), Some(holder)) = (lease.slot, &lease.holder) else {
+                continue;
+            };
+            let place = self.slots.get(usize::from(slot));
+            let rightful = place.is_some_and(|place| place.serving == Some(holder.worker));
+            // Whoever leaves stops its payloads by itself, in its own order.
+            let stays = self
+                .workers
+                .get(&holder.worker)
+                .is_some_and(|worker| worker.phase == Phase::Serving && !worker.is_leaving());
+            if holder.revoked || !stays || (rightful && holder.slots == slots) {
+                continue;
+            }
+            let (worker, payload, epoch) = (holder.worker, holder.payload, holder.epoch);
+            let named = lease.named();
+            if let Some(holder) = &mut self.leases.all[index].holder {
+                holder.revoked = true;
+            }
+            self.notice(Notice::LeaseRevoked {
+                lease: named,
+                worker,
+                epoch,
+            });
+            self.act(Action::Send {
+                worker,
+                order: Order::Revoke { payload, epoch },
+            });
+        }
+    }
+
+    fn offer(&mut self, now: Moment, index: usize, takers: &[WorkerId]) {
+        let taker = self.taker(&self.leases.all[index], takers);
+        let lease = &mut self.leases.all[index];
+        lease.gap.note(now, taker.is_some());
+        lease.retry_at = lease.retry_at.filter(|at| *at > now);
+        let lease = &self.leases.all[index];
+        let slots = match lease.scope() {
+            Scope::Slot => self.leases.shares,
+            _ => self.target_number(),
+        };
+        let Some((worker, payload)) = taker else {
+            return;
+        };
+        if lease.retry_at.is_some() || self.leases.is_blocked(lease, slots) {
+            return;
+        }
+        self.leases.last_epoch += 1;
+        let epoch = self.leases.last_epoch;
+        let lease = &mut self.leases.all[index];
+        lease.grants += 1;
+        lease.holder = Some(Holder {
+            worker,
+            payload,
+            epoch,
+            slots,
+            since: now,
+            revoked: false,
+        });
+        let gap = lease.gap.close(now);
+        let kept = lease.deposit;
+        let lease = lease.named();
+        self.act(Action::Send {
+            worker,
+            order: Order::Grant {
+                payload,
+                grant: Grant { epoch, slots },
+                kept,
+            },
+        });
+        self.notice(Notice::LeaseGranted {
+            lease,
+            worker,
+            epoch,
+            gap,
+            kept: kept.map(|kept| kept.length),
+        });
+    }
+
+    /// Who is next, with its number of the payload. The service's leases are spread over the workers.
+    fn taker(&self, lease: &Lease, takers: &[WorkerId]) -> Option<(WorkerId, u32)> {
+        let in_place = |id: WorkerId| match lease.slot {
+            None => true,
+            Some(slot) => {
+                let place = self.slots.get(usize::from(slot));
+                slot < self.leases.shares && place.is_some_and(|place| place.serving == Some(id))
+            }
+        };
+        let has_done = |id: WorkerId| {
+            let worker = self.workers.get(&id);
+            worker.is_some_and(|worker| lease.finished_in.contains(&worker.generation))
+        };
+        let able = takers
+            .iter()
+            .copied()
+            .filter(|id| in_place(*id) && !has_done(*id));
+        able.filter_map(|id| Some((id, self.leases.want(id, lease)?.payload)))
+            .max_by_key(|(id, _)| Reverse((self.leases.load(*id), *id)))
+    }
+}
