@@ -14,6 +14,7 @@ pub(crate) struct Heard {
     pub(crate) worker: u64,
     pub(crate) missed: u64,
     pub(crate) lags: u64,
+    pub(crate) arrived: u64,
     pub(crate) from: BTreeMap<u64, Voice>,
 }
 

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::books::{Workers, with};
-use crate::support::service::{signal_to, stat};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, signal_to, stat};
 use nix::sys::signal::Signal;
 
 const PATIENT: &str = "workers = 3\n[timeouts]\nheartbeat_serving = '60s'";
@@ -13,8 +14,12 @@ fn a_slow_subscriber_in_a_fast_worker_hears_how_many_it_has_missed() {
     let service = with("workers = 2", "").serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
-    workers.get(pids[0], "/mail/hold?ms=1500");
+    workers.get(pids[0], "/mail/hold");
     workers.publish(pids[1], "count=3000&burst=50&pause=500");
+    eventually("all in its worker", LIMIT, || {
+        (workers.heard(pids[0]).arrived == 3_000).then_some(())
+    });
+    workers.get(pids[0], "/mail/go");
     let slow = workers.wait_for(pids[0], 3_000);
     assert_eq!((slow.missed, slow.lags), (3_000 - 1_024, 1), "{slow:#?}");
     workers.wait_for(pids[1], 3_000).is_complete();

@@ -5,13 +5,14 @@ use std::fs;
 
 use crate::books::{Workers, with};
 use crate::spread::last_words;
-use crate::support::service::{Service, Setup, probe};
+use crate::support::service::{LIMIT, Service, Setup, probe};
+use crate::support::{eventually, within};
 
 const QUICK: &str = "workers = 3\n[reload]\ntrial = '100ms'";
 
 #[test]
 fn both_generations_hear_everything_once() {
-    let service = with(QUICK, "sing = 1000").serve();
+    let service = with(QUICK, "sing = 5000").serve();
     for _ in 0..3 {
         assert_eq!(service.reload().status.code(), Some(0));
     }
@@ -20,7 +21,7 @@ fn both_generations_hear_everything_once() {
 
 #[test]
 fn the_old_and_the_new_binary_hear_each_other() {
-    let setup: Setup = with(QUICK, "sing = 1000").copied();
+    let setup: Setup = with(QUICK, "sing = 5000").copied();
     let service = setup.serve();
     for _ in 0..2 {
         let new = service.folder().join("new-probe");
@@ -33,14 +34,14 @@ fn the_old_and_the_new_binary_hear_each_other() {
 
 #[test]
 fn a_reload_that_fails_leaves_the_old_ones_in_touch() {
-    let service = with(QUICK, "sing = 1000").steered().serve();
-    service.steer("mail = true\nsing = 1000\nstartup = 'fail'");
+    let service = with(QUICK, "sing = 5000").steered().serve();
+    service.steer("mail = true\nsing = 5000\nstartup = 'fail'");
     assert_eq!(service.reload().status.code(), Some(70));
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     let before = workers.heard(pids[0]);
     workers.publish(pids[1], "count=100&pause=200");
-    crate::support::eventually("messages after it", crate::support::service::LIMIT, || {
+    eventually("messages after it", LIMIT, || {
         (workers.heard(pids[0]).count() > before.count() + 100).then_some(())
     });
     service.stop();
@@ -60,16 +61,22 @@ fn everybody_heard_everything(service: &Service, workers: u64) {
         usize::try_from(workers).unwrap() - 3,
         |record| record.is("worker-exited"),
     );
-    // These have heard the last of the others.
-    let living: Vec<_> = pids.iter().map(|pid| now.heard(*pid)).collect();
+    let old = workers - 3;
+    let said = said(service);
+    for pid in pids {
+        let mut last = None;
+        let heard = within(LIMIT, || {
+            let heard = now.heard(pid);
+            let mut others = heard.from.iter().filter(|(worker, _)| **worker <= old);
+            let all = others.all(|(worker, voice)| voice.last + 1 == said[worker]);
+            last = Some(heard.clone());
+            all.then_some(heard)
+        });
+        let heard = heard.unwrap_or_else(|| panic!("the last words of {said:?}: {last:#?}"));
+        let before = (old - 2..=old).all(|worker| heard.from.contains_key(&worker));
+        assert!(before, "the generation before: {heard:#?}");
+    }
     assert_eq!(service.stop(), 0);
-    let said: BTreeMap<u64, u64> = service
-        .records()
-        .iter()
-        .filter(|record| record["probe"] == "mail")
-        .map(|record| (record.worker().unwrap(), record["said"].as_u64().unwrap()))
-        .collect();
-    assert_eq!(said.len() as u64, workers);
     let all = last_words(service);
     assert_eq!(all.len() as u64, workers);
     for heard in &all {
@@ -81,13 +88,13 @@ fn everybody_heard_everything(service: &Service, workers: u64) {
             );
         }
     }
-    let old = workers - 3;
-    for heard in living {
-        for worker in (1..=old).filter(|worker| heard.from.contains_key(worker)) {
-            let last = heard.from[&worker].last;
-            assert_eq!(last + 1, said[&worker], "{worker} in {heard:#?}");
-        }
-        let before = (old - 2..=old).all(|worker| heard.from.contains_key(&worker));
-        assert!(before, "the generation before: {heard:#?}");
-    }
+}
+
+/// How many messages those workers have published that are gone.
+fn said(service: &Service) -> BTreeMap<u64, u64> {
+    let records = service.records().into_iter();
+    records
+        .filter(|record| record["probe"] == "mail")
+        .map(|record| (record.worker().unwrap(), record["said"].as_u64().unwrap()))
+        .collect()
 }

@@ -78,7 +78,7 @@ fn eight_publishers_at_full_speed_lose_nothing_that_is_not_told() {
 
 #[test]
 fn a_worker_that_is_killed_costs_the_others_nothing() {
-    let service = with("workers = 3", "sing = 1000").serve();
+    let service = with("workers = 3", "sing = 5000").serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     let victim = pids[0];

@@ -7,7 +7,7 @@
 //! - `/mail/publish?count=N&burst=N&pause=N&size=N`: publishes so many messages of so many bytes, and sleeps so many
 //!   microseconds after each burst; answers with how long the calls took, in nanoseconds
 //! - `/mail/heard`: the books, in JSON
-//! - `/mail/hold?ms=N`: takes nothing for so long
+//! - `/mail/hold`: takes nothing until `/mail/go`
 //!
 //! The last thing that a worker says in its log is `said`, how many messages it has published, and `heard`.
 
@@ -22,6 +22,7 @@ use axum::routing::get;
 use payload::{AppBuilder, Context, Message, Messages, Payload};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::MissedTickBehavior;
 
 const TOPIC: &str = "mail";
 
@@ -30,8 +31,8 @@ pub(crate) struct Mail {
     /// How many were published.
     said: Mutex<u64>,
     heard: Mutex<Heard>,
-    hold: Mutex<Duration>,
-    held: Notify,
+    hold: Notify,
+    go: Notify,
 }
 
 #[derive(Default, Serialize)]
@@ -41,6 +42,8 @@ struct Heard {
     /// How many messages it was told that it has missed, and how often.
     missed: u64,
     lags: u64,
+    /// What another subscriber has got or missed, which is never held.
+    arrived: u64,
     from: BTreeMap<u64, Voice>,
 }
 
@@ -92,8 +95,8 @@ impl Mail {
                 pid: std::process::id(),
                 ..Heard::default()
             }),
-            hold: Mutex::default(),
-            held: Notify::new(),
+            hold: Notify::new(),
+            go: Notify::new(),
         });
         let mut subscription = mail.messages.subscribe(TOPIC);
         let listener = mail.clone();
@@ -101,10 +104,7 @@ impl Mail {
             loop {
                 tokio::select! {
                     biased;
-                    () = listener.held.notified() => {
-                        let pause = *lock(&listener.hold);
-                        tokio::time::sleep(pause).await;
-                    }
+                    () = listener.hold.notified() => listener.go.notified().await,
                     next = subscription.recv() => {
                         let mut heard = lock(&listener.heard);
                         match next {
@@ -116,6 +116,13 @@ impl Mail {
                         }
                     }
                 }
+            }
+        });
+        let (mut second, counter) = (mail.messages.subscribe(TOPIC), mail.clone());
+        tokio::spawn(async move {
+            loop {
+                let next = second.recv().await;
+                lock(&counter.heard).arrived += next.map_or_else(|lagged| lagged.missed(), |_| 1);
             }
         });
         mail
@@ -133,6 +140,7 @@ impl Mail {
         let Some(pause) = sing else { return app };
         app.payload(Payload::new("singer", async move |context| {
             let mut ticks = tokio::time::interval(Duration::from_micros(pause));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     () = context.stopped() => return Ok(()),
@@ -143,7 +151,8 @@ impl Mail {
     }
 
     pub(crate) fn routes(self: &Arc<Self>) -> Router {
-        let (singer, listener, holder) = (self.clone(), self.clone(), self.clone());
+        let (singer, listener) = (self.clone(), self.clone());
+        let (holder, releaser) = (self.clone(), self.clone());
         Router::new()
             .route(
                 "/mail/publish",
@@ -155,13 +164,8 @@ impl Mail {
                     serde_json::to_string(&*lock(&listener.heard)).unwrap_or_default()
                 }),
             )
-            .route(
-                "/mail/hold",
-                get(async move |Query(timing): Query<super::Timing>| {
-                    *lock(&holder.hold) = timing.pause();
-                    holder.held.notify_one();
-                }),
-            )
+            .route("/mail/hold", get(async move || holder.hold.notify_one()))
+            .route("/mail/go", get(async move || releaser.go.notify_one()))
     }
 
     async fn perform(&self, score: Score) -> Timed {
