@@ -28,8 +28,11 @@ use axum::routing::get;
 use axum::{Json, Router};
 use deadpool_sqlite::rusqlite::{self, Connection, OptionalExtension as _, Row, params};
 use deadpool_sqlite::{Config, Pool, Runtime};
-use payload::{App, BoxError, Context, Payload, PayloadContext, Scope};
+use payload::{App, BoxError, Context, Messages, Payload, PayloadContext, Scope};
 use serde::{Deserialize, Serialize};
+
+/// The topic on which the workers tell each other that there is something to do.
+const NEW_JOBS: &str = "new jobs";
 
 /// The `[app]` table.
 #[derive(Deserialize)]
@@ -50,9 +53,18 @@ impl Default for Settings {
     }
 }
 
-async fn load(context: Context<Settings>) -> payload::Result<App> {
+/// Makes the database. Runs once, in the arbiter, before there is any worker; its connection must not be open when those
+/// are forked. At each reload it runs again, also if that comes to nothing: so it changes nothing that is there.
+fn prepare(settings: &Settings) -> payload::Result<()> {
+    Ok(Connection::open(&settings.database)?.execute_batch(SCHEMA)?)
+}
+
+async fn load(context: Context<Settings>, _prepared: &'static ()) -> payload::Result<App> {
     let pool = Config::new(&context.settings().database).create_pool(Runtime::Tokio1)?;
-    let queue = Queue(pool);
+    let queue = Queue {
+        pool,
+        messages: context.messages(),
+    };
     let routes = Router::new()
         .route("/jobs", get(count).post(enqueue))
         .route("/jobs/{id}", get(look))
@@ -64,18 +76,11 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
         .stop_timeout(Duration::from_secs(10));
     Ok(App::builder()
         .state(queue)
-        .step("queue", async |context| {
-            let queue = context.state::<Queue>()?;
-            // Once is enough, and all workers may do it at the same time.
-            queue
-                .call(|connection| connection.execute_batch(SCHEMA))
-                .await?;
-            Ok(async move || {
-                queue.0.close();
-                Ok(())
-            })
+        .teardown("queue", async |context| {
+            context.state::<Queue>()?.pool.close();
+            Ok(())
         })
-        // Behind the step, since it needs what that prepares: it starts later and ends before its teardown.
+        // Behind the teardown, so that it ends before.
         .payload(consumer)
         .build(routes))
 }
@@ -87,10 +92,14 @@ async fn consume(context: PayloadContext, work: Duration) -> payload::Result<()>
     let stop = context.stop_token();
     // Asked between two jobs only, so that the one in work is finished.
     while !stop.is_fired() {
+        // Before we look, so that no news falls between.
+        let mut news = queue.messages.subscribe(NEW_JOBS);
         let Some(job) = queue.take(share).await? else {
             tokio::select! {
                 () = stop.fired() => {}
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                _ = news.recv() => {}
+                // A message can be lost with the worker that sends it; a job cannot.
+                () = tokio::time::sleep(Duration::from_secs(2)) => {}
             }
             continue;
         };
@@ -147,7 +156,10 @@ const SCHEMA: &str = "
     COMMIT";
 
 #[derive(Clone)]
-struct Queue(Pool);
+struct Queue {
+    pool: Pool,
+    messages: Messages,
+}
 
 #[derive(Serialize)]
 struct Job {
@@ -191,7 +203,7 @@ impl Queue {
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> payload::Result<T> {
-        let done = self.0.get().await?.interact(work).await;
+        let done = self.pool.get().await?.interact(work).await;
         Ok(done.map_err(|error| format!("queue: {error}"))??)
     }
 }
@@ -217,7 +229,9 @@ async fn enqueue(
             connection.prepare_cached("INSERT INTO jobs (text) VALUES (?) RETURNING *")?;
         insert.query_one([text], Job::read)
     });
-    Ok((StatusCode::ACCEPTED, Json(job.await?)))
+    let job = job.await?;
+    queue.messages.publish(NEW_JOBS, "")?;
+    Ok((StatusCode::ACCEPTED, Json(job)))
 }
 
 async fn look(State(queue): State<Queue>, Path(id): Path<i64>) -> Result<Response, Failure> {
@@ -268,5 +282,5 @@ impl IntoResponse for Failure {
 }
 
 fn main() -> ExitCode {
-    payload::main(load)
+    payload::preload(prepare).main(load)
 }

@@ -68,8 +68,10 @@ async fn load(context: Context<Settings>) -> payload::Result<App> {
 async fn schedule(context: PayloadContext, settings: Settings) -> payload::Result<()> {
     let timetable = Timetable::new(settings.every);
     let stop = context.stop_token();
-    let mut next = match last(&settings.reports).await? {
-        Some(last) => last + 1,
+    // From whoever did this before us, in whichever process and generation. That is in the arbiter's memory: after a
+    // stop it is gone, and we begin with what is due next. To make up for that too, write it down instead.
+    let mut next = match context.kept() {
+        Some(kept) => str::from_utf8(&kept)?.parse()?,
         None => timetable.now() + 1,
     };
     while !stop.is_fired() {
@@ -90,6 +92,7 @@ async fn schedule(context: PayloadContext, settings: Settings) -> payload::Resul
         // Not in the `select!`: a run that has begun is not broken off.
         run(&context, &settings.reports, next).await?;
         next += 1;
+        context.keep(next.to_string())?;
     }
     Ok(())
 }
@@ -110,11 +113,6 @@ async fn run(context: &PayloadContext, reports: &Path, run: u64) -> io::Result<(
         Err(error) => return Err(error),
     }
     fs::remove_file(&draft).await
-}
-
-/// The run that was made last, by whomever.
-async fn last(reports: &Path) -> io::Result<Option<u64>> {
-    Ok(runs(reports).await?.last().copied())
 }
 
 /// Which run is due when, by the clock of the machine.
@@ -163,7 +161,7 @@ async fn runs(reports: &Path) -> io::Result<Vec<u64>> {
 }
 
 async fn list(State(reports): State<PathBuf>) -> Result<String, StatusCode> {
-    let runs = runs(&reports).await.map_err(failed)?;
+    let runs = runs(&reports).await.map_err(|error| failed(&error))?;
     Ok(runs.iter().map(|run| format!("{run}\n")).collect())
 }
 
@@ -172,10 +170,10 @@ async fn one(
     Segment(run): Segment<u64>,
 ) -> Result<String, StatusCode> {
     let report = fs::read_to_string(reports.join(format!("{run}.txt"))).await;
-    report.map_err(failed)
+    report.map_err(|error| failed(&error))
 }
 
-fn failed(error: io::Error) -> StatusCode {
+fn failed(error: &io::Error) -> StatusCode {
     if error.kind() == ErrorKind::NotFound {
         return StatusCode::NOT_FOUND;
     }

@@ -21,7 +21,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get};
 use axum::{Extension, Json, Router};
-use deadpool_sqlite::rusqlite::{self, Connection, TransactionBehavior};
+use deadpool_sqlite::rusqlite::{self, Connection, ErrorCode, TransactionBehavior};
 use deadpool_sqlite::{Config, Pool, Runtime};
 use payload::{App, BoxError, Context};
 use serde::{Deserialize, Serialize};
@@ -110,8 +110,14 @@ const MIGRATIONS: &[&str] = &[
 /// schema that the version before it can work with: add now, and take away in a later release. That is also why
 /// this is no `payload::preload`: the check before a reload runs that, for a reload that may not come about.
 fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
-    // Readers do not block the writer, nor he them. The file remembers it.
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    // Readers do not block the writer, nor he them; the file remembers it. For this SQLite does not wait until nobody
+    // else is in the file, which is only so while all workers make it together.
+    while let Err(error) = connection.pragma_update(None, "journal_mode", "wal") {
+        if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
+            return Err(error);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: u32 =
         transaction.pragma_query_value(None, "user_version", |row| row.get("user_version"))?;

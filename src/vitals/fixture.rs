@@ -1,8 +1,10 @@
 //! What the tests of this app share.
 
-use crate::status::{Arbiter, Payload, PayloadState, Scope, ServiceState, Status, Worker};
+use crate::status::{
+    Arbiter, Holder, Lease, Payload, PayloadState, Scope, ServiceState, Status, Worker,
+};
 
-use super::sample::{Footprint, Pressure, Sample};
+use super::sample::{Cpu, Disk, Footprint, Memory, Network, Pressure, Sample};
 
 impl Sample {
     /// A sample that knows nothing but its time.
@@ -18,6 +20,43 @@ impl Sample {
             uptime: None,
             service: Footprint::default(),
         }
+    }
+}
+
+/// A sample that knows everything.
+pub(super) fn full_sample() -> Sample {
+    Sample {
+        time: 1_763_800_000.125,
+        cpu: Some(Cpu {
+            busy: 0.25,
+            cores: vec![Some(0.5), None],
+        }),
+        memory: Some(Memory {
+            total: 8,
+            used: 3,
+            available: 5,
+            swap_total: 2,
+            swap_used: 1,
+        }),
+        pressure: Pressure {
+            cpu: Some(0.01),
+            memory: Some(0.0),
+            io: None,
+        },
+        load: Some([1.0, 0.5, 0.25]),
+        disk: Some(Disk {
+            read: 10.0,
+            written: 20.0,
+        }),
+        network: Some(Network {
+            received: 30.0,
+            sent: 40.0,
+        }),
+        uptime: Some(99.5),
+        service: Footprint {
+            cpu: Some(0.02),
+            memory: Some(4096),
+        },
     }
 }
 
@@ -61,13 +100,28 @@ pub(super) fn status(worker: u32) -> Status {
             log_drops: 0,
             payloads: vec![Payload {
                 name: "sampler".to_owned(),
-                scope: Scope::Worker,
+                scope: Scope::Service,
                 state: PayloadState::Running,
                 restarts: 0,
             }],
         }],
         sockets: Vec::new(),
-        leases: Vec::new(),
+        leases: vec![Lease {
+            payload: "sampler".to_owned(),
+            scope: Scope::Service,
+            slot: None,
+            holder: Some(Holder {
+                slot: 0,
+                pid: worker,
+                generation: 1,
+                epoch: 7,
+                since: 60.0,
+                leaving: false,
+            }),
+            finished: false,
+            grants: 1,
+            gap: 0.0,
+        }],
     }
 }
 

@@ -1,9 +1,11 @@
 //! vitals, the built-in app: the machine's vital signs once a second, and the service that shows them.
 //!
-//! A payload samples /proc into a ring; the handlers show the ring, the latest sample as it comes, the
-//! service's own view of itself, and its lifecycle events as they happen. It is an app like any other: it knows
-//! `http` types, a drain token, a view of the service and its events, and no process.
+//! One payload in the whole service, the [sampler](sampling), looks at /proc and tells all workers by messages what it
+//! sees; it leaves what it knows to its successor. In each worker the [feed] keeps the samples in a ring and builds
+//! what the pages get, with the service's own view of itself and its lifecycle events as they happen. It is an app like
+//! any other: it knows `http` types, the tokens, messages and views of its context, and no process.
 
+mod feed;
 mod frames;
 mod page;
 mod proc;
@@ -11,32 +13,33 @@ mod ring;
 mod routes;
 mod sample;
 mod sampler;
+mod sampling;
 mod settings;
 mod stream;
+mod wire;
 
-use std::panic::resume_unwind;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::app::{App, Context, Payload, Result, Token};
 use crate::events::{Events, LifecycleEvent};
-use crate::moment::Moment;
 use crate::status::{PayloadState, Scope, Status};
-use crate::sys::clock;
 
 pub use settings::Settings;
 
 use frames::{Frames, Next};
-use proc::Kernel;
-use ring::Ring;
+use ring::{Place, Ring};
 use routes::VitalsService;
 use sample::{Process, Sample};
-use sampler::Sampler;
+use wire::Fresh;
+
+/// The payload of which there is one in the service.
+const SAMPLER: &str = "sampler";
 
 /// The factory of the built-in app: what `payload` without a service of its own serves.
 ///
@@ -46,25 +49,22 @@ pub async fn load(context: Context<Settings>) -> Result<App> {
     let (settings, drain, events) = (*context.settings(), context.drain_token(), context.events());
     let vitals = Vitals::new(settings, Arc::new(move || context.service()), events, drain);
     let service = VitalsService::new(Arc::clone(&vitals));
-    let sampling = Arc::clone(&vitals);
-    let sampler = Payload::new("sampler", move |context| {
-        let vitals = Arc::clone(&sampling);
-        async move {
-            vitals.sample_forever(context.stop_token()).await;
-            Ok(())
-        }
+    let told = Arc::clone(&vitals);
+    let feed = Payload::new("feed", move |context| feed::run(told, context));
+    let sampler = Payload::restarting(SAMPLER, move |context| {
+        sampling::run(Arc::clone(&vitals), context)
     });
-    let feed = Payload::new("page feed", move |context| async move {
-        vitals.follow(context.stop_token()).await;
-        Ok(())
-    });
-    Ok(App::builder().payload(sampler).payload(feed).build(service))
+    // The feed first: it hears the sampler from its first sample to its last.
+    let app = App::builder()
+        .payload(feed)
+        .payload(sampler.scope(Scope::Service));
+    Ok(app.build(service))
 }
 
 /// Asks for the service as it is now. Called at most a few times per second; must not block.
 pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
 
-/// What the sampler and the handlers of one app share.
+/// What the payloads and the handlers of one app share.
 pub(crate) struct Vitals {
     settings: Settings,
     view: View,
@@ -79,8 +79,8 @@ struct State {
     ring: Ring,
     /// As of the latest sample; their sum is in each sample.
     processes: Vec<Process>,
-    /// When the sampler last finished, at first when it was built.
-    looked: Instant,
+    /// When the sampler was last heard, at first when this was made.
+    heard: Instant,
     /// When the streams were last told how the service is.
     told: Instant,
     frames: Frames,
@@ -95,7 +95,7 @@ struct History<'a> {
     capacity: usize,
     /// The worker that answers, by its pid.
     pid: u32,
-    /// Oldest first.
+    /// Oldest first, whoever took them.
     samples: Vec<&'a Sample>,
     /// The service's own processes, as of the latest sample.
     processes: &'a [Process],
@@ -111,6 +111,8 @@ struct Tick<'a> {
     processes: &'a [Process],
     /// As `/api/service` answers it.
     service: &'a Status,
+    /// The time of the oldest sample that `/api/vitals` has.
+    since: Option<f64>,
     /// The last lifecycle events, oldest first; only in the first event of a stream.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<Vec<&'a LifecycleEvent>>,
@@ -127,12 +129,12 @@ struct Happened<'a> {
 }
 
 impl Vitals {
-    /// `drain` ends the streams; the sampler has its own token. Call it inside the runtime.
+    /// `drain` ends the streams. Call it inside the runtime.
     pub(crate) fn new(settings: Settings, view: View, events: Events, drain: Token) -> Arc<Self> {
         let state = State {
             ring: Ring::new(settings.capacity()),
             processes: Vec::new(),
-            looked: Instant::now(),
+            heard: Instant::now(),
             told: Instant::now(),
             frames: Frames::default(),
         };
@@ -146,89 +148,37 @@ impl Vitals {
         })
     }
 
-    /// The payload: samples until told to stop, then returns at once. A late tick is skipped, not made up
-    /// for. Dropping the future loses the sample that is being taken.
-    ///
-    /// # Panics
-    /// With the panic of a sample that could not be taken, for the supervisor to see.
-    pub(crate) async fn sample_forever(&self, stop: Token) {
-        let mut ticks = tokio::time::interval(self.settings.sample_interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut sampler = Sampler::default();
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.fired() => return,
-                _ = ticks.tick() => {}
-            }
-            let status = (self.view)();
-            let members = sampler::members(&status);
-            // Not on the executor: reading another process's memory can wait for that process.
-            let look = tokio::task::spawn_blocking(move || {
-                let now = Moment::from_nanos(clock::monotonic_nanos());
-                let (sample, processes) = sampler.take(&Kernel, &members, now, wall_clock());
-                (sampler, sample, processes)
-            });
-            let looked = tokio::select! {
-                biased;
-                () = stop.fired() => return,
-                looked = look => looked,
-            };
-            match looked {
-                Ok((back, sample, processes)) => {
-                    sampler = back;
-                    self.publish(sample, processes, &status);
-                }
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => resume_unwind(panic),
-                    // The runtime is on its way out.
-                    Err(_) => return,
-                },
-            }
-        }
-    }
-
-    /// The other payload: puts the lifecycle events of the service into the streams, as they happen.
-    pub(crate) async fn follow(&self, stop: Token) {
-        let mut stream = self.events.subscribe();
-        loop {
-            let first = tokio::select! {
-                biased;
-                () = stop.fired() => return,
-                first = stream.recv() => first,
-                () = self.silence() => {
-                    let state = &mut *self.state();
-                    state.told = Instant::now();
-                    let build = |state: &State| tick(state, None, &self.status(), None);
-                    self.spread(state, build, Frames::tick);
-                    continue;
-                }
-            };
-            // What was missed here, a new page gets with its greeting.
-            let rest = std::iter::from_fn(|| stream.try_recv());
-            let events: Vec<_> = std::iter::once(first).chain(rest).flatten().collect();
-            let status = self.status();
-            let happened = Happened {
-                pid: std::process::id(),
-                events: events.iter().map(Arc::as_ref).collect(),
-                service: &status,
-            };
-            let build = |_: &State| stream::event("lifecycle", &happened);
-            self.spread(&mut self.state(), build, Frames::lifecycle);
-        }
-    }
-
-    fn publish(&self, sample: Sample, processes: Vec<Process>, status: &Status) {
+    /// A sample has come.
+    fn hear(&self, fresh: Fresh) {
+        let status = self.status();
         let state = &mut *self.state();
-        state.ring.push(Arc::new(sample));
-        state.processes = processes;
-        (state.looked, state.told) = (Instant::now(), Instant::now());
+        state.ring.add(fresh.place, Arc::new(fresh.sample));
+        state.processes = fresh.processes;
+        (state.heard, state.told) = (Instant::now(), Instant::now());
         let sample = state.ring.latest();
         self.spread(
             state,
-            |state| tick(state, sample, status, None),
+            |state| tick(state, sample, &status, None),
             Frames::tick,
         );
+    }
+
+    /// Older samples have come.
+    fn learn(&self, samples: impl Iterator<Item = (Place, Arc<Sample>)>) {
+        let state = &mut *self.state();
+        samples.for_each(|(place, sample)| state.ring.add(place, sample));
+    }
+
+    /// Lifecycle events have come.
+    fn happened(&self, events: &[Arc<LifecycleEvent>]) {
+        let status = self.status();
+        let happened = Happened {
+            pid: std::process::id(),
+            events: events.iter().map(Arc::as_ref).collect(),
+            service: &status,
+        };
+        let build = |_: &State| stream::event("lifecycle", &happened);
+        self.spread(&mut self.state(), build, Frames::lifecycle);
     }
 
     /// Resolves when there was no sample for so long that the streams should show the service without one.
@@ -240,6 +190,13 @@ impl Vitals {
                 return;
             }
         }
+    }
+
+    fn tick_without_sample(&self) {
+        let state = &mut *self.state();
+        state.told = Instant::now();
+        let build = |state: &State| tick(state, None, &self.status(), None);
+        self.spread(state, build, Frames::tick);
     }
 
     /// Builds a frame for all streams. While nobody listens, nothing is built: who comes now has a receiver and waits
@@ -296,19 +253,41 @@ impl Vitals {
         serde_json::to_vec(&events)
     }
 
-    /// Whether everything that should run in this worker does.
+    /// The place of the newest sample.
+    fn newest(&self) -> Option<Place> {
+        self.state().ring.newest()
+    }
+
+    fn after(&self, place: Option<Place>) -> Vec<(Place, Arc<Sample>)> {
+        self.state().ring.after(place)
+    }
+
+    /// How many samples are known.
+    fn count(&self) -> usize {
+        self.state().ring.len()
+    }
+
+    /// Whether everything that should run does. That nobody samples for the moment is no reason to send no requests to
+    /// this worker; that one does and is not heard is.
     ///
     /// # Errors
     /// What does not.
     fn health(&self) -> std::result::Result<(), String> {
-        let silent = self.state().looked.elapsed();
-        if silent > 3 * self.settings.sample_interval + Duration::from_secs(5) {
-            return Err(format!(
-                "the sampler has been silent for {} s",
-                silent.as_secs()
-            ));
-        }
         let status = self.status();
+        let patience = (3 * self.settings.sample_interval + Duration::from_secs(5)).as_secs_f64();
+        let silent = self.state().heard.elapsed().as_secs_f64();
+        let leases = status
+            .leases
+            .iter()
+            .filter(|lease| lease.payload == SAMPLER);
+        for holder in leases.flat_map(|lease| &lease.holder) {
+            if holder.since.min(silent) > patience {
+                return Err(format!(
+                    "the sampler, in worker {}, has been silent for {silent:.0} s",
+                    holder.slot
+                ));
+            }
+        }
         let own = status
             .workers
             .iter()
@@ -338,6 +317,7 @@ fn tick(
         sample: sample.as_deref(),
         processes: &state.processes,
         service,
+        since: state.ring.oldest().map(|sample| sample.time),
         events: events.map(|events| events.iter().map(Arc::as_ref).collect()),
     };
     stream::event("vitals", &tick)

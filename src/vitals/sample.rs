@@ -4,10 +4,10 @@
 //! kernel does not show to this process (a hardened unit, a container) or that needs an earlier sample to
 //! compare with is `null`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Sample {
     /// Seconds since 1970, to the millisecond.
     pub(crate) time: f64,
@@ -27,7 +27,7 @@ pub(crate) struct Sample {
 }
 
 /// CPU time since the last sample.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cpu {
     /// The share of all CPUs' time that was not idle.
     pub(crate) busy: f64,
@@ -36,7 +36,7 @@ pub(crate) struct Cpu {
 }
 
 /// The machine's memory.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Memory {
     pub(crate) total: u64,
     /// What could not be given to a new program: total less available.
@@ -49,7 +49,7 @@ pub(crate) struct Memory {
 }
 
 /// Pressure stall information: the share of the last 10 seconds in which some task waited for it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pressure {
     pub(crate) cpu: Option<f64>,
     pub(crate) memory: Option<f64>,
@@ -57,21 +57,21 @@ pub(crate) struct Pressure {
 }
 
 /// Bytes per second.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Disk {
     pub(crate) read: f64,
     pub(crate) written: f64,
 }
 
 /// Bytes per second.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Network {
     pub(crate) received: f64,
     pub(crate) sent: f64,
 }
 
 /// What one or more processes use.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Footprint {
     /// CPU time per second: 1 is one CPU, busy all the time.
     pub(crate) cpu: Option<f64>,
@@ -80,7 +80,7 @@ pub(crate) struct Footprint {
 }
 
 /// One process of this service, as of the last sample.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
     /// The worker's slot; `null` is the arbiter.

@@ -10,11 +10,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
-use super::sample::{Cpu, Disk, Footprint, Memory, Network, Pressure};
+use super::sample::Footprint;
 use super::*;
 use crate::body::Body;
+use crate::messages::Subscription;
 use crate::testing::TestApp;
-use crate::vitals::fixture::status;
+use crate::vitals::fixture::{full_sample, status};
 
 struct Rig {
     vitals: Arc<Vitals>,
@@ -40,8 +41,20 @@ impl Rig {
     }
 
     fn push(&self, sample: Sample) {
-        self.vitals
-            .publish(sample, Vec::new(), &self.vitals.status());
+        self.push_with(sample, Vec::new());
+    }
+
+    fn push_with(&self, sample: Sample, processes: Vec<Process>) {
+        let before = self.vitals.newest();
+        self.vitals.hear(Fresh {
+            place: Place {
+                epoch: 1,
+                number: before.map_or(0, |place| place.number + 1),
+            },
+            before,
+            sample,
+            processes,
+        });
     }
 
     async fn call(&self, request: Request<Body>) -> Response<Body> {
@@ -93,42 +106,6 @@ const ROUTES: [&str; 6] = [
     "/healthz",
 ];
 
-fn full_sample() -> Sample {
-    Sample {
-        time: 1_763_800_000.125,
-        cpu: Some(Cpu {
-            busy: 0.25,
-            cores: vec![Some(0.5), None],
-        }),
-        memory: Some(Memory {
-            total: 8,
-            used: 3,
-            available: 5,
-            swap_total: 2,
-            swap_used: 1,
-        }),
-        pressure: Pressure {
-            cpu: Some(0.01),
-            memory: Some(0.0),
-            io: None,
-        },
-        load: Some([1.0, 0.5, 0.25]),
-        disk: Some(Disk {
-            read: 10.0,
-            written: 20.0,
-        }),
-        network: Some(Network {
-            received: 30.0,
-            sent: 40.0,
-        }),
-        uptime: Some(99.5),
-        service: Footprint {
-            cpu: Some(0.02),
-            memory: Some(4096),
-        },
-    }
-}
-
 #[tokio::test]
 async fn the_keys_of_a_sample() {
     let json = serde_json::to_string_pretty(&[full_sample(), Sample::at(1.0)]).unwrap();
@@ -146,8 +123,7 @@ async fn the_keys_of_an_event() {
             memory: Some(4096),
         },
     };
-    app.vitals
-        .publish(Sample::at(1.0), vec![member], &status(101));
+    app.push_with(Sample::at(1.0), vec![member]);
     let (_, frame) = app.vitals.greeting();
     let text = std::str::from_utf8(&frame).unwrap();
     let data = text
@@ -298,8 +274,13 @@ async fn the_service_is_shown_as_it_says_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_follows_the_sampler() {
-    let app = Rig::new();
+async fn health_follows_the_sampler_where_there_is_one() {
+    static IS_HELD: AtomicBool = AtomicBool::new(true);
+    let app = Rig::with_view(Arc::new(|| {
+        let mut status = status(std::process::id());
+        status.leases[0].holder.take_if(|_| !IS_HELD.load(Relaxed));
+        status
+    }));
     assert_eq!(
         app.get("/healthz").await.0,
         StatusCode::OK,
@@ -308,7 +289,14 @@ async fn health_follows_the_sampler() {
     tokio::time::advance(Duration::from_secs(9)).await;
     let (status, _, text) = app.get("/healthz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(text, "the sampler has been silent for 9 s\n");
+    assert_eq!(text, "the sampler, in worker 0, has been silent for 9 s\n");
+    IS_HELD.store(false, Relaxed);
+    assert_eq!(
+        app.get("/healthz").await.0,
+        StatusCode::OK,
+        "nobody samples, and that is not this worker's fault"
+    );
+    IS_HELD.store(true, Relaxed);
     app.push(full_sample());
     assert_eq!(app.get("/healthz").await.0, StatusCode::OK);
 }
@@ -416,40 +404,219 @@ async fn a_closed_stream_is_forgotten() {
     assert_eq!(app.vitals.news.receiver_count(), 0);
 }
 
+async fn vitals_of(app: &TestApp, query: &str) -> serde_json::Value {
+    let uri = format!("/api/vitals{query}");
+    let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    let (status, _, text) = read(app.call(request).await.unwrap()).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn times(vitals: &serde_json::Value) -> Vec<f64> {
+    let samples = vitals["samples"].as_array().unwrap().iter();
+    samples
+        .map(|sample| sample["time"].as_f64().unwrap())
+        .collect()
+}
+
+async fn message<T: serde::de::DeserializeOwned>(subscription: &mut Subscription) -> T {
+    let message = timeout(Duration::from_secs(60), subscription.recv()).await;
+    wire::read(message.expect("in time").unwrap().bytes()).unwrap()
+}
+
+/// The app, and what its sampler tells.
+async fn app() -> (TestApp, Subscription) {
+    let app = TestApp::load(Settings::default(), load).await.unwrap();
+    let samples = app.messages().subscribe(wire::SAMPLE);
+    (app, samples)
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_sampler_samples_at_its_interval_and_stops_when_told() {
-    let app = Rig::new();
-    let stop = CancellationToken::new();
-    let task = tokio::spawn({
-        let (vitals, stop) = (app.vitals.clone(), stop.clone());
-        async move { vitals.sample_forever(Token::new(stop)).await }
-    });
-    let mut events = app.vitals.news.subscribe();
-    let before = Instant::now();
-    for _ in 0..4 {
-        timeout(Duration::from_secs(60), events.changed())
-            .await
-            .unwrap()
-            .unwrap();
+async fn the_sampler_tells_everybody_at_its_interval_and_stops_when_told() {
+    let (app, mut samples) = app().await;
+    let first: Fresh = message(&mut samples).await;
+    let begun = Instant::now();
+    let mut before = first.place;
+    for _ in 0..3 {
+        let next: Fresh = message(&mut samples).await;
+        assert_eq!(next.before, Some(before));
+        before = next.place;
     }
-    assert_eq!(
-        before.elapsed().as_secs(),
-        3,
-        "the first at once, then one per second"
-    );
-    assert_eq!(
-        app.get_json("/api/vitals").await["samples"]
-            .as_array()
-            .unwrap()
-            .len(),
-        4
-    );
-    stop.cancel();
-    timeout(Duration::from_secs(60), task)
+    assert_eq!(begun.elapsed().as_millis(), 3000, "one per second");
+    assert!(first.sample.cpu.is_some(), "the first has rates as well");
+    assert_eq!(times(&vitals_of(&app, "").await).len(), 4);
+    let told = Instant::now();
+    assert!(app.stop().await.is_empty());
+    assert!(told.elapsed() < Duration::from_millis(1), "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_sampler_goes_on_with_the_history() {
+    let (mut app, mut samples) = app().await;
+    for _ in 0..3 {
+        message::<Fresh>(&mut samples).await;
+    }
+    let trace = app.trace();
+    app.revoke(SAMPLER);
+    while !trace.contains("payload 'sampler' released") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let before = times(&vitals_of(&app, "").await);
+    app.grant(SAMPLER, 1);
+    let fresh: Fresh = message(&mut samples).await;
+    assert_eq!((fresh.place.epoch, fresh.place.number), (2, 0));
+    assert!(fresh.before.is_some_and(|place| place.epoch == 1));
+    let after = times(&vitals_of(&app, "").await);
+    assert_eq!(after[..3], before[..]);
+    assert_eq!(after.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_missed_something_asks_and_all_who_ask_get_one_answer() {
+    let (app, mut samples) = app().await;
+    for _ in 0..3 {
+        message::<Fresh>(&mut samples).await;
+    }
+    let messages = app.messages();
+    let mut history = messages.subscribe(wire::HISTORY);
+    for after in [
+        Some(Place {
+            epoch: 1,
+            number: 1,
+        }),
+        Some(Place {
+            epoch: 1,
+            number: 0,
+        }),
+    ] {
+        let ask = wire::write(&wire::Ask { after });
+        messages.publish(wire::ASK, ask).unwrap();
+    }
+    let part: wire::Part = message(&mut history).await;
+    assert!(part.ends(Some(Place {
+        epoch: 1,
+        number: 0
+    })));
+    let numbers: Vec<_> = part.samples().map(|(place, _)| place.number).collect();
+    assert_eq!(numbers, [1, 2]);
+    let more = timeout(Duration::from_millis(900), history.recv()).await;
+    assert!(more.is_err(), "one answer for both");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_was_slow_gets_what_it_has_missed() {
+    let (app, mut samples) = app().await;
+    // The first question, that of a new worker, has its answer by then.
+    for _ in 0..4 {
+        message::<Fresh>(&mut samples).await;
+    }
+    let last: Fresh = message(&mut samples).await;
+    // A sample of another worker that comes after some which never came here.
+    let messages = app.messages();
+    let mut asks = messages.subscribe(wire::ASK);
+    let place = |number| Place { epoch: 9, number };
+    let late = Fresh {
+        place: place(5),
+        before: Some(place(4)),
+        sample: Sample::at(5.0),
+        processes: Vec::new(),
+    };
+    messages.publish(wire::SAMPLE, wire::write(&late)).unwrap();
+    let ask: wire::Ask = message(&mut asks).await;
+    assert_eq!(ask.after, Some(last.place));
+    let missed: Vec<_> = (0..5)
+        .map(|number| (place(number), Arc::new(Sample::at(number as f64))))
+        .collect();
+    for part in wire::Part::split(ask.after, &missed) {
+        messages.publish(wire::HISTORY, wire::write(&part)).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let known = times(&vitals_of(&app, "").await);
+    assert_eq!(known[5..], [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_samples_still_shows_the_service() {
+    let app = Rig::new();
+    app.push(Sample::at(1.0));
+    let mut body = app
+        .send(Method::GET, "/api/vitals/stream")
         .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(before.elapsed().as_secs(), 3, "at once");
+        .into_body();
+    next(&mut body).await.unwrap();
+    let silent = app.vitals.clone();
+    tokio::spawn(async move {
+        silent.silence().await;
+        silent.tick_without_sample();
+    });
+    let before = Instant::now();
+    let tick = next(&mut body).await.unwrap();
+    assert!(
+        tick.contains("\"sample\":null") && tick.contains("\"arbiter\""),
+        "{tick}"
+    );
+    assert_eq!(before.elapsed().as_millis(), 1500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lifecycle_events_are_sent_as_they_come_and_the_last_ones_first_of_all() {
+    let app = Rig::new();
+    let event = |number: u64| {
+        let event = serde_json::json!({
+            "number": number, "time": 1.5, "name": "worker-forked", "level": "info", "message": "worker forked",
+            "worker": 1, "slot": 0, "generation": 1, "pid": 7, "fields": { "cause": "boot" },
+        });
+        Arc::new(serde_json::from_value::<LifecycleEvent>(event).unwrap())
+    };
+    app.vitals.events.extend([event(1)]);
+    let mut body = app
+        .send(Method::GET, "/api/vitals/stream")
+        .await
+        .into_body();
+    let greeting = next(&mut body).await.unwrap();
+    assert!(
+        greeting.contains("\"events\":[{\"number\":1,"),
+        "{greeting}"
+    );
+    app.vitals.happened(&[event(2), event(3)]);
+    let frame = next(&mut body).await.unwrap();
+    assert!(
+        frame.starts_with("event: lifecycle\ndata: {\"pid\":"),
+        "{frame}"
+    );
+    assert!(frame.contains("\"number\":2,") && frame.contains("\"number\":3,"));
+    app.push(Sample::at(1.0));
+    assert!(!next(&mut body).await.unwrap().contains("\"events\""));
+    assert_eq!(
+        app.get_json("/api/events").await[0]["name"],
+        "worker-forked"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_streams_cost_one_greeting_and_one_frame_each_tick() {
+    static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let app = Rig::with_view(Arc::new(|| {
+        LOOKS.fetch_add(1, Relaxed);
+        status(101)
+    }));
+    let mut bodies = Vec::new();
+    for _ in 0..1000 {
+        bodies.push(
+            app.send(Method::GET, "/api/vitals/stream")
+                .await
+                .into_body(),
+        );
+    }
+    for body in &mut bodies {
+        next(body).await.unwrap();
+    }
+    assert_eq!(LOOKS.swap(0, Relaxed), 1);
+    app.push(Sample::at(1.0));
+    for body in &mut bodies {
+        next(body).await.unwrap();
+    }
+    assert_eq!(LOOKS.load(Relaxed), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ mod support;
 #[path = "../../examples/behind_proxy/forwarded.rs"]
 mod rules;
 
+mod chat;
 mod forwarded;
 mod proxy;
 mod queue;

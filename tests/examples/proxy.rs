@@ -78,6 +78,8 @@ impl Proxy {
         }
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        // nginx takes it for granted: its processes would block in `accept`.
+        listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let log = fs::File::create(folder.path().join("log")).unwrap();
         let mut child = command(folder.path(), address)

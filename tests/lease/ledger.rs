@@ -4,6 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::support::service::{Service, Setup};
 use crate::support::{DEADLINE, eventually};
 
@@ -32,12 +34,30 @@ pub(crate) struct Stint {
 
 pub(crate) struct Ledger(PathBuf);
 
-impl Ledger {
-    /// One that several services go on with.
-    pub(crate) fn at(path: PathBuf) -> Self {
-        Self(path)
+/// A ledger that goes on over several lives of a service.
+pub(crate) struct Book {
+    folder: TempDir,
+    pub(crate) ledger: Ledger,
+}
+
+impl Book {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ledger = Ledger(folder.path().join("ledger"));
+        Self { folder, ledger }
     }
 
+    /// A service whose restarting payload writes it, and keeps what it writes.
+    pub(crate) fn setup(&self, settings: &str, scope: &str) -> Setup {
+        let ledger = self.folder.path().join("ledger");
+        Setup::new(&format!(
+            "{settings}\n[app]\nledger = '{}'\nscope = '{scope}'\nledger_policy = 'restart'\nledger_keep = true\n",
+            ledger.display()
+        ))
+    }
+}
+
+impl Ledger {
     pub(crate) fn of(service: &Service) -> Self {
         Self(service.folder().join("ledger"))
     }

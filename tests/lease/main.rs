@@ -13,7 +13,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "what other tests use of it")]
+#[path = "../restart/manager.rs"]
+mod manager;
+
 mod failures;
+mod gaps;
 mod kept;
 mod ledger;
 mod moves;

@@ -1,44 +1,28 @@
 //! What payloads have kept outlives a restart, and nothing else that ends the service. The probe keeps every count
-//! before it writes it; what the next life finds that is not the last one fails in [`Ledger::stints`].
+//! before it writes it; what the next life finds that is not the last one fails in `Ledger::stints`.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
-use tempfile::TempDir;
 
-use crate::ledger::{Ledger, Stint};
+use crate::ledger::{Book, Stint};
 use crate::manager::Manager;
 use crate::support::service::{Service, Setup};
 
 const SETTINGS: &str =
     "[reload]\ntrial = '0s'\n[restart]\nbackoff_initial = '20ms'\nbackoff_max = '100ms'";
 
-/// A ledger that goes on over several lives of the service.
-struct Book {
-    folder: TempDir,
-    ledger: Ledger,
-}
-
 impl Book {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::at(folder.path().join("ledger"));
-        Self { folder, ledger }
+    fn serving(&self, workers: u16, scope: &str) -> Setup {
+        self.setup(&format!("workers = {workers}\n{SETTINGS}"), scope)
     }
 
-    fn setup(&self, workers: u16, scope: &str) -> Setup {
-        self.setup_with(workers, scope, "")
-    }
-
-    fn setup_with(&self, workers: u16, scope: &str, app: &str) -> Setup {
-        let ledger = self.folder.path().join("ledger");
-        Setup::new(&format!(
-            "workers = {workers}\n{SETTINGS}\n[app]\nledger = '{}'\nscope = '{scope}'\nledger_policy = 'restart'\n\
-             ledger_keep = true\n{app}",
-            ledger.display()
-        ))
+    /// The same with the probe's `startup`.
+    fn starting(&self, how: &str) -> Setup {
+        self.serving(2, "service")
+            .with_app(&format!("startup = '{how}'"))
     }
 
     /// Waits until this many have written something.
@@ -80,7 +64,7 @@ fn it_goes_on_in_the_next_life() {
     for manager in [Manager::new(100), Manager::silent(100)] {
         let book = Book::new();
         for life in 1..=4 {
-            let service = manager.serve(book.setup(2, "service"));
+            let service = manager.serve(book.serving(2, "service"));
             book.wait_for(life);
             manager.emptied();
             manager.end(&service);
@@ -97,13 +81,13 @@ fn it_goes_on_in_the_next_life() {
 fn each_slot_has_its_own_beside_connections() {
     let manager = Manager::new(100);
     let book = Book::new();
-    let first = manager.serve(book.setup(3, "slot"));
+    let first = manager.serve(book.serving(3, "slot"));
     let mut client = manager.client();
     client.get("/").unwrap();
     book.wait_for(3);
     manager.end(&first);
     assert_eq!((manager.stored(), manager.stored_kept()), ((1, 1, 3), 3));
-    let second = manager.serve(book.setup(3, "slot"));
+    let second = manager.serve(book.serving(3, "slot"));
     client.get("/").unwrap();
     let stints = book.wait_for(6);
     book.all_went_on();
@@ -111,7 +95,7 @@ fn each_slot_has_its_own_beside_connections() {
     manager.emptied();
     // A slot that is not there any more leaves nothing, and takes no place the next time.
     manager.end(&second);
-    let third = manager.serve(book.setup(2, "slot"));
+    let third = manager.serve(book.serving(2, "slot"));
     book.wait_for(8);
     manager.end(&third);
     assert_eq!(manager.stored_kept(), 2);
@@ -122,20 +106,20 @@ fn each_slot_has_its_own_beside_connections() {
 fn it_waits_for_a_start_that_succeeds() {
     let manager = Manager::new(100);
     let book = Book::new();
-    let first = manager.serve(book.setup(2, "service"));
+    let first = manager.serve(book.serving(2, "service"));
     book.wait_for(1);
     manager.end(&first);
     for _ in 0..2 {
-        let fails = book.setup_with(2, "service", "startup = 'fail'");
+        let fails = book.starting("fail");
         assert_eq!(manager.start(fails).start().exit(), 70);
         assert_eq!(manager.stored_kept(), 1);
     }
-    let hangs = book.setup_with(2, "service", "startup = 'hang'");
+    let hangs = book.starting("hang");
     let hangs = manager.start(hangs).start();
     hangs.record("a start", |record| record["phase"] == "starting");
     manager.end(&hangs);
     assert_eq!(manager.stored_kept(), 1);
-    let _last = manager.serve(book.setup(2, "service"));
+    let _last = manager.serve(book.serving(2, "service"));
     book.wait_for(2);
     book.all_went_on();
     manager.emptied();
@@ -145,19 +129,19 @@ fn it_waits_for_a_start_that_succeeds() {
 fn a_reload_and_a_kill_in_between_change_nothing() {
     let manager = Manager::new(100);
     let book = Book::new();
-    let first = manager.serve(book.setup(2, "service"));
+    let first = manager.serve(book.serving(2, "service"));
     book.wait_for(1);
     assert_eq!(first.reload().status.code(), Some(0));
     book.wait_for(2);
     manager.end(&first);
-    let second = manager.serve(book.setup(2, "service"));
+    let second = manager.serve(book.serving(2, "service"));
     let stints = book.wait_for(3);
     crate::support::service::signal_to(stints[2].pid, Signal::SIGKILL);
     book.wait_for(4);
     // At once after the image has changed.
     assert_eq!(second.reload().status.code(), Some(0));
     manager.end(&second);
-    let _third = manager.serve(book.setup(2, "service"));
+    let _third = manager.serve(book.serving(2, "service"));
     let count = book.ledger.stints().len();
     book.wait_for(count + 1);
     book.all_went_on();
@@ -167,18 +151,18 @@ fn a_reload_and_a_kill_in_between_change_nothing() {
 fn a_stop_and_the_death_of_the_arbiter_leave_nothing() {
     let manager = Manager::new(100);
     let book = Book::new();
-    let first = manager.serve(book.setup(2, "service"));
+    let first = manager.serve(book.serving(2, "service"));
     book.wait_for(1);
     assert_eq!(first.stop(), 0);
     assert_eq!(manager.stored(), (0, 0, 0));
     first.never("payloads-kept");
-    let second = manager.serve(book.setup(2, "service"));
+    let second = manager.serve(book.serving(2, "service"));
     book.wait_for(2);
     assert_eq!(book.bare(), [1]);
     second.signal(Signal::SIGKILL);
     second.gone();
     assert_eq!(manager.stored(), (0, 0, 0));
-    let _third = manager.serve(book.setup(2, "service"));
+    let _third = manager.serve(book.serving(2, "service"));
     book.wait_for(3);
     assert_eq!(book.bare(), [1, 2]);
 }
@@ -193,12 +177,12 @@ fn what_the_store_has_no_room_for_is_lost_and_told() {
         (Manager::new(4), 3, 0),
     ] {
         let book = Book::new();
-        let first = manager.serve(book.setup(3, "slot"));
+        let first = manager.serve(book.serving(3, "slot"));
         book.wait_for(3);
         manager.end(&first);
         assert_eq!(manager.stored_kept(), kept);
         assert_told(&first, u32::try_from(kept).unwrap(), lost);
-        let _second = manager.serve(book.setup(3, "slot"));
+        let _second = manager.serve(book.serving(3, "slot"));
         book.wait_for(6);
         assert_eq!(book.bare().len(), 3 - kept);
     }
@@ -208,7 +192,7 @@ fn what_the_store_has_no_room_for_is_lost_and_told() {
 fn connections_do_not_take_its_place() {
     let manager = Manager::new(6);
     let book = Book::new();
-    let first = manager.serve(book.setup(2, "service"));
+    let first = manager.serve(book.serving(2, "service"));
     book.wait_for(1);
     let mut clients: Vec<_> = (0..20).map(|_| manager.client()).collect();
     for client in &mut clients {
@@ -221,7 +205,7 @@ fn connections_do_not_take_its_place() {
 #[test]
 fn without_a_manager_it_is_lost_and_told() {
     let book = Book::new();
-    let service = book.setup(1, "service").serve();
+    let service = book.serving(1, "service").serve();
     book.wait_for(1);
     service.signal(Signal::SIGUSR2);
     assert_eq!(service.exit(), 0);
@@ -242,7 +226,7 @@ fn a_file_that_cannot_be_read_is_passed_over() {
         OwnedFd::from(File::open("/dev/null").unwrap()),
     );
     let book = Book::new();
-    let service = manager.serve(book.setup(2, "service"));
+    let service = manager.serve(book.serving(2, "service"));
     service.message("what a payload has kept in the file descriptor store cannot be read");
     book.wait_for(1);
     manager.emptied();
@@ -255,7 +239,7 @@ fn what_another_version_has_left_is_taken_out() {
     let manager = Manager::new(100);
     manager.put("payload-future-3", std::io::pipe().unwrap().0.into());
     let book = Book::new();
-    let service = manager.serve(book.setup(2, "service"));
+    let service = manager.serve(book.serving(2, "service"));
     let told = service.message("another version of this program");
     assert_eq!(told.text("name"), "payload-future-3");
     manager.emptied();

@@ -13,7 +13,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::future::pending;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ use nix::unistd::Pid;
 use payload::{KeepError, PayloadContext, Scope};
 
 const PAUSE: Duration = Duration::from_millis(2);
+/// The last line of a writer that has just left is not further from the end of the file.
+const TAIL: u64 = 16 << 10;
 
 pub(crate) async fn keep(
     context: PayloadContext,
@@ -93,18 +95,12 @@ impl Writer {
         keep: bool,
     ) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(ledger)?;
-        let last = fs::read_to_string(ledger)?;
-        let counts = last.lines().filter_map(|line| {
-            let mut fields = line.split(' ').skip(2);
-            let its: u32 = fields.next()?.parse().ok()?;
-            let counts = slot.is_none_or(|slot| slot == its);
-            counts.then(|| fields.nth(2)?.parse().ok()).flatten()
-        });
+        let count = last_count(ledger, slot, TAIL)?.or(last_count(ledger, slot, u64::MAX)?);
         let (pid, epoch) = (std::process::id(), context.epoch());
         Ok(Self {
             file,
             place: format!("{pid} {} {} {epoch}", context.slot(), context.slots()),
-            count: counts.max().unwrap_or(0),
+            count: count.unwrap_or(0),
             context: keep.then(|| context.clone()),
         })
     }
@@ -147,6 +143,23 @@ impl Writer {
         self.file.write_all(line.as_bytes())?;
         Ok(())
     }
+}
+
+/// The count that this slot, or anybody, has come to, by the end of the file.
+fn last_count(ledger: &Path, slot: Option<u32>, tail: u64) -> io::Result<Option<u64>> {
+    let mut file = File::open(ledger)?;
+    let from = file.metadata()?.len().saturating_sub(tail);
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    let whole = if from == 0 { 0 } else { 1 };
+    let count = |line: &str| {
+        let mut fields = line.split(' ').skip(2);
+        let its: u32 = fields.next()?.parse().ok()?;
+        let counts = slot.is_none_or(|slot| slot == its);
+        counts.then(|| fields.nth(2)?.parse().ok()).flatten()
+    };
+    Ok(text.lines().skip(whole).filter_map(count).max())
 }
 
 fn word(ledger: &Path) -> String {

@@ -177,6 +177,12 @@ impl Setup {
         self
     }
 
+    /// Puts more keys of `[app]` behind the configuration, which ends with that table.
+    pub(crate) fn with_app(mut self, lines: &str) -> Self {
+        writeln!(self.configuration, "\n{lines}").unwrap();
+        self
+    }
+
     /// The file of the probe's `steer` setting, which is there only when a test writes it.
     pub(crate) fn steered(mut self) -> Self {
         let file = self.folder().join("steer");

@@ -131,7 +131,7 @@ mod tests {
     ) -> (Vec<String>, usize) {
         let files = files(count);
         let over = AtomicBool::new(false);
-        let told = thread::scope(|scope| {
+        thread::scope(|scope| {
             let working = scope.spawn(|| {
                 while !over.load(Relaxed) {
                     manager.work();
@@ -152,8 +152,7 @@ mod tests {
             let manager = working.join().unwrap();
             let names = manager.names().into_iter().map(str::to_owned).collect();
             (names, told)
-        });
-        told
+        })
     }
 
     #[test]

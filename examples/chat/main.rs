@@ -1,0 +1,188 @@
+//! A chat over WebSockets: whoever is connected to any worker hears everybody, and a reload loses nobody a line.
+//!
+//! ```text
+//! cargo run --example chat -- --workers 4
+//! systemfd --no-pid -s http::8080 -- cargo run --example chat -- --workers 4
+//!
+//! Open http://127.0.0.1:8080/ in two windows, talk, and run `payload reload` meanwhile.
+//! ```
+//!
+//! Three things make it so:
+//!
+//! - What is said is published to all workers, the old and the new ones while a reload runs.
+//! - A worker that drains says goodbye (close code 1001), and listens until the client has said it too. So what was on
+//!   its way is published as well.
+//! - The client connects again, to a worker of the new generation. That has heard everything since it was started,
+//!   before the old one drained, and begins with what was said last. Lines are numbered: the client drops what it has.
+
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::{Query, State};
+use axum::response::{Html, Response};
+use axum::routing::get;
+use payload::{App, Context, Messages, Payload, PayloadContext, Subscription, Token};
+use serde::{Deserialize, Serialize};
+
+const TOPIC: &str = "chat";
+/// So many lines a newcomer sees of what was said before.
+const RECENT: usize = 100;
+/// The longest line that somebody can say, in bytes. A message between workers has room for 64 KiB.
+const LONGEST: usize = 8 * 1024;
+
+async fn load(context: Context) -> payload::Result<App> {
+    let room = Arc::new(Room {
+        worker: context.worker(),
+        said: AtomicU64::new(0),
+        recent: Mutex::default(),
+        messages: context.messages(),
+        drain: context.drain_token(),
+    });
+    // From here on nothing is missed, although the payload starts later.
+    let news = room.messages.subscribe(TOPIC);
+    let memory = Arc::clone(&room);
+    Ok(App::builder()
+        .payload(Payload::new("memory", |context| {
+            remember(context, memory, news)
+        }))
+        .build(
+            Router::new()
+                .route("/", get(async || Html(include_str!("page.html"))))
+                .route("/chat", get(enter))
+                .with_state(room),
+        ))
+}
+
+/// What the clients of one worker share.
+struct Room {
+    worker: u64,
+    /// How many lines this worker has numbered.
+    said: AtomicU64,
+    recent: Mutex<VecDeque<Utf8Bytes>>,
+    messages: Messages,
+    drain: Token,
+}
+
+/// As it goes to the other workers and to the clients.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// No other line has it: no two workers of a service have the same number.
+    id: String,
+    name: &'a str,
+    text: &'a str,
+}
+
+impl Room {
+    fn say(&self, name: &str, text: &str) -> payload::Result<()> {
+        let number = self.said.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", self.worker);
+        let line = serde_json::to_vec(&Line { id, name, text })?;
+        // To everybody in every worker, the one who says it among them.
+        Ok(self.messages.publish(TOPIC, line)?)
+    }
+
+    fn recent(&self) -> Vec<Utf8Bytes> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().cloned().collect()
+    }
+}
+
+/// Keeps what was said last, also while this worker is prepared and serves nobody yet.
+async fn remember(
+    context: PayloadContext,
+    room: Arc<Room>,
+    mut news: Subscription,
+) -> payload::Result<()> {
+    loop {
+        let heard = tokio::select! {
+            () = context.stopped() => return Ok(()),
+            heard = news.recv() => heard,
+        };
+        match heard {
+            Ok(line) => {
+                let line = Utf8Bytes::try_from(line.bytes().clone())?;
+                let mut recent = room.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                if recent.len() == RECENT {
+                    recent.pop_front();
+                }
+                recent.push_back(line);
+            }
+            Err(lagged) => tracing::warn!(%lagged, "the memory has a gap"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Guest {
+    name: String,
+}
+
+async fn enter(
+    upgrade: WebSocketUpgrade,
+    State(room): State<Arc<Room>>,
+    Query(guest): Query<Guest>,
+) -> Response {
+    upgrade
+        .max_message_size(LONGEST)
+        .on_upgrade(async move |mut socket| {
+            // Most connections end without a goodbye: that is no failure of the service.
+            if let Err(error) = talk(&mut socket, &room, &guest.name).await {
+                tracing::debug!(%error, guest = guest.name, "a guest is gone");
+            }
+        })
+}
+
+async fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> payload::Result<()> {
+    // In this order nothing falls between. What comes twice the client drops by its number.
+    let mut news = room.messages.subscribe(TOPIC);
+    for line in room.recent() {
+        socket.send(Message::Text(line)).await?;
+    }
+    loop {
+        tokio::select! {
+            said = socket.recv() => match said.transpose()? {
+                Some(Message::Text(text)) => room.say(name, &text)?,
+                // axum answers pings itself.
+                Some(_) => {}
+                None => return Ok(()),
+            },
+            heard = news.recv() => match heard {
+                Ok(line) => {
+                    let line = Utf8Bytes::try_from(line.bytes().clone())?;
+                    socket.send(Message::Text(line)).await?;
+                }
+                // A client that reads too slowly holds up nobody; it begins anew.
+                Err(_) => return goodbye(socket, room, name, close_code::AGAIN).await,
+            },
+            () = room.drain.fired() => return goodbye(socket, room, name, close_code::AWAY).await,
+        }
+    }
+}
+
+/// Ends a conversation, and hears what the client had said before it knew. A client that does not answer is cut off
+/// when `timeouts.graceful` is over.
+async fn goodbye(
+    socket: &mut WebSocket,
+    room: &Room,
+    name: &str,
+    code: u16,
+) -> payload::Result<()> {
+    let reason = "please connect again".into();
+    socket
+        .send(Message::Close(Some(CloseFrame { code, reason })))
+        .await?;
+    while let Some(said) = socket.recv().await.transpose()? {
+        if let Message::Text(text) = said {
+            room.say(name, &text)?;
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    payload::main(load)
+}

@@ -1,0 +1,142 @@
+//! The sampler: one in the whole service. It tells all workers what it sees, and leaves what it knows to the next one.
+
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
+
+use super::proc::Kernel;
+use super::ring::Place;
+use super::sample::{Process, Sample};
+use super::sampler::{self, Sampler};
+use super::wire::{self, ASK, Ask, Fresh, HISTORY, Part, SAMPLE};
+use super::{Vitals, wall_clock};
+use crate::app::{PayloadContext, Result};
+use crate::messages::{Lagged, Message, Messages, Subscription};
+use crate::moment::Moment;
+use crate::sys::clock;
+
+/// Between the reading that the first sample is compared with and that sample.
+const FIRST: Duration = Duration::from_millis(250);
+/// How long the first who asks for the history waits for others to ask as well: a new generation asks together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// So many parts of a history are sent at once, and then nothing for a moment, so that nobody is flooded.
+const BATCH: usize = 4;
+const PAUSE: Duration = Duration::from_millis(50);
+/// How often a history of up to 1,000 samples is kept for the successor; a longer one more rarely.
+const KEEP: Duration = Duration::from_secs(2);
+
+/// The payload: samples until told to stop, then returns at once. The sample that is being taken then is lost.
+///
+/// # Panics
+/// With the panic of a sample that could not be taken, for the supervisor to see.
+pub(super) async fn run(vitals: Arc<Vitals>, context: PayloadContext) -> Result<()> {
+    if let Some(part) = context.kept().as_deref().and_then(wire::read::<Part>) {
+        vitals.learn(part.samples());
+    }
+    let messages = context.messages();
+    let asks = messages.subscribe(ASK);
+    tokio::select! {
+        biased;
+        () = context.stopped() => {}
+        () = answer(&vitals, &messages, asks) => {}
+        () = take(&vitals, &context, &messages) => {}
+    }
+    keep(&vitals, &context);
+    Ok(())
+}
+
+/// Sample after sample. A late tick is skipped, not made up for.
+async fn take(vitals: &Vitals, context: &PayloadContext, messages: &Messages) {
+    let every = vitals.settings.sample_interval;
+    let mut before = vitals.newest();
+    // A rate needs two readings. The first sample should have them all, since the page shows a gap where it has not.
+    let Some((mut sampler, ..)) = look(vitals, Sampler::default()).await else {
+        return;
+    };
+    sleep(FIRST.min(every)).await;
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut keep_at = Instant::now() + KEEP;
+    // Another attempt goes on where no earlier one can have been.
+    for number in u64::from(context.restarts()) << 32.. {
+        ticks.tick().await;
+        let Some((back, sample, processes)) = look(vitals, sampler).await else {
+            return;
+        };
+        sampler = back;
+        let place = Place {
+            epoch: context.epoch(),
+            number,
+        };
+        let fresh = Fresh {
+            place,
+            before: before.replace(place),
+            sample,
+            processes,
+        };
+        tell(messages, SAMPLE, &fresh);
+        if keep_at <= Instant::now() {
+            keep(vitals, context);
+            let thousands = u32::try_from(vitals.count() / 1000).unwrap_or(u32::MAX);
+            keep_at = Instant::now() + KEEP.saturating_mul(thousands.saturating_add(1));
+        }
+    }
+}
+
+/// One sample. `None`: the runtime is on its way out.
+async fn look(vitals: &Vitals, mut sampler: Sampler) -> Option<(Sampler, Sample, Vec<Process>)> {
+    let members = sampler::members(&vitals.status());
+    // Not on the executor: reading another process's memory can wait for that process.
+    let look = tokio::task::spawn_blocking(move || {
+        let now = Moment::from_nanos(clock::monotonic_nanos());
+        let (sample, processes) = sampler.take(&Kernel, &members, now, wall_clock());
+        (sampler, sample, processes)
+    });
+    match look.await {
+        Ok(found) => Some(found),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
+/// Tells the history to workers that have missed a part of it.
+async fn answer(vitals: &Vitals, messages: &Messages, mut asks: Subscription) {
+    loop {
+        let mut after = asked(asks.recv().await);
+        let deadline = Instant::now() + TOGETHER;
+        while let Ok(more) = timeout_at(deadline, asks.recv()).await {
+            after = after.min(asked(more));
+        }
+        for (at, part) in Part::split(after, &vitals.after(after)).iter().enumerate() {
+            if at > 0 && at % BATCH == 0 {
+                sleep(PAUSE).await;
+            }
+            tell(messages, HISTORY, part);
+        }
+    }
+}
+
+/// Who was not understood gets everything.
+fn asked(message: std::result::Result<Message, Lagged>) -> Option<Place> {
+    let ask = message
+        .ok()
+        .and_then(|message| wire::read::<Ask>(message.bytes()));
+    ask.and_then(|ask| ask.after)
+}
+
+fn tell(messages: &Messages, topic: &str, message: &impl serde::Serialize) {
+    if let Err(error) = messages.publish(topic, wire::write(message)) {
+        tracing::warn!(error = %error, "a sample could not be told to the workers");
+    }
+}
+
+fn keep(vitals: &Vitals, context: &PayloadContext) {
+    let history = wire::write(&Part::whole(&vitals.after(None)));
+    if let Err(error) = context.keep(history) {
+        tracing::debug!(error = %error, "the history could not be kept for the next sampler");
+    }
+}

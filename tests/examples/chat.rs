@@ -1,0 +1,260 @@
+//! `examples/chat`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tungstenite::error::ProtocolError;
+
+use crate::support::service::{Service, Setup, signal_to};
+use crate::support::websocket::{self, CloseCode, Error, Message, WebSocket};
+use crate::support::{DEADLINE, eventually};
+
+fn chat(workers: u32) -> Service {
+    let configuration = format!("workers = {workers}\n[reload]\ntrial = '200ms'\n");
+    Setup::example("chat", &configuration).serve()
+}
+
+/// Does what the page does: connects again when asked to, and drops what it has.
+struct Guest {
+    name: String,
+    address: SocketAddr,
+    socket: Option<WebSocket<TcpStream>>,
+    /// Every line that was heard, by its number.
+    heard: BTreeMap<String, (String, String)>,
+    said: usize,
+    /// Why its connections ended.
+    ends: Vec<Option<CloseCode>>,
+}
+
+impl Guest {
+    fn new(name: &str, address: SocketAddr) -> Self {
+        Self {
+            name: name.to_owned(),
+            address,
+            socket: None,
+            heard: BTreeMap::new(),
+            said: 0,
+            ends: Vec::new(),
+        }
+    }
+
+    fn socket(&mut self) -> &mut WebSocket<TcpStream> {
+        self.socket.get_or_insert_with(|| {
+            let socket = websocket::connect(self.address, &format!("/chat?name={}", self.name));
+            let wait = Some(Duration::from_millis(5));
+            socket.get_ref().set_read_timeout(wait).unwrap();
+            socket
+        })
+    }
+
+    /// Says its next line; false: it has just heard that this connection is over.
+    fn say(&mut self) -> bool {
+        let line = format!("{}-{}", self.name, self.said);
+        match self.socket().send(line.into()) {
+            Ok(()) => self.said += 1,
+            Err(Error::Protocol(ProtocolError::SendAfterClosing)) => return false,
+            Err(error) => panic!("{} cannot say anything: {error}", self.name),
+        }
+        true
+    }
+
+    /// Takes one message, or looks in vain for a moment.
+    fn listen(&mut self) {
+        match self.socket().read() {
+            Ok(Message::Text(line)) => {
+                let line: Value = serde_json::from_str(line.as_str()).unwrap();
+                let text = |key: &str| line[key].as_str().unwrap().to_owned();
+                let told = (text("name"), text("text"));
+                if let Some(before) = self.heard.insert(text("id"), told.clone()) {
+                    assert_eq!(before, told, "two lines have one number");
+                }
+            }
+            Ok(Message::Close(frame)) => self.ends.push(frame.map(|frame| frame.code)),
+            Ok(other) => panic!("{other}"),
+            Err(Error::ConnectionClosed) => self.socket = None,
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => panic!("{} hears {error}", self.name),
+        }
+    }
+
+    /// Whether its connection has ended without a goodbye.
+    fn is_cut_off(&mut self) -> bool {
+        let stream = self.socket().get_ref();
+        stream.set_nonblocking(true).unwrap();
+        let ended = stream.peek(&mut [0]).map_or_else(
+            |error| error.kind() != ErrorKind::WouldBlock,
+            |count| count == 0,
+        );
+        stream.set_nonblocking(false).unwrap();
+        ended
+    }
+
+    /// What it has heard, each line once.
+    #[track_caller]
+    fn lines(&self) -> BTreeSet<String> {
+        let mut lines = BTreeSet::new();
+        for (name, text) in self.heard.values() {
+            assert!(text.starts_with(name), "{name} did not say {text}");
+            assert!(lines.insert(text.clone()), "{text} was said twice");
+        }
+        lines
+    }
+
+    #[track_caller]
+    fn listen_until_heard(&mut self, count: usize) {
+        eventually(
+            &format!("{} hears {count} lines", self.name),
+            DEADLINE,
+            || {
+                self.listen();
+                (self.heard.len() >= count).then_some(())
+            },
+        );
+    }
+}
+
+/// Guests in each of two workers.
+fn guests(service: &Service) -> Vec<Guest> {
+    let mut guests: Vec<Guest> = Vec::new();
+    eventually("guests in every worker", DEADLINE, || {
+        let mut guest = Guest::new(&format!("guest{}", guests.len()), service.address());
+        guest.socket();
+        guests.push(guest);
+        let everywhere = service.each("connections").iter().all(|count| *count > 0);
+        (everywhere && guests.len() >= 4).then_some(())
+    });
+    guests
+}
+
+#[test]
+fn everybody_hears_everybody_in_whichever_worker() {
+    let service = chat(2);
+    let mut guests = guests(&service);
+    for guest in &mut guests {
+        assert!(guest.say());
+    }
+    let everything: BTreeSet<String> = guests
+        .iter()
+        .map(|guest| format!("{}-0", guest.name))
+        .collect();
+    for guest in &mut guests {
+        guest.listen_until_heard(everything.len());
+        assert_eq!(guest.lines(), everything);
+    }
+    // Who comes later sees what was said before.
+    let mut late = Guest::new("late", service.address());
+    late.listen_until_heard(everything.len());
+    assert_eq!(late.lines(), everything);
+    assert!(service.get("/").contains("new WebSocket"));
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn nobody_loses_a_line_over_reloads() {
+    let service = chat(2);
+    let guests = guests(&service);
+    let (done, said) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+    let count = guests.len();
+    let threads: Vec<_> = guests
+        .into_iter()
+        .map(|mut guest| {
+            let (done, said) = (Arc::clone(&done), Arc::clone(&said));
+            thread::spawn(move || {
+                let mut next = Instant::now();
+                while !done.load(Relaxed) {
+                    if Instant::now() >= next && guest.say() {
+                        said.fetch_add(1, Relaxed);
+                        next = Instant::now() + Duration::from_millis(40);
+                    }
+                    guest.listen();
+                }
+                guest
+            })
+        })
+        .collect();
+    let advance = |lines| {
+        let goal = said.load(Relaxed) + lines;
+        eventually("the guests go on", DEADLINE, || {
+            (said.load(Relaxed) >= goal).then_some(())
+        });
+    };
+    for _ in 0..3 {
+        advance(60);
+        assert!(service.reload().status.success());
+    }
+    advance(60);
+    done.store(true, Relaxed);
+    let guests: Vec<Guest> = threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect();
+    let everything: BTreeSet<String> = guests
+        .iter()
+        .flat_map(|guest| (0..guest.said).map(|line| format!("{}-{line}", guest.name)))
+        .collect();
+    assert_eq!(guests.len(), count);
+    for mut guest in guests {
+        guest.listen_until_heard(everything.len());
+        assert_eq!(guest.lines(), everything);
+        assert_eq!(guest.ends, [Some(CloseCode::Away); 3]);
+    }
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn guests_of_a_worker_that_is_killed_go_on_with_another() {
+    let service = chat(2);
+    let mut guests = guests(&service);
+    for guest in &mut guests {
+        assert!(guest.say());
+    }
+    let count = guests.len();
+    for guest in &mut guests {
+        guest.listen_until_heard(count);
+    }
+    let killed = service.workers()[0];
+    signal_to(killed, Signal::SIGKILL);
+    service.wait_until_replaced(killed);
+    let mut lost = 0;
+    for guest in &mut guests {
+        if guest.is_cut_off() {
+            guest.socket = None;
+            lost += 1;
+        }
+    }
+    assert!(
+        lost > 0 && lost < count,
+        "{lost} of {count} lost their connection"
+    );
+    for guest in &mut guests {
+        guest.socket();
+    }
+    for guest in &mut guests {
+        assert!(guest.say());
+    }
+    for guest in &mut guests {
+        guest.listen_until_heard(2 * count);
+    }
+    assert_eq!(service.stop(), 0);
+}
+
+#[test]
+fn a_stop_says_goodbye_and_waits_for_the_answer() {
+    let service = chat(1);
+    let mut guest = Guest::new("guest", service.address());
+    assert!(guest.say());
+    guest.listen_until_heard(1);
+    service.signal(Signal::SIGTERM);
+    let mut socket = guest.socket.take().unwrap();
+    socket.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
+    let (code, lines) = websocket::rest(&mut socket);
+    assert_eq!((code, lines.len()), (1001, 0));
+    assert_eq!(service.exit(), 0);
+}

@@ -1,0 +1,180 @@
+//! For how long nobody runs the payload when it moves, by the cause: from the last line of one writer to the first of
+//! the next one. The probe writes a line every 2 to 3 ms, and that is part of what is measured.
+//!
+//! `PAYLOAD_TEST_GAPS=50 cargo test --release --test lease gaps -- --nocapture` measures each one fifty times.
+
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::ledger::{Book, Stint, gaps, silence};
+use crate::manager::Manager;
+use crate::support::service::{Service, signal_to};
+
+/// For how long a busy machine may keep a process from running.
+const SLACK: Duration = Duration::from_secs(1);
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const SETTINGS: &str = "workers = 4\n[reload]\ntrial = '50ms'\n[timeouts]\nheartbeat_serving = '1s'\nabort_grace = '100ms'";
+
+/// One move of the payload.
+struct Scene {
+    manager: Manager,
+    book: Book,
+    service: Service,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::of("service", 1)
+    }
+
+    fn of(scope: &str, writers: usize) -> Self {
+        let (manager, book) = (Manager::new(100), Book::new());
+        let service = manager.serve(book.setup(SETTINGS, scope).steered());
+        let scene = Self {
+            manager,
+            book,
+            service,
+        };
+        scene.settled(writers);
+        scene
+    }
+
+    /// Waits until this writer has written for a while.
+    #[track_caller]
+    fn settled(&self, number: usize) -> Vec<Stint> {
+        self.book
+            .ledger
+            .wait_until(&format!("writer {number}"), |stints| {
+                let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_millis(30);
+                stints.get(number - 1).is_some_and(wrote)
+            })
+    }
+
+    fn holder(&self) -> u32 {
+        self.book.ledger.stints()[0].pid
+    }
+
+    fn serve_again(&mut self) {
+        let setup = self.book.setup(SETTINGS, "service");
+        self.service = self.manager.serve(setup);
+    }
+
+    /// The gap between the first two.
+    fn gap(self) -> Duration {
+        gaps(&self.settled(2))[0]
+    }
+}
+
+fn killed() -> Duration {
+    let scene = Scene::new();
+    signal_to(scene.holder(), Signal::SIGKILL);
+    scene.gap()
+}
+
+fn terminated() -> Duration {
+    let scene = Scene::new();
+    signal_to(scene.holder(), Signal::SIGTERM);
+    scene.gap()
+}
+
+fn frozen() -> Duration {
+    let scene = Scene::new();
+    signal_to(scene.holder(), Signal::SIGSTOP);
+    scene.gap()
+}
+
+fn reloaded() -> Duration {
+    let scene = Scene::new();
+    assert_eq!(scene.service.reload().status.code(), Some(0));
+    scene.gap()
+}
+
+/// Nothing moves: the longest time without a line.
+fn rolled_back() -> Duration {
+    let scene = Scene::new();
+    scene.service.steer("startup = 'fail'");
+    let mut command = scene.service.reload_command();
+    command.stderr(std::process::Stdio::null());
+    assert_ne!(command.status().unwrap().code(), Some(0));
+    let stints = scene.settled(1);
+    assert_eq!(stints.len(), 1);
+    silence(&stints)
+}
+
+/// The share of the first slot.
+fn shared_anew() -> Duration {
+    let scene = Scene::of("slot", 4);
+    scene.service.signal(Signal::SIGTTIN);
+    let first = |stints: &[Stint]| {
+        let mut first: Vec<Stint> = stints.to_vec();
+        first.retain(|stint| stint.slot == 0);
+        first
+    };
+    let ledger = &scene.book.ledger;
+    let stints = ledger.wait_until("five shares", |stints| first(stints).len() > 1);
+    gaps(&first(&stints))[0]
+}
+
+fn restarted() -> Duration {
+    let mut scene = Scene::new();
+    scene.manager.end(&scene.service);
+    scene.serve_again();
+    let gap = scene.settled(2);
+    assert!(!gap[1].bare, "it was handed on");
+    scene.gap()
+}
+
+/// As systemd does it with KillMode=mixed: what is left of the service is killed before it is started again.
+fn arbiter_killed() -> Duration {
+    let mut scene = Scene::new();
+    scene.service.signal(Signal::SIGKILL);
+    scene.service.exit_of_first();
+    let _ = killpg(number_of(scene.service.pid()), Signal::SIGKILL);
+    scene.service.gone();
+    scene.serve_again();
+    scene.gap()
+}
+
+fn number_of(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap())
+}
+
+#[test]
+fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
+    let times = std::env::var("PAYLOAD_TEST_GAPS");
+    let times = times.ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let none = Duration::ZERO;
+    let found = HEARTBEAT + Duration::from_millis(100);
+    type Scenes = [(&'static str, fn() -> Duration, Duration, Duration); 8];
+    let scenes: Scenes = [
+        ("its worker is killed (SIGKILL)", killed, none, SLACK),
+        ("its worker drains (SIGTERM)", terminated, none, SLACK),
+        (
+            "its worker is frozen (SIGSTOP)",
+            frozen,
+            HEARTBEAT / 2,
+            found + SLACK,
+        ),
+        ("reload", reloaded, none, SLACK),
+        ("reload that is rolled back", rolled_back, none, SLACK),
+        (
+            "a slot's share, when slots are added",
+            shared_anew,
+            none,
+            SLACK,
+        ),
+        ("restart of the service", restarted, none, 2 * SLACK),
+        ("the arbiter is killed", arbiter_killed, none, 2 * SLACK),
+    ];
+    println!("{times} times each, without a line, in ms: least, median, most");
+    for (name, scene, least, most) in scenes {
+        let mut measured: Vec<Duration> = (0..times).map(|_| scene()).collect();
+        measured.sort_unstable();
+        let at = |index: usize| measured[index].as_secs_f64() * 1e3;
+        let (first, middle, last) = (at(0), at(times / 2), at(times - 1));
+        println!("{name:38}{first:10.1}{middle:10.1}{last:10.1}");
+        assert!(measured[0] >= least && measured[times - 1] < most, "{name}");
+    }
+}
