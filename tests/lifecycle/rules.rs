@@ -182,11 +182,6 @@ fn each_rule_finds_what_breaks_it() {
         .without(phase("draining"))
         .with(phase("cleaning"), "previous", json!("serving"))
         .is_found();
-    spoiled(28, "one that was killed ended well")
-        .before(event("worker-exited"), event("service-stopped"))
-        .and(json!({"payload_event": "worker-killed", "payload_worker": 1}))
-        .and(json!({"payload_event": "worker-exited", "payload_worker": 1}))
-        .is_found();
     spoiled(29, "the boot failed after all")
         .and(json!({"payload_event": "boot-failed"}))
         .is_found();

@@ -4,8 +4,8 @@
 //! # Settings, `[app]`
 //! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
-//! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`: the text of an error of that step; `gate`: a
-//!   file that step waits for.
+//! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
+//!   the text of an error of that step; `gate`: a file that step waits for.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
