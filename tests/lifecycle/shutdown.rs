@@ -44,7 +44,6 @@ fn each_thing_ends_in_its_turn() {
     let end = &trace[so_far.len()..];
     let expected = [
         "cancelled",
-        "connections-handed-on",
         "cleaning",
         "payload-ended",
         "teardown three",
@@ -76,7 +75,7 @@ fn a_payload_that_is_dead_is_never_hidden_behind_green() {
     }
     let text = status["arbiter"]["status"].as_str().unwrap();
     let replaced = workers.iter().any(|worker| worker["phase"] == "serving");
-    assert!(text.starts_with("0/1 ") || replaced, "{text}");
+    assert!(text.contains("0/1 workers") || replaced, "{text}");
     assert_eq!(busy.answer().unwrap().number(), old);
     service.wait_until_replaced(old);
     let failed = service.event("worker-failed");

@@ -100,7 +100,9 @@ fn after_a_signal_to_the_worker_itself() {
 
 #[test]
 fn after_the_death_of_a_critical_payload() {
-    let service = start("[app]\nslot = 0\npayload = 'fail'\ngo = '/proc/self/stat'");
+    let app = "workers = 2\n[app]\nslot = 0\npayload = 'fail'\ngo = '@FOLDER@/go'";
+    let service = Setup::new(app).filled_in().serve();
+    service.write("go", "");
     left_in_order(&service, 1);
 }
 
