@@ -6,8 +6,8 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-IzlRrYZFlD7hVJuYOLTA4EyMgotYot+zC27nEzhQagc='; \
-    style-src 'sha256-O0scTzozknpLgBfxNvWvOZ+2agb4dpT/7ddfyo5oqcI='; \
+    script-src 'sha256-PDMFU4jBQ0JUJlBFA3vPRSqFKLRTsjw8wbmr0JZbOtg='; \
+    style-src 'sha256-gsQsxmCwnQOsjXgzxB8aIndZMI42MnnHwi52BuNhCpY='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

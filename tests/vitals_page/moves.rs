@@ -81,7 +81,7 @@ fn it_asks_nobody_but_its_own_service() {
 
 /// The generation of the worker in which the sampler sits, as the tree shows it and as the table does.
 const SEAT: &str = "[...document.querySelectorAll('.tasks .holds')].map(h => h.closest('.gen').dataset.generation).join()";
-const HELD_BY: &str = "document.querySelector('#leases tbody tr')?.cells[1].innerText ?? ''";
+const HELD_BY: &str = "(document.querySelector('#leases tbody tr')?.cells[1].innerText ?? '')";
 
 #[test]
 fn the_sampler_sits_in_one_worker_and_moves_with_a_reload_and_its_history_with_it() {
