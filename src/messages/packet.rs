@@ -1,12 +1,14 @@
-//! What goes over a mailbox, one packet each.
+//! What goes over a mailbox: packets of one or more records.
 //!
 //! ```text
-//! kind  topic's length  header's length  0  worker, 8 bytes    topic  bytes          a message
-//! kind  0               header's length  0  worker, 8 bytes    (count, 8 bytes  length  topic)…    messages that were not sent
+//! kind  topic's length  header's length  0  length, 4 bytes  worker, 8 bytes   topic  bytes
+//! kind  0               header's length  0  length, 4 bytes  worker, 8 bytes   (count, 8 bytes  length  topic)…
 //! ```
 //!
-//! Numbers are little-endian. During a reload an old and a new program speak it with each other: what is between the
-//! header that this one knows and the header's length is passed over, and so is a packet of an unknown kind.
+//! The first is a message, the second says of which topics messages were not sent, and how many. Numbers are
+//! little-endian; a record's length is that of what follows its header. During a reload an old and a new program speak
+//! this with each other: what a header has more than is known here is passed over, and so is a record of an unknown
+//! kind.
 
 use std::io::IoSlice;
 
@@ -15,9 +17,9 @@ use bytes::Bytes;
 use super::{MOST_BYTES, MOST_TOPIC};
 
 /// It says so itself.
-const HEADER: usize = 12;
+const HEADER: usize = 16;
 const COUNT: usize = size_of::<u64>();
-/// No packet is larger.
+/// No packet is larger, and no record.
 pub(crate) const MOST: usize = HEADER + MOST_TOPIC + MOST_BYTES;
 
 const MESSAGE: u8 = 1;
@@ -33,9 +35,9 @@ pub(crate) struct Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     /// The topic and the bytes have a right size.
     pub(crate) fn new(worker: u64, topic: &'a str, bytes: &'a [u8]) -> Self {
-        let length = u8::try_from(topic.len()).unwrap_or(u8::MAX);
+        let name = u8::try_from(topic.len()).unwrap_or(u8::MAX);
         Self {
-            header: header(MESSAGE, length, worker),
+            header: header(MESSAGE, name, topic.len() + bytes.len(), worker),
             topic,
             bytes,
         }
@@ -45,40 +47,41 @@ impl<'a> Outgoing<'a> {
         [&self.header, self.topic.as_bytes(), self.bytes].map(IoSlice::new)
     }
 
-    /// The packet in one piece, to be kept.
-    pub(crate) fn packet(&self) -> Bytes {
+    /// The record in one piece, to be kept.
+    pub(crate) fn record(&self) -> Bytes {
         [&self.header, self.topic.as_bytes(), self.bytes]
             .concat()
             .into()
     }
 }
 
-/// The topic of a packet that [`Outgoing::packet`] has made.
-pub(crate) fn topic_of(packet: &[u8]) -> &str {
-    match Incoming::read(packet) {
+/// The topic of a record that [`Outgoing::record`] has made.
+pub(crate) fn topic_of(record: &[u8]) -> &str {
+    match Records(record).next() {
         Some(Incoming::Message { topic, .. }) => topic,
         _ => "",
     }
 }
 
-/// A list of messages that were not sent, with how many of each topic; the empty topic stands for others that could
+/// A record of messages that were not sent, with how many of each topic; the empty topic stands for others that could
 /// not be named. Gives back how many topics are in it.
 pub(crate) fn missed<'a>(
     worker: u64,
     topics: impl Iterator<Item = (&'a str, u64)>,
 ) -> (Vec<u8>, usize) {
-    let (mut packet, mut named) = (header(MISSED, 0, worker).to_vec(), 0);
+    let (mut list, mut named) = (Vec::new(), 0);
     for (topic, count) in topics {
-        let length = u8::try_from(topic.len()).unwrap_or(u8::MAX);
-        if packet.len() + COUNT + 1 + topic.len() > MOST {
+        if HEADER + list.len() + COUNT + 1 + topic.len() > MOST {
             break;
         }
-        packet.extend(count.to_le_bytes());
-        packet.push(length);
-        packet.extend(topic.as_bytes());
+        list.extend(count.to_le_bytes());
+        list.push(u8::try_from(topic.len()).unwrap_or(u8::MAX));
+        list.extend(topic.as_bytes());
         named += 1;
     }
-    (packet, named)
+    let header = header(MISSED, 0, list.len(), worker);
+    list.splice(..0, header);
+    (list, named)
 }
 
 /// What has come.
@@ -93,38 +96,54 @@ pub(crate) enum Incoming<'a> {
         worker: u64,
         topics: Missed<'a>,
     },
+    /// Not known here.
+    Other,
 }
 
-impl<'a> Incoming<'a> {
-    /// `None` for what is not known here.
-    pub(crate) fn read(packet: &'a [u8]) -> Option<Self> {
-        let (header, _) = packet.split_first_chunk::<HEADER>()?;
-        let [kind, length, start, _, worker @ ..] = *header;
-        let worker = u64::from_le_bytes(worker);
-        let body = packet.get(usize::from(start).max(HEADER)..)?;
-        match kind {
-            MESSAGE => {
-                let (topic, bytes) = body.split_at_checked(length.into())?;
-                let topic = str::from_utf8(topic).ok()?;
-                Some(Self::Message {
-                    worker,
-                    topic,
-                    bytes,
-                })
-            }
-            MISSED => Some(Self::Missed {
-                worker,
-                topics: Missed(body),
-            }),
-            _ => None,
-        }
-    }
-
+impl Incoming<'_> {
     /// Who has sent it.
     pub(crate) fn worker(&self) -> u64 {
-        let (Self::Message { worker, .. } | Self::Missed { worker, .. }) = self;
-        *worker
+        match self {
+            Self::Message { worker, .. } | Self::Missed { worker, .. } => *worker,
+            Self::Other => 0,
+        }
     }
+}
+
+/// The records of a packet, up to one that is cut off.
+#[derive(Clone, Debug)]
+pub(crate) struct Records<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Incoming<'a>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (header, _) = self.0.split_first_chunk::<HEADER>()?;
+        let [kind, name, start, _, l0, l1, l2, l3, worker @ ..] = *header;
+        let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok()?;
+        let start = usize::from(start).max(HEADER);
+        let (body, rest) = self.0.get(start..)?.split_at_checked(length)?;
+        self.0 = rest;
+        let worker = u64::from_le_bytes(worker);
+        Some(match kind {
+            MESSAGE => message(worker, name, body).unwrap_or(Incoming::Other),
+            MISSED => Incoming::Missed {
+                worker,
+                topics: Missed(body),
+            },
+            _ => Incoming::Other,
+        })
+    }
+}
+
+fn message(worker: u64, name: u8, body: &[u8]) -> Option<Incoming<'_>> {
+    let (topic, bytes) = body.split_at_checked(name.into())?;
+    let topic = str::from_utf8(topic).ok()?;
+    Some(Incoming::Message {
+        worker,
+        topic,
+        bytes,
+    })
 }
 
 /// Topics, and how many messages of each were not sent.
@@ -143,36 +162,47 @@ impl<'a> Iterator for Missed<'a> {
     }
 }
 
-fn header(kind: u8, length: u8, worker: u64) -> [u8; HEADER] {
-    let [a, b, c, d, e, f, g, h] = worker.to_le_bytes();
-    [kind, length, 12, 0, a, b, c, d, e, f, g, h]
+fn header(kind: u8, name: u8, length: usize, worker: u64) -> [u8; HEADER] {
+    let mut header = [0; HEADER];
+    header[..3].copy_from_slice(&[kind, name, 16]);
+    let length = u32::try_from(length).unwrap_or(u32::MAX);
+    header[4..8].copy_from_slice(&length.to_le_bytes());
+    header[8..].copy_from_slice(&worker.to_le_bytes());
+    header
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn only(packet: &[u8]) -> Incoming<'_> {
+        let mut records = Records(packet);
+        let first = records.next().expect("a record");
+        assert!(records.next().is_none() && records.0.is_empty());
+        first
+    }
+
     #[test]
     fn a_message_comes_out_as_it_went_in() {
-        let topic = "t".repeat(MOST_TOPIC);
+        let long = "t".repeat(MOST_TOPIC);
         for (topic, bytes) in [
             ("a", vec![]),
             ("ä", vec![1, 2]),
-            (&topic, vec![7; MOST_BYTES]),
+            (&long, vec![7; MOST_BYTES]),
         ] {
             let outgoing = Outgoing::new(u64::MAX - 1, topic, &bytes);
-            let packet = outgoing.packet();
+            let record = outgoing.record();
             let parts: usize = outgoing.parts().iter().map(|part| part.len()).sum();
-            assert_eq!(packet.len(), parts);
-            assert!(packet.len() <= MOST);
-            assert_eq!(topic_of(&packet), topic);
-            let Some(Incoming::Message {
+            assert_eq!(record.len(), parts);
+            assert!(record.len() <= MOST);
+            assert_eq!(topic_of(&record), topic);
+            let Incoming::Message {
                 worker,
                 topic: its,
                 bytes: content,
-            }) = Incoming::read(&packet)
+            } = only(&record)
             else {
-                panic!("{packet:?}");
+                panic!("{record:?}");
             };
             assert_eq!((worker, its, content), (u64::MAX - 1, topic, &bytes[..]));
         }
@@ -180,20 +210,24 @@ mod tests {
 
     #[test]
     fn a_newer_program_may_say_more() {
-        let mut packet = Outgoing::new(3, "a", b"x").packet().to_vec();
+        let mut packet = Outgoing::new(3, "a", b"x").record().to_vec();
         packet[2] += 4;
-        packet.splice(12..12, [9; 4]);
-        let message = Incoming::read(&packet);
-        assert!(matches!(
-            message,
-            Some(Incoming::Message {
-                worker: 3,
-                topic: "a",
-                bytes: b"x"
-            })
-        ));
+        packet.splice(HEADER..HEADER, [9; 4]);
+        let known = packet.clone();
         packet[0] = 77;
-        assert!(Incoming::read(&packet).is_none());
+        packet.extend(known);
+        let records: Vec<_> = Records(&packet).collect();
+        assert!(matches!(
+            records[..],
+            [
+                Incoming::Other,
+                Incoming::Message {
+                    worker: 3,
+                    topic: "a",
+                    bytes: b"x"
+                }
+            ]
+        ));
     }
 
     #[test]
@@ -202,10 +236,10 @@ mod tests {
         let all = topics.iter().map(|topic| (topic.as_str(), 5));
         let (packet, named) = missed(9, all);
         assert!(packet.len() <= MOST && named > 200);
-        let Some(Incoming::Missed {
+        let Incoming::Missed {
             worker: 9,
             topics: told,
-        }) = Incoming::read(&packet)
+        } = only(&packet)
         else {
             panic!("{packet:?}");
         };
@@ -218,15 +252,15 @@ mod tests {
 
     #[test]
     fn no_packet_is_too_short_to_be_read() {
-        let message = Outgoing::new(3, "topic", b"").packet();
+        let message = Outgoing::new(3, "topic", b"").record();
         let (missed, _) = missed(3, [("topic", 1)].into_iter());
-        for length in 0..message.len() {
-            assert!(Incoming::read(&message[..length]).is_none());
-        }
-        for length in 0..missed.len() {
-            if let Some(Incoming::Missed { topics, .. }) = Incoming::read(&missed[..length]) {
-                assert_eq!(topics.count(), 0);
+        for packet in [&message[..], &missed] {
+            for length in 0..packet.len() {
+                assert!(Records(&packet[..length]).next().is_none());
             }
         }
+        // Of nonsense that looks like a record.
+        let nonsense = [1, 200, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7, 7];
+        assert!(matches!(only(&nonsense), Incoming::Other));
     }
 }

@@ -63,7 +63,7 @@ pub(super) struct Life {
     leases: Arc<Leases>,
     view: Arc<View>,
     post: Arc<Post>,
-    post_tasks: Option<post::Tasks>,
+    mailbox: Option<post::Mailbox>,
     messages: Messages,
     /// The deadline of its cleanup, once that has begun.
     ends_at: Option<Instant>,
@@ -81,7 +81,7 @@ impl Life {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         let leases = Leases::new(u32::from(start.slot), start.workers);
-        let (post, post_tasks) = Post::new(start.worker, start.mailbox, start.peers);
+        let (post, mailbox) = Post::new(start.worker, start.mailbox, start.peers);
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -97,7 +97,7 @@ impl Life {
             links,
             messages: post.messages(),
             post,
-            post_tasks: Some(post_tasks),
+            mailbox: Some(mailbox),
             ends_at: None,
         }
     }
@@ -151,10 +151,8 @@ impl Life {
 
     /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end.
     async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
-        let office = self
-            .post_tasks
-            .take()
-            .map(|tasks| self.post.clone().open(tasks));
+        let mailbox = self.mailbox.take();
+        let office = mailbox.map(|mailbox| self.post.clone().open(mailbox));
         let end = self.run_app(settings, load).await;
         if let Some(office) = office {
             office.close(self.ends_at).await;

@@ -18,6 +18,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -25,17 +26,19 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::poll::{PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::peer::{Peer, Sent};
-use crate::messages::packet::{self, Incoming, Outgoing};
+use self::peer::Peer;
+use crate::messages::packet::{self, Incoming, Outgoing, Records};
 use crate::messages::{Carry, Hub, Messages};
 use crate::sys::readiness::Readiness;
 
-/// So many packets are read before others have their turn.
-const BATCH: usize = 32;
+/// So many packets are read, or records taken, before others have their turn: the subscribers, first of all.
+const BATCH: usize = 128;
+/// So many messages go out each by itself; what is published behind them in one go shares packets.
+const AT_ONCE: u32 = 4;
 /// How long a message waits for the arbiter's word about its sender. It was given before the sender was there.
 const INTRODUCTION: Duration = Duration::from_millis(100);
 /// At the end, what the outboxes hold may take this long: a worker that is stuck must not hold this one.
@@ -48,15 +51,14 @@ pub(super) struct Post {
     peers: RwLock<Vec<Arc<Peer>>>,
     /// The youngest worker that the arbiter has told of. Numbers rise, and it tells in their order.
     youngest: watch::Sender<u64>,
-    /// Peers with something in their outbox, for the app's runtime.
-    slow: mpsc::UnboundedSender<Arc<Peer>>,
+    /// How many messages were published since the outboxes were looked at.
+    burst: AtomicU32,
+    /// Something may be in an outbox.
+    published: Notify,
 }
 
-/// What runs in the app's runtime.
-pub(super) struct Tasks {
-    slow: mpsc::UnboundedReceiver<Arc<Peer>>,
-    mailbox: OwnedFd,
-}
+/// The end to read, not read yet.
+pub(super) struct Mailbox(OwnedFd);
 
 /// The tasks, running.
 pub(super) struct Office {
@@ -70,21 +72,17 @@ impl Post {
         worker: u64,
         mailbox: OwnedFd,
         peers: Vec<(u64, OwnedFd)>,
-    ) -> (Arc<Self>, Tasks) {
-        let (slow, slow_out) = mpsc::unbounded_channel();
+    ) -> (Arc<Self>, Mailbox) {
         let peers = peers.into_iter().map(|(worker, fd)| Peer::new(worker, fd));
         let post = Arc::new(Self {
             worker,
             hub: Arc::default(),
             peers: RwLock::new(peers.collect()),
             youngest: watch::Sender::new(worker),
-            slow,
+            burst: AtomicU32::new(0),
+            published: Notify::new(),
         });
-        let tasks = Tasks {
-            slow: slow_out,
-            mailbox,
-        };
-        (post, tasks)
+        (post, Mailbox(mailbox))
     }
 
     /// The face of it for the app.
@@ -108,14 +106,8 @@ impl Post {
     }
 
     /// Reads the mailbox, and sends what is late. Must be called inside the app's runtime.
-    pub(super) fn open(self: Arc<Self>, tasks: Tasks) -> Office {
-        let Tasks { mut slow, mailbox } = tasks;
-        let from = self.worker;
-        tokio::spawn(async move {
-            while let Some(peer) = slow.recv().await {
-                tokio::spawn(peer.drain(from));
-            }
-        });
+    pub(super) fn open(self: Arc<Self>, Mailbox(mailbox): Mailbox) -> Office {
+        tokio::spawn(self.clone().send_late());
         let post = self.clone();
         let reading = tokio::spawn(async move {
             if let Err(error) = post.read(&mailbox).await {
@@ -125,6 +117,19 @@ impl Post {
         Office {
             post: self,
             reading,
+        }
+    }
+
+    /// Sends what was not sent at once, when whoever has published it has given up its turn.
+    async fn send_late(self: Arc<Self>) {
+        loop {
+            self.published.notified().await;
+            self.burst.store(0, Relaxed);
+            for peer in self.peers().iter() {
+                if peer.flush(self.worker) {
+                    tokio::spawn(peer.clone().drain(self.worker));
+                }
+            }
         }
     }
 
@@ -152,30 +157,35 @@ impl Post {
     }
 
     async fn take(&self, packet: &[u8]) {
-        let Some(incoming) = Incoming::read(packet) else {
-            tracing::debug!(
-                length = packet.len(),
-                "a packet of an unknown kind came from another worker"
-            );
-            return;
-        };
-        let worker = incoming.worker();
+        for (number, record) in (1..).zip(Records(packet)) {
+            self.take_one(&record).await;
+            if number % BATCH == 0 {
+                yield_now().await;
+            }
+        }
+    }
+
+    async fn take_one(&self, record: &Incoming<'_>) {
+        let worker = record.worker();
         if worker > *self.youngest.borrow() {
             self.wait_for_word_of(worker).await;
         }
-        match incoming {
+        match record {
             Incoming::Message { topic, bytes, .. } => {
                 let bytes = || Bytes::copy_from_slice(bytes);
                 self.hub.deliver(worker, topic, bytes);
             }
             Incoming::Missed { topics, .. } => {
-                for (topic, count) in topics {
+                for (topic, count) in topics.clone() {
                     if topic.is_empty() {
                         self.hub.miss_somewhere();
                     } else {
                         self.hub.miss(topic, count);
                     }
                 }
+            }
+            Incoming::Other => {
+                tracing::debug!("another worker has sent something of an unknown kind");
             }
         }
     }
@@ -224,16 +234,13 @@ impl Post {
 impl Carry for Post {
     fn carry(&self, topic: &str, bytes: &Bytes) {
         let message = Outgoing::new(self.worker, topic, bytes);
-        let mut packet = None;
-        let mut gone = false;
+        let at_once = self.burst.fetch_add(1, Relaxed) < AT_ONCE;
+        let (mut record, mut gone) = (None, false);
         for peer in self.peers().iter() {
-            match peer.send(&message, &mut packet) {
-                Sent::Done => {}
-                // Without the runtime there is nobody left who could wait for room.
-                Sent::Kept => drop(self.slow.send(peer.clone())),
-                Sent::Gone => gone = true,
-            }
+            gone |= !peer.send(&message, &mut record, at_once);
         }
+        // After it: who is told looks for it.
+        self.published.notify_one();
         if gone {
             self.forget_gone();
         }
@@ -245,7 +252,7 @@ impl Office {
     pub(super) async fn close(self, deadline: Option<Instant>) {
         let (post, now) = (&self.post, Instant::now());
         let deadline = deadline.map_or(now + LAST_CALL, |at| at.min(now + LAST_CALL));
-        let late = |peer: &&Arc<Peer>| !peer.flush(post.worker);
+        let late = |peer: &&Arc<Peer>| peer.flush(post.worker) || peer.is_late();
         let late: Vec<_> = post.peers().iter().filter(late).cloned().collect();
         let mut tasks: JoinSet<()> = late
             .into_iter()

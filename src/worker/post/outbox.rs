@@ -6,17 +6,19 @@
 //! 3. Of every message that came in, the receiver gets the message or a count, unless one of the two workers ends.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
+use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
 use crate::messages::packet;
 
 /// How much is kept for a worker that does not take it.
-const MOST_PACKETS: usize = 1024;
+const MOST_RECORDS: usize = 1024;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 /// What is lost of more topics than this is told without their names.
 const MOST_TOPICS: usize = 1024;
+/// So many records go into one packet.
+const BATCH: usize = 128;
 /// The name that stands for these.
 const OTHERS: &str = "";
 
@@ -29,42 +31,50 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn push(&mut self, packet: Bytes) {
-        let length = packet.len();
-        while self.queue.len() >= MOST_PACKETS || self.bytes + length > MOST_BYTES {
+    pub(super) fn push(&mut self, record: Bytes) {
+        let length = record.len();
+        while self.queue.len() >= MOST_RECORDS || self.bytes + length > MOST_BYTES {
             match self.pop() {
                 Some(oldest) => self.lose(packet::topic_of(&oldest)),
                 None => break,
             }
         }
         self.bytes += length;
-        self.queue.push_back(packet);
+        self.queue.push_back(record);
     }
 
-    /// Sends up to `most` packets, until there are none or `send` fails with anything that may pass.
+    /// Sends one packet, if there is anything to send.
     ///
     /// # Errors
     /// What `send` says; what was not sent is still here.
     pub(super) fn send(
         &mut self,
         worker: u64,
-        most: usize,
-        send: impl Fn(&[u8]) -> io::Result<()>,
+        send: impl Fn(&[IoSlice<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
-        for _ in 0..most {
-            if !self.lost.is_empty() {
-                let lost = self.lost.iter().map(|(topic, count)| (&**topic, *count));
-                let (packet, named) = packet::missed(worker, lost);
-                send(&packet)?;
-                let told = self.lost.len() - named;
-                while self.lost.len() > told {
-                    self.lost.pop_first();
-                }
-            } else if let Some(packet) = self.queue.front() {
-                send(packet)?;
-                self.pop();
-            } else {
+        if !self.lost.is_empty() {
+            let lost = self.lost.iter().map(|(topic, count)| (&**topic, *count));
+            let (record, named) = packet::missed(worker, lost);
+            send(&[IoSlice::new(&record)])?;
+            for _ in 0..named {
+                self.lost.pop_first();
+            }
+            return Ok(());
+        }
+        let mut batch = [IoSlice::new(&[]); BATCH];
+        let (mut count, mut length) = (0, 0);
+        for (part, record) in batch.iter_mut().zip(&self.queue) {
+            length += record.len();
+            if length > packet::MOST {
                 break;
+            }
+            *part = IoSlice::new(record);
+            count += 1;
+        }
+        if count > 0 {
+            send(&batch[..count])?;
+            for _ in 0..count {
+                self.pop();
             }
         }
         Ok(())
@@ -97,14 +107,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::packet::{Incoming, Outgoing};
+    use crate::messages::packet::{Incoming, Outgoing, Records};
     use std::cell::RefCell;
-
-    /// What the receiver knows of one topic.
-    #[derive(Default)]
-    struct Heard {
-        next: u64,
-    }
 
     fn full() -> io::Result<()> {
         Err(io::ErrorKind::WouldBlock.into())
@@ -113,7 +117,14 @@ mod tests {
     fn message(topic: &str, number: u64, length: usize) -> Bytes {
         let mut bytes = number.to_le_bytes().to_vec();
         bytes.resize(length.max(8), 0);
-        Outgoing::new(1, topic, &bytes).packet()
+        Outgoing::new(1, topic, &bytes).record()
+    }
+
+    fn whole(parts: &[IoSlice<'_>]) -> Vec<u8> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+        let packet = parts.concat();
+        assert!(!packet.is_empty() && packet.len() <= packet::MOST);
+        packet
     }
 
     /// The receiver of a mailbox that is full most of the time hears of every number of every topic once and in order,
@@ -126,53 +137,57 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(seed);
         let topics: Vec<String> = (0..6).map(|n| format!("topic {n}")).collect();
         let mut said = [0; 6];
-        let heard: RefCell<[Heard; 6]> = RefCell::default();
-        let missed = RefCell::new(0);
+        // By topic, the number of the next message, and how many were missed in all.
+        let heard = RefCell::new(([0_u64; 6], 0));
         let mut outbox = Outbox::default();
-        let take = |packet: &[u8]| match Incoming::read(packet).unwrap() {
-            Incoming::Message { topic, bytes, .. } => {
-                let topic = topics.iter().position(|name| name == topic).unwrap();
-                let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());
-                let heard = &mut heard.borrow_mut()[topic];
-                assert_eq!(heard.next, number, "the next one of topic {topic}");
-                heard.next += 1;
-            }
-            Incoming::Missed { topics: counts, .. } => {
-                for (topic, count) in counts {
-                    let topic = topics.iter().position(|name| name == topic).unwrap();
-                    heard.borrow_mut()[topic].next += count;
-                    *missed.borrow_mut() += count;
+        let take = |parts: &[IoSlice<'_>]| {
+            let (next, missed) = &mut *heard.borrow_mut();
+            let number_of = |topic: &str| topics.iter().position(|name| name == topic).unwrap();
+            for record in Records(&whole(parts)) {
+                match record {
+                    Incoming::Message { topic, bytes, .. } => {
+                        let topic = number_of(topic);
+                        let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                        assert_eq!(next[topic], number, "the next one of topic {topic}");
+                        next[topic] += 1;
+                    }
+                    Incoming::Missed { topics: counts, .. } => {
+                        for (topic, count) in counts {
+                            next[number_of(topic)] += count;
+                            *missed += count;
+                        }
+                    }
+                    Incoming::Other => panic!("{record:?}"),
                 }
             }
+            Ok(())
         };
         for _ in 0..50 {
             for _ in 0..random.usize(..2_000) {
                 let topic = random.usize(..topics.len());
-                outbox.push(message(&topics[topic], said[topic], random.usize(..12_000)));
+                let most = if random.bool() { 12_000 } else { 100 };
+                let length = random.usize(..most);
+                outbox.push(message(&topics[topic], said[topic], length));
                 said[topic] += 1;
-                assert!(outbox.queue.len() <= MOST_PACKETS && outbox.bytes <= MOST_BYTES);
+                assert!(outbox.queue.len() <= MOST_RECORDS && outbox.bytes <= MOST_BYTES);
             }
-            let room = RefCell::new(random.usize(..1_500));
-            let send = |packet: &[u8]| {
-                if *room.borrow() == 0 {
-                    return full();
-                }
-                *room.borrow_mut() -= 1;
-                take(packet);
-                Ok(())
-            };
-            let sent = outbox.send(1, 2_000, send);
-            assert_eq!(sent.is_ok(), outbox.is_empty());
+            for _ in 0..random.usize(..60) {
+                outbox.send(1, take).unwrap();
+            }
+            let before = outbox.queue.len();
+            assert!(outbox.is_empty() || outbox.send(1, |_| full()).is_err());
+            assert_eq!(
+                outbox.queue.len(),
+                before,
+                "what was not sent is still here"
+            );
         }
-        assert!(*missed.borrow() > 1_000, "it was tight");
-        outbox
-            .send(1, usize::MAX, |packet| {
-                take(packet);
-                Ok(())
-            })
-            .unwrap();
-        assert!(outbox.is_empty() && outbox.bytes == 0);
-        assert!(heard.borrow().iter().map(|heard| heard.next).eq(said));
+        while !outbox.is_empty() {
+            outbox.send(1, take).unwrap();
+        }
+        let (next, missed) = *heard.borrow();
+        assert!(missed > 1_000, "it was tight");
+        assert_eq!((next, outbox.bytes), (said, 0));
     }
 
     #[test]
@@ -182,18 +197,22 @@ mod tests {
         for number in 0..topics {
             outbox.push(message(&format!("{number:0200}"), number, 8));
         }
-        for number in 0..MOST_PACKETS as u64 {
+        for number in 0..MOST_RECORDS as u64 {
             outbox.push(message("last", number, 8));
         }
         let told = RefCell::new(BTreeMap::new());
-        let send = |packet: &[u8]| {
-            if let Some(Incoming::Missed { topics, .. }) = Incoming::read(packet) {
-                let topics = topics.map(|(topic, count)| (topic.to_owned(), count));
-                told.borrow_mut().extend(topics);
-            }
-            Ok(())
-        };
-        outbox.send(1, usize::MAX, send).unwrap();
+        while !outbox.is_empty() {
+            let send = |parts: &[IoSlice<'_>]| {
+                for record in Records(&whole(parts)) {
+                    if let Incoming::Missed { topics, .. } = record {
+                        let topics = topics.map(|(topic, count)| (topic.to_owned(), count));
+                        told.borrow_mut().extend(topics);
+                    }
+                }
+                Ok(())
+            };
+            outbox.send(1, send).unwrap();
+        }
         let told = told.into_inner();
         assert_eq!(told.len(), MOST_TOPICS + 1);
         assert_eq!(told[OTHERS], topics - MOST_TOPICS as u64);

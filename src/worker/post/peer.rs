@@ -20,9 +20,6 @@ use crate::sys::readiness::Readiness;
 /// How soon a send is tried again that nobody has said is possible. All senders share the room in a mailbox, and the
 /// kernel says that there is some when three quarters are free: others may take it again and again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// So many packets go out before others have their turn.
-const BATCH: usize = 32;
-
 /// The sending end of its mailbox.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -41,17 +38,6 @@ struct State {
     is_gone: bool,
 }
 
-/// What became of a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// It is in the mailbox, or somebody sees to it.
-    Done,
-    /// It is in the outbox, and somebody has to call [`Peer::drain`].
-    Kept,
-    /// Nobody will read it.
-    Gone,
-}
-
 impl Peer {
     pub(super) fn new(worker: u64, mailbox: OwnedFd) -> Arc<Self> {
         Arc::new(Self {
@@ -61,30 +47,50 @@ impl Peer {
         })
     }
 
-    /// Sends or keeps a message of worker `from`. `packet` is the same in one piece, made when it is first needed.
-    pub(super) fn send(&self, message: &Outgoing<'_>, packet: &mut Option<Bytes>) -> Sent {
+    /// Sends a message at once, if that is wanted and possible; else it is in the outbox, and [`flush`](Self::flush)
+    /// has to be called. `record` is the same in one piece, made when it is first needed. False: nobody reads it.
+    pub(super) fn send(
+        &self,
+        message: &Outgoing<'_>,
+        record: &mut Option<Bytes>,
+        at_once: bool,
+    ) -> bool {
         let mut state = self.state();
-        if state.is_gone {
-            return Sent::Gone;
-        }
-        if state.outbox.is_empty() {
-            match passing::send(self.mailbox.as_fd(), &message.parts(), &[]) {
-                Ok(()) => return Sent::Done,
+        if at_once && !state.is_gone && state.outbox.is_empty() {
+            match self.write(&message.parts()) {
+                Ok(()) => return true,
                 Err(error) if is_full(&error) => {}
-                Err(_) => {
-                    state.close();
-                    return Sent::Gone;
-                }
+                Err(_) => state.close(),
             }
         }
-        state
-            .outbox
-            .push(packet.get_or_insert_with(|| message.packet()).clone());
-        state.keep()
+        if !state.is_gone {
+            let record = record.get_or_insert_with(|| message.record());
+            state.outbox.push(record.clone());
+        }
+        !state.is_gone
+    }
+
+    /// Sends what there is room for. True: there is more, and nobody else sees to it: [`drain`](Self::drain) has to.
+    pub(super) fn flush(&self, from: u64) -> bool {
+        let mut state = self.state();
+        if state.is_drained {
+            return false;
+        }
+        while !state.outbox.is_empty() {
+            match state.outbox.send(from, |parts| self.write(parts)) {
+                Ok(()) => {}
+                Err(error) if is_full(&error) => {
+                    state.is_drained = true;
+                    return true;
+                }
+                Err(_) => state.close(),
+            }
+        }
+        false
     }
 
     /// Sends what is in the outbox, as worker `from`, until there is nothing left or nobody reads it. Costs nothing
-    /// while the mailbox is full. Several may do this at the same time. Cancel-safe.
+    /// while the mailbox is full. Several may do this at the same time.
     pub(super) async fn drain(self: Arc<Self>, from: u64) {
         // It is watched only as long as there is something to send: each message that is read wakes all who watch.
         let room = Readiness::of_writing(self.mailbox.as_fd());
@@ -96,10 +102,10 @@ impl Peer {
                 Ok(room) => timeout(AGAIN, room.writable()).await,
                 Err(_) => timeout(AGAIN, pending()).await,
             };
-            match self.send_batch(from) {
-                Batch::Over => return,
-                Batch::More => yield_now().await,
-                Batch::Full => {
+            match self.send_next(from) {
+                Next::Nothing => return,
+                Next::More => yield_now().await,
+                Next::Full => {
                     if let Ok(Ok(mut ready)) = ready {
                         ready.clear_ready();
                     }
@@ -108,15 +114,9 @@ impl Peer {
         }
     }
 
-    /// Sends what there is room for; true: nothing is left to send.
-    pub(super) fn flush(&self, from: u64) -> bool {
-        loop {
-            match self.send_batch(from) {
-                Batch::Over => return true,
-                Batch::More => {}
-                Batch::Full => return false,
-            }
-        }
+    /// A task is at what is in its outbox.
+    pub(super) fn is_late(&self) -> bool {
+        self.state().is_drained
     }
 
     /// Nothing is sent to it any more.
@@ -129,19 +129,20 @@ impl Peer {
         PollFd::new(self.mailbox.as_fd(), PollFlags::empty())
     }
 
-    fn send_batch(&self, from: u64) -> Batch {
+    fn send_next(&self, from: u64) -> Next {
         let mut state = self.state();
-        let send =
-            |packet: &[u8]| passing::send(self.mailbox.as_fd(), &[IoSlice::new(packet)], &[]);
-        let sent = state.outbox.send(from, BATCH, send);
-        match sent {
-            Ok(()) if !state.outbox.is_empty() => return Batch::More,
-            Err(error) if is_full(&error) => return Batch::Full,
+        match state.outbox.send(from, |parts| self.write(parts)) {
+            Ok(()) if !state.outbox.is_empty() => return Next::More,
+            Err(error) if is_full(&error) => return Next::Full,
             Ok(()) => {}
             Err(_) => state.close(),
         }
         state.is_drained = false;
-        Batch::Over
+        Next::Nothing
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
+        passing::send(self.mailbox.as_fd(), parts, &[])
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -149,23 +150,14 @@ impl Peer {
     }
 }
 
-enum Batch {
-    /// The outbox is empty, or nobody reads.
-    Over,
+/// What is to be done with an outbox.
+enum Next {
+    Nothing,
     More,
     Full,
 }
 
 impl State {
-    /// There is something in the outbox.
-    fn keep(&mut self) -> Sent {
-        if std::mem::replace(&mut self.is_drained, true) {
-            Sent::Done
-        } else {
-            Sent::Kept
-        }
-    }
-
     fn close(&mut self) {
         self.is_gone = true;
         self.outbox = Outbox::default();

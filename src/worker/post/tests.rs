@@ -31,10 +31,10 @@ fn worker(number: u64, peers: &[&Worker]) -> Worker {
     let peers = peers
         .iter()
         .map(|peer| (peer.post.worker, copy(&peer.mailbox)));
-    let (post, tasks) = Post::new(number, reader, peers.collect());
+    let (post, its) = Post::new(number, reader, peers.collect());
     Worker {
         messages: post.messages(),
-        office: post.clone().open(tasks),
+        office: post.clone().open(its),
         post,
         mailbox,
     }
@@ -104,7 +104,11 @@ async fn who_does_not_read_any_more_is_forgotten() {
 async fn a_packet_of_another_time_is_passed_over() {
     let here = worker(1, &[]);
     let mut news = here.messages.subscribe("news");
-    for packet in [&[9; 40][..], &[1], &[1, 200, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+    for packet in [
+        &[9; 40][..],
+        &[1],
+        &[1, 200, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    ] {
         nix::unistd::write(&here.mailbox, packet).unwrap();
     }
     let there = worker(2, &[&here]);
