@@ -12,8 +12,9 @@ use crate::ledger::{Book, Stint, gaps, silence};
 use crate::manager::Manager;
 use crate::support::service::{Service, signal_to};
 
-/// For how long a busy machine may keep a process from running.
-const SLACK: Duration = Duration::from_secs(1);
+/// What is measured is shown, not judged: a busy machine keeps a process from running for seconds. This is what tells a
+/// payload that moves from one that waits for some limit.
+const SLACK: Duration = Duration::from_secs(8);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SETTINGS: &str = "workers = 4\n[reload]\ntrial = '50ms'\n[timeouts]\nheartbeat_serving = '1s'\nabort_grace = '100ms'";
 
@@ -165,8 +166,8 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
             none,
             SLACK,
         ),
-        ("restart of the service", restarted, none, 2 * SLACK),
-        ("the arbiter is killed", arbiter_killed, none, 2 * SLACK),
+        ("restart of the service", restarted, none, SLACK),
+        ("the arbiter is killed", arbiter_killed, none, SLACK),
     ];
     println!("{times} times each, without a line, in ms: least, median, most");
     for (name, scene, least, most) in scenes {

@@ -88,13 +88,17 @@ fn over_reloads_of_which_some_are_rolled_back() {
             count += 1;
             continue;
         }
+        // Nothing more is kept: what was before has to come along to the other image and back.
+        ledger.tell("pause");
+        ledger.wait_until_silent();
         // A generation that would not know of it, and that does not come up.
         service.steer("startup = 'fail'");
         assert_ne!(service.reload().status.code(), Some(0));
         std::fs::remove_file(service.folder().join("steer")).unwrap();
         assert_eq!(ledger.stints().len(), count, "it stays where it was");
-        // What was kept before the way back is still there.
         signal_to(stints[count - 1].pid, Signal::SIGKILL);
+        wait_for_end_of(stints[count - 1].pid);
+        ledger.tell_nothing();
         count += 1;
     }
     handed_on(&ledger, count);

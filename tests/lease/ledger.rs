@@ -135,6 +135,18 @@ impl Ledger {
         })
     }
 
+    /// Waits until nobody has written anything for several times as long as a writer pauses.
+    #[track_caller]
+    pub(crate) fn wait_until_silent(&self) {
+        let mut before = u64::MAX;
+        let length = || fs::metadata(&self.0).unwrap().len();
+        eventually("nobody writes", DEADLINE, || {
+            let silent = length() == before;
+            before = length();
+            silent.then_some(())
+        });
+    }
+
     /// Waits until this process writes, and has written for a while.
     #[track_caller]
     pub(crate) fn wait_for_writer(&self, pid: u32) {

@@ -8,7 +8,7 @@
 //! kept is the last line's count, or the next one, if the last writer was killed in between: else its first word is
 //! `lost`, or `bare` if it finds nothing although there are lines.
 //!
-//! While a file `<ledger>.do` is there, its word is done, after one more tick: `return`, `fail`, `crash` (SIGKILL to
+//! While a file `<ledger>.do` is there, its word is done, after one more tick: `return`, `fail`, `pause` (writes nothing), `crash` (SIGKILL to
 //! itself), `block` (holds its thread when it is told to stop), `ignore` (is told to stop, and does not).
 
 use std::fs::{self, File, OpenOptions};
@@ -50,6 +50,9 @@ pub(crate) async fn keep(
         tokio::select! {
             () = context.stopped() => break,
             () = tokio::time::sleep(PAUSE) => {}
+        }
+        if word(&ledger) == "pause" {
+            continue;
         }
         writer.write("tick").await?;
         match word(&ledger).as_str() {
