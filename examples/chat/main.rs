@@ -13,7 +13,8 @@
 //! - A worker that drains says goodbye (close code 1001), and listens until the client has said it too. So what was on
 //!   its way is published as well.
 //! - The client connects again, to a worker of the new generation. That has heard everything since it was started,
-//!   before the old one drained, and begins with what was said last. Lines are numbered: the client drops what it has.
+//!   before the old one drained, and begins with what was said last. Lines are numbered: the client drops those that it
+//!   has already.
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -28,11 +29,12 @@ use axum::response::{Html, Response};
 use axum::routing::get;
 use payload::{App, Context, Messages, Payload, PayloadContext, Subscription, Token};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 use tokio::time::timeout;
 
 const TOPIC: &str = "chat";
 /// So many lines a newcomer sees of what was said before.
-const RECENT: usize = 100;
+const RECENT: usize = 200;
 /// The longest line that somebody can say, in bytes. A message between workers has room for 64 KiB.
 const LONGEST: usize = 8 * 1024;
 /// For the other half of a goodbye.
@@ -43,15 +45,16 @@ async fn load(context: Context) -> payload::Result<App> {
         worker: context.worker(),
         said: AtomicU64::new(0),
         recent: Mutex::default(),
+        lines: broadcast::Sender::new(RECENT),
         messages: context.messages(),
         drain: context.drain_token(),
     });
     // From here on nothing is missed, although the payload starts later.
     let news = room.messages.subscribe(TOPIC);
-    let memory = Arc::clone(&room);
+    let ears = Arc::clone(&room);
     Ok(App::builder()
-        .payload(Payload::new("memory", |context| {
-            remember(context, memory, news)
+        .payload(Payload::new("listen", |context| {
+            listen(context, ears, news)
         }))
         .build(
             Router::new()
@@ -66,7 +69,10 @@ struct Room {
     worker: u64,
     /// How many lines this worker has numbered.
     said: AtomicU64,
+    /// What was said last, in any worker.
     recent: Mutex<VecDeque<Utf8Bytes>>,
+    /// The same as it comes.
+    lines: broadcast::Sender<Utf8Bytes>,
     messages: Messages,
     drain: Token,
 }
@@ -89,14 +95,25 @@ impl Room {
         Ok(self.messages.publish(TOPIC, line)?)
     }
 
-    fn recent(&self) -> Vec<Utf8Bytes> {
+    fn heard(&self, line: Utf8Bytes) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(line.clone());
+        // Perhaps nobody is here.
+        let _ = self.lines.send(line);
+    }
+
+    /// What was said, and what will be: each line is in one of them, since both change under one lock.
+    fn join(&self) -> (Vec<Utf8Bytes>, broadcast::Receiver<Utf8Bytes>) {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.iter().cloned().collect()
+        (recent.iter().cloned().collect(), self.lines.subscribe())
     }
 }
 
-/// Keeps what was said last, also while this worker is prepared and serves nobody yet.
-async fn remember(
+/// Hears what is said in all workers, also while this one is prepared and serves nobody yet.
+async fn listen(
     context: PayloadContext,
     room: Arc<Room>,
     mut news: Subscription,
@@ -107,15 +124,8 @@ async fn remember(
             heard = news.recv() => heard,
         };
         match heard {
-            Ok(line) => {
-                let line = Utf8Bytes::try_from(line.bytes().clone())?;
-                let mut recent = room.recent.lock().unwrap_or_else(PoisonError::into_inner);
-                if recent.len() == RECENT {
-                    recent.pop_front();
-                }
-                recent.push_back(line);
-            }
-            Err(lagged) => tracing::warn!(%lagged, "the memory has a gap"),
+            Ok(line) => room.heard(Utf8Bytes::try_from(line.bytes().clone())?),
+            Err(lagged) => tracing::warn!(%lagged, "this worker has not heard everything"),
         }
     }
 }
@@ -141,12 +151,11 @@ async fn enter(
 }
 
 async fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> payload::Result<()> {
-    // In this order nothing falls between. What comes twice the client drops by its number.
-    let mut news = room.messages.subscribe(TOPIC);
-    for line in room.recent() {
+    let (recent, mut news) = room.join();
+    for line in recent {
         socket.send(Message::Text(line)).await?;
     }
-    loop {
+    let code = loop {
         tokio::select! {
             said = socket.recv() => match said.transpose()? {
                 Some(Message::Text(text)) => room.say(name, &text)?,
@@ -154,17 +163,20 @@ async fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> payload::Resul
                 Some(_) => {}
                 None => return Ok(()),
             },
-            heard = news.recv() => match heard {
-                Ok(line) => {
-                    let line = Utf8Bytes::try_from(line.bytes().clone())?;
+            line = news.recv() => match line {
+                Ok(line) => socket.send(Message::Text(line)).await?,
+                // A client that reads too slowly holds up nobody; it begins anew.
+                Err(_) => break close_code::AGAIN,
+            },
+            () = room.drain.fired() => {
+                while let Ok(line) = news.try_recv() {
                     socket.send(Message::Text(line)).await?;
                 }
-                // A client that reads too slowly holds up nobody; it begins anew.
-                Err(_) => return goodbye(socket, room, name, close_code::AGAIN).await,
-            },
-            () = room.drain.fired() => return goodbye(socket, room, name, close_code::AWAY).await,
+                break close_code::AWAY;
+            }
         }
-    }
+    };
+    goodbye(socket, room, name, code).await
 }
 
 /// Ends a conversation, and hears what the client had said before it knew. One that does not answer is not waited for:

@@ -172,7 +172,7 @@ fn nobody_loses_a_line_over_reloads() {
                 while !done.load(Relaxed) {
                     if Instant::now() >= next && guest.say() {
                         said.fetch_add(1, Relaxed);
-                        next = Instant::now() + Duration::from_millis(40);
+                        next = Instant::now() + Duration::from_millis(80);
                     }
                     guest.listen();
                 }
@@ -187,10 +187,10 @@ fn nobody_loses_a_line_over_reloads() {
         });
     };
     for _ in 0..3 {
-        advance(60);
+        advance(40);
         assert!(service.reload().status.success());
     }
-    advance(60);
+    advance(40);
     done.store(true, Relaxed);
     let guests: Vec<Guest> = threads
         .into_iter()
@@ -261,4 +261,20 @@ fn a_stop_says_goodbye_and_waits_for_the_answer() {
     let (code, lines) = websocket::rest(&mut socket);
     assert_eq!((code, lines.len()), (1001, 0));
     assert_eq!(service.exit(), 0);
+}
+
+#[test]
+fn a_stop_does_not_wait_long_for_a_guest_who_is_silent() {
+    let service = chat(1);
+    let mut guest = Guest::new("guest", service.address());
+    assert!(guest.say());
+    guest.listen_until_heard(1);
+    let begun = Instant::now();
+    assert_eq!(service.stop(), 0);
+    // `timeouts.graceful` is 30 s.
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
 }
