@@ -158,7 +158,7 @@ impl Vitals {
         let sample = state.ring.latest();
         self.spread(
             state,
-            |state| tick(state, sample, &status, None),
+            |state| tick(state, sample.as_deref(), &status, None),
             Frames::tick,
         );
     }
