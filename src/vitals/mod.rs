@@ -158,7 +158,7 @@ impl Vitals {
         let sample = state.ring.latest();
         self.spread(
             state,
-            |state| tick(state, sample, &status, None),
+            |state| tick(state, sample.as_deref(), &status, None),
             Frames::tick,
         );
     }
@@ -220,7 +220,7 @@ impl Vitals {
         }
         let (status, events) = (self.status(), self.events.recent());
         let sample = state.ring.latest();
-        let frame = tick(state, sample, &status, Some(&events));
+        let frame = tick(state, sample.as_deref(), &status, Some(&events));
         state.frames.greet(frame)
     }
 
@@ -308,13 +308,13 @@ impl Vitals {
 
 fn tick(
     state: &State,
-    sample: Option<Arc<Sample>>,
+    sample: Option<&Sample>,
     service: &Status,
     events: Option<&[Arc<LifecycleEvent>]>,
 ) -> Bytes {
     let tick = Tick {
         pid: std::process::id(),
-        sample: sample.as_deref(),
+        sample,
         processes: &state.processes,
         service,
         since: state.ring.oldest().map(|sample| sample.time),

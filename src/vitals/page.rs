@@ -7,7 +7,7 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
     script-src 'sha256-PDMFU4jBQ0JUJlBFA3vPRSqFKLRTsjw8wbmr0JZbOtg='; \
-    style-src 'sha256-gsQsxmCwnQOsjXgzxB8aIndZMI42MnnHwi52BuNhCpY='; \
+    style-src 'sha256-hk0LkqJIhCobP4+MgdXIKigyWwbUv7RXp3KCEl991n4='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
