@@ -64,7 +64,7 @@ impl Ring {
         }
         let length = message.bytes.len();
         while self.entries.len() >= MOST_MESSAGES || self.bytes + length > MOST_BYTES {
-            if !self.drop_first() {
+            if self.drop_first().is_none() {
                 break;
             }
         }
@@ -92,25 +92,22 @@ impl Ring {
         }
         let entry = self.entries.get_mut(position)?;
         *next += 1;
-        entry.left -= 1;
-        let message = entry.message.clone();
-        if entry.left == 0 {
-            // It is the first: those before it had no more readers.
-            self.drop_first();
+        if entry.left > 1 {
+            entry.left -= 1;
+            return Some(Ok(entry.message.clone()));
         }
-        Some(Ok(message))
+        // The last reader gets it as it is. It is the first: those before it had no more readers.
+        self.drop_first().map(Ok)
     }
 
     fn position(&self, next: u64) -> usize {
         self.entries.partition_point(|entry| entry.number < next)
     }
 
-    fn drop_first(&mut self) -> bool {
-        let first = self.entries.pop_front();
-        if let Some(entry) = &first {
-            self.bytes -= entry.message.bytes.len();
-        }
-        first.is_some()
+    fn drop_first(&mut self) -> Option<Message> {
+        let message = self.entries.pop_front()?.message;
+        self.bytes -= message.bytes.len();
+        Some(message)
     }
 }
 

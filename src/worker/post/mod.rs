@@ -35,7 +35,7 @@ use crate::messages::packet::{self, Incoming, Outgoing, Records};
 use crate::messages::{Carry, Hub, Messages};
 use crate::sys::readiness::Readiness;
 
-/// So many packets are read, or records taken, before others have their turn: the subscribers, first of all.
+/// So many records are taken before others have their turn, the subscribers first of all: far fewer than these keep.
 const BATCH: usize = 128;
 /// So many messages go out each by itself; what is published behind them in one go shares packets.
 const AT_ONCE: u32 = 4;
@@ -136,36 +136,30 @@ impl Post {
     async fn read(&self, mailbox: &OwnedFd) -> io::Result<()> {
         let readiness = Readiness::of(mailbox.as_fd())?;
         let mut buffer = vec![0; packet::MOST];
+        let mut turn = 0;
         loop {
             let mut ready = readiness.readable().await?;
-            for _ in 0..BATCH {
-                match recv(mailbox.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                    // Nobody has the other end: the arbiter is gone, and all workers.
-                    Ok(0) => return Ok(()),
-                    Ok(length) => self.take(&buffer[..length]).await,
-                    Err(Errno::EAGAIN) => {
-                        ready.clear_ready();
-                        break;
+            match recv(mailbox.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                // Nobody has the other end: the arbiter is gone, and all workers.
+                Ok(0) => return Ok(()),
+                Ok(length) => {
+                    for record in Records(&buffer[..length]) {
+                        self.take(&record).await;
+                        turn += 1;
+                        if turn == BATCH {
+                            turn = 0;
+                            yield_now().await;
+                        }
                     }
-                    Err(Errno::EINTR) => {}
-                    Err(errno) => return Err(errno.into()),
                 }
-            }
-            drop(ready);
-            yield_now().await;
-        }
-    }
-
-    async fn take(&self, packet: &[u8]) {
-        for (number, record) in (1..).zip(Records(packet)) {
-            self.take_one(&record).await;
-            if number % BATCH == 0 {
-                yield_now().await;
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
             }
         }
     }
 
-    async fn take_one(&self, record: &Incoming<'_>) {
+    async fn take(&self, record: &Incoming<'_>) {
         let worker = record.worker();
         if worker > *self.youngest.borrow() {
             self.wait_for_word_of(worker).await;
