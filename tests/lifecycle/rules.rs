@@ -97,7 +97,7 @@ impl Spoiled<'_> {
     }
 
     #[track_caller]
-    fn finds(self) {
+    fn must_be_found(self) {
         let wrong = violations(&self.records);
         let number = format!("{}: ", self.property);
         assert!(
@@ -125,114 +125,114 @@ fn each_rule_finds_what_breaks_it() {
 
     spoiled(1, "load ran twice")
         .twice(probe("load", ""))
-        .finds();
+        .must_be_found();
     spoiled(1, "load ran late")
         .behind(probe("load", ""), phase("serving"))
-        .finds();
+        .must_be_found();
     spoiled(2, "a phase is missing")
         .without(phase("starting"))
-        .finds();
+        .must_be_found();
     spoiled(2, "a phase came twice")
         .twice(phase("serving"))
-        .finds();
+        .must_be_found();
     spoiled(2, "the service stopped twice")
         .twice(event("service-stopped"))
-        .finds();
+        .must_be_found();
     spoiled(2, "the service began to stop twice")
         .twice(event("service-stopping"))
-        .finds();
+        .must_be_found();
     spoiled(6, "it served before it was prepared")
         .without(phase("prepared"))
         .with(phase("serving"), "previous", json!("starting"))
-        .finds();
+        .must_be_found();
     spoiled(6, "a step started when it served")
         .behind(probe("startup", "three"), phase("serving"))
-        .finds();
+        .must_be_found();
     spoiled(12, "a step was not torn down")
         .without(probe("teardown", "two"))
-        .finds();
+        .must_be_found();
     spoiled(12, "a step was torn down twice")
         .twice(probe("teardown", "two"))
-        .finds();
+        .must_be_found();
     spoiled(12, "the first step was torn down first")
         .before(probe("teardown", "one"), probe("teardown", "three"))
-        .finds();
+        .must_be_found();
     spoiled(16, "a payload outlived its worker")
         .without(event("payload-ended"))
-        .finds();
+        .must_be_found();
     spoiled(17, "a payload ran twice in one worker")
         .twice(event("payload-started"))
-        .finds();
+        .must_be_found();
     let first = log.iter().find(|record| record.is("lease-granted"));
     let first = first.and_then(Record::worker);
     let of_the_next =
         |record: &Record| is_of_ledger(record, "payload-started") && record.worker() != first;
     spoiled(20, "two ran it")
         .before(of_the_next, ledger("payload-ended"))
-        .finds();
+        .must_be_found();
     spoiled(20, "two had the lease")
         .behind(event("lease-released"), event("lease-granted"))
-        .finds();
+        .must_be_found();
     spoiled(20, "the lease's number did not rise")
         .with(event("lease-granted"), "epoch", json!(u64::MAX))
-        .finds();
+        .must_be_found();
     spoiled(20, "somebody else gave it back")
         .with(event("lease-released"), "payload_worker", json!(77))
-        .finds();
+        .must_be_found();
     spoiled(20, "it was given to one that did not serve")
         .before(event("lease-granted"), phase("loading"))
-        .finds();
+        .must_be_found();
     spoiled(22, "it did not drain")
         .without(phase("draining"))
         .with(phase("cleaning"), "previous", json!("serving"))
-        .finds();
+        .must_be_found();
     spoiled(29, "the boot failed after all")
         .and(json!({"payload_event": "boot-failed"}))
-        .finds();
+        .must_be_found();
     spoiled(11, "the boot failed twice")
         .and(json!({"payload_event": "boot-failed"}))
         .and(json!({"payload_event": "boot-failed"}))
-        .finds();
+        .must_be_found();
     spoiled(32, "it was ready too early")
         .before(event("service-ready"), phase("loading"))
-        .finds();
+        .must_be_found();
     spoiled(34, "the new ones did not serve yet")
         .behind(event("reload-started"), event("service-ready"))
         .before(event("reloaded"), event("image-changed"))
-        .finds();
+        .must_be_found();
     spoiled(34, "a replacement did not serve")
         .and(json!({"payload_event": "worker-replaced", "payload_worker": 77}))
-        .finds();
+        .must_be_found();
     spoiled(34, "a worker was forked by a service that stops")
         .behind(event("worker-forked"), event("service-stopping"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a worker has no end")
         .without(event("worker-exited"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a worker has two ends")
         .twice(event("worker-exited"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a number was given twice")
         .twice(event("worker-forked"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a worker spoke after its end")
         .before(event("worker-exited"), phase("exited"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a worker moved")
         .with(phase("serving"), "payload_slot", json!(7))
-        .finds();
+        .must_be_found();
     spoiled(36, "a phase took an unknown time")
         .with(phase("serving"), "took_seconds", Value::Null)
-        .finds();
+        .must_be_found();
     spoiled(36, "a reload has no end")
         .without(event("reloaded"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a reload ended twice")
         .twice(event("reloaded"))
-        .finds();
+        .must_be_found();
     spoiled(36, "a reload in a reload")
         .twice(event("reload-started"))
-        .finds();
+        .must_be_found();
 }
 
 #[test]
