@@ -278,3 +278,21 @@ fn a_stop_does_not_wait_long_for_a_guest_who_is_silent() {
         begun.elapsed()
     );
 }
+
+/// A line crosses the goodbye on its way: the guest has not read that yet.
+#[test]
+fn what_is_said_into_a_goodbye_is_heard() {
+    let service = chat(2);
+    let mut guests = guests(&service);
+    let count = guests.len();
+    assert!(service.reload().status.success());
+    for guest in &mut guests {
+        assert!(guest.say(), "it has read nothing");
+    }
+    for guest in &mut guests {
+        guest.listen_until_heard(count);
+        assert_eq!(guest.ends, [Some(CloseCode::Away)]);
+    }
+    drop(guests);
+    assert_eq!(service.stop(), 0);
+}
