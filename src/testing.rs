@@ -22,18 +22,26 @@
 //! ```
 //!
 //! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
+//!
+//! [`TestWorker`] says where the app is to live, [`settings`] reads a configuration as the service does, [`TestApp`]
+//! drives the life: the startup and its interruption, requests, the drain, the leases, the stop and its deadline.
+
+mod worker;
+
+pub use worker::{TestWorker, body, peer, settings};
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
@@ -41,16 +49,15 @@ use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::shelf::Custodian;
 use crate::app::start::Launch;
-use crate::app::{
-    App, Context, ContextParts, Desk, PayloadFailure, Stage, StartFailure, StepError, Tokens,
-};
+use crate::app::{App, Context, PayloadFailure, Stage, StartFailure, StepError};
 use crate::body::Body;
-use crate::events::Events;
 use crate::exit::BoxError;
 use crate::kept::Kept;
 use crate::lease::Grant;
 use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
+
+use worker::{Around, Counter};
 
 /// The number of the one worker.
 const WORKER: u64 = 1;
@@ -71,6 +78,7 @@ pub struct TestApp {
     trace: Trace,
     leases: Arc<Leases>,
     archive: Arc<Archive>,
+    busy: Arc<Counter>,
     /// How often a lease was granted.
     grants: u64,
 }
@@ -90,7 +98,7 @@ impl TestApp {
     /// # Errors
     /// It failed or was given up, and what it had started is torn down again.
     pub async fn start_until(app: App, stop: impl Future<Output = ()>) -> Result<Self, NotStarted> {
-        launch(app, stop, Tokens::default(), Messages::alone(WORKER)).await
+        TestWorker::new().start_until(app, stop).await
     }
 
     /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
@@ -103,23 +111,7 @@ impl TestApp {
         F: Future<Output = Result<App, E>>,
         E: Into<BoxError>,
     {
-        let tokens = Tokens::default();
-        let messages = Messages::alone(WORKER);
-        let context = Context::new(ContextParts {
-            settings,
-            worker: WORKER,
-            slot: 0,
-            generation: 1,
-            workers: 1,
-            tokens: tokens.clone(),
-            startup_deadline: None,
-            desk: Desk::default(),
-            messages: messages.clone(),
-            events: Events::default(),
-            service: Arc::new(status),
-        });
-        let app = load(context).await.map_err(Into::into)?;
-        Ok(launch(app, pending(), tokens, messages).await?)
+        TestWorker::new().load(settings, load).await
     }
 
     /// Answers one request.
@@ -138,6 +130,11 @@ impl TestApp {
     /// What the app publishes, and a way to publish as if it did.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
+    }
+
+    /// How much the app has declared [busy](crate::Context::busy): a service leaves for idleness only at zero.
+    pub fn busy(&self) -> usize {
+        self.busy.0.load(Relaxed)
     }
 
     /// Begins the drain, and returns at once.
@@ -232,20 +229,27 @@ impl fmt::Debug for TestApp {
 async fn launch(
     app: App,
     stop: impl Future<Output = ()>,
-    tokens: Tokens,
-    messages: Messages,
+    around: Around,
 ) -> Result<TestApp, NotStarted> {
+    let desk = around.desk();
+    let Around {
+        place,
+        tokens,
+        messages,
+        busy,
+        deadline,
+    } = around;
     let trace = Trace::default();
     let cancel = CancellationToken::new();
     let archive = Arc::new(Archive::default());
-    let leases = Leases::new(0, 1).with_custodian(archive.clone());
+    let leases = Leases::new(place.slot, u32::from(place.workers)).with_custodian(archive.clone());
     let leases = Arc::new(leases);
     let starting = app.start(Launch {
         cancel: cancel.clone(),
         tokens,
-        desk: Desk::default(),
+        desk,
         messages: messages.clone(),
-        deadline: None,
+        deadline,
         cleanup: None,
         observer: Arc::new(trace.clone()),
         leases: Arc::clone(&leases),
@@ -258,6 +262,10 @@ async fn launch(
             cancel.cancel();
             starting.await
         }
+        () = until(deadline) => {
+            cancel.cancel();
+            starting.await
+        }
     };
     match started {
         Ok(running) => {
@@ -267,14 +275,22 @@ async fn launch(
                 trace,
                 leases,
                 archive,
+                busy,
                 grants: 0,
             };
             for (_, payload) in app.leases.payloads() {
-                app.grant(&payload, 1);
+                app.grant(&payload, place.workers);
             }
             Ok(app)
         }
         Err(failure) => Err(NotStarted { failure, trace }),
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
     }
 }
 

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
@@ -27,12 +28,15 @@ use axum::response::{Html, Response};
 use axum::routing::get;
 use payload::{App, Context, Messages, Payload, PayloadContext, Subscription, Token};
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 const TOPIC: &str = "chat";
 /// So many lines a newcomer sees of what was said before.
 const RECENT: usize = 100;
 /// The longest line that somebody can say, in bytes. A message between workers has room for 64 KiB.
 const LONGEST: usize = 8 * 1024;
+/// For the other half of a goodbye.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn load(context: Context) -> payload::Result<App> {
     let room = Arc::new(Room {
@@ -163,8 +167,8 @@ async fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> payload::Resul
     }
 }
 
-/// Ends a conversation, and hears what the client had said before it knew. A client that does not answer is cut off
-/// when `timeouts.graceful` is over.
+/// Ends a conversation, and hears what the client had said before it knew. One that does not answer is not waited for:
+/// the worker could not leave.
 async fn goodbye(
     socket: &mut WebSocket,
     room: &Room,
@@ -172,15 +176,17 @@ async fn goodbye(
     code: u16,
 ) -> payload::Result<()> {
     let reason = "please connect again".into();
-    socket
-        .send(Message::Close(Some(CloseFrame { code, reason })))
-        .await?;
-    while let Some(said) = socket.recv().await.transpose()? {
-        if let Message::Text(text) = said {
-            room.say(name, &text)?;
+    let close = Message::Close(Some(CloseFrame { code, reason }));
+    let answered = timeout(PATIENCE, async {
+        socket.send(close).await?;
+        while let Some(said) = socket.recv().await.transpose()? {
+            if let Message::Text(text) = said {
+                room.say(name, &text)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    });
+    answered.await?
 }
 
 fn main() -> ExitCode {

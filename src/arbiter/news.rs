@@ -29,6 +29,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of the kernel's memory that may wait in a channel that still gets news: a part of what one can hold, which
 /// is net.core.wmem_default, about 200 KiB.
 const ROOM: usize = 32 * 1024;
+/// Events about a worker may come when it is gone: of how many workers is known who they were.
+const REMEMBERED: usize = 1024;
 
 /// What the arbiter knows, and how far everybody has been told.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub(super) struct News {
     payload_changes: BTreeMap<u64, u64>,
     line_change: u64,
     told: BTreeMap<WorkerId, Mark>,
+    /// The last workers, also those that are gone.
+    workers: BTreeMap<u64, Who>,
     /// Somebody may not know everything.
     due: bool,
     last_round: Option<Moment>,
@@ -52,6 +56,15 @@ pub(super) struct SavedNews {
     events: Ring,
     /// The last event that each worker was told.
     told: Vec<(u64, u64)>,
+    workers: BTreeMap<u64, Who>,
+}
+
+/// What an event about a worker says of it, whatever its record had.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(super) struct Who {
+    pub(super) slot: u32,
+    pub(super) generation: u32,
+    pub(super) pid: u32,
 }
 
 /// How far a worker has been told.
@@ -79,6 +92,7 @@ impl News {
             .into_iter()
             .map(|(worker, event)| (WorkerId(worker), Mark { event, version: 0 }))
             .collect();
+        news.workers = saved.workers;
         news
     }
 
@@ -87,6 +101,7 @@ impl News {
         SavedNews {
             events: self.events.clone(),
             told: told.map(|(worker, mark)| (worker.0, mark.event)).collect(),
+            workers: self.workers.clone(),
         }
     }
 
@@ -99,6 +114,7 @@ impl News {
             payload_changes: BTreeMap::new(),
             line_change: 0,
             told: BTreeMap::new(),
+            workers: BTreeMap::new(),
             due: true,
             last_round: None,
         }
@@ -117,8 +133,7 @@ impl News {
         event.worker = Some(worker.0);
         // What happened before it stands before it.
         self.collect();
-        self.events.push(event);
-        self.due = true;
+        self.push(event);
     }
 
     /// The app of a worker has these payloads.
@@ -144,16 +159,31 @@ impl News {
     }
 
     /// It was forked, and got the briefing.
-    pub(super) fn briefed(&mut self, worker: WorkerId) {
+    pub(super) fn briefed(&mut self, worker: WorkerId, who: Who) {
         self.told.insert(worker, self.newest());
+        self.workers.insert(worker.0, who);
+        if self.workers.len() > REMEMBERED {
+            self.workers.pop_first();
+        }
     }
 
     /// Takes over what this process has logged.
     fn collect(&mut self) {
         for event in logs::take_events() {
-            self.events.push(event);
-            self.due = true;
+            self.push(event);
         }
+    }
+
+    fn push(&mut self, mut event: LifecycleEvent) {
+        let who = event.worker.and_then(|worker| self.workers.get(&worker));
+        if let Some(who) = who {
+            event.slot.get_or_insert(who.slot);
+            event.pid.get_or_insert(who.pid);
+            // Some records have the one that serves: the event is about the worker.
+            event.generation = Some(who.generation);
+        }
+        self.events.push(event);
+        self.due = true;
     }
 
     fn note_leases(&mut self, rows: Vec<Row>) {
@@ -412,5 +442,23 @@ mod tests {
         assert_eq!(news.poll_timeout(), None);
         news.happened(WorkerId(1), event("a"));
         assert_eq!(news.poll_timeout(), Some(Moment::from_nanos(1) + PAUSE));
+    }
+
+    #[test]
+    fn an_event_about_a_worker_says_who_that_is_or_was() {
+        let mut news = News::with(Ring::default());
+        let who = Who {
+            slot: 2,
+            generation: 5,
+            pid: 77,
+        };
+        news.briefed(WorkerId(3), who);
+        news.keep_only(|_| false);
+        news.happened(WorkerId(3), event("a"));
+        let event = &news.events.after(0)[0];
+        assert_eq!(
+            (event.slot, event.generation, event.pid),
+            (Some(2), Some(5), Some(77))
+        );
     }
 }

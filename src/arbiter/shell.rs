@@ -16,7 +16,7 @@ use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
 use super::kept::Deposits;
-use super::news::News;
+use super::news::{News, Who};
 use super::seats::{Child, Children};
 use super::store::Store;
 use super::{diagnose, journal, memory, post, preparation, view};
@@ -345,7 +345,12 @@ impl Shell {
                     tracing::error!(payload_worker = worker.0, error = %error, "a worker's channel cannot be watched");
                     self.events.push_back(Event::ChannelClosed { worker });
                 }
-                self.news.briefed(worker);
+                let who = Who {
+                    slot: u32::from(slot),
+                    generation,
+                    pid,
+                };
+                self.news.briefed(worker, who);
                 self.children.add(
                     worker,
                     Child {

@@ -6,8 +6,8 @@ pub(super) const HTML: &str = include_str!("page.html");
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-+mBBkHCqYAhNwlqMJp3866YT1zBGUAU0FSGvGqlIvcU='; \
-    style-src 'sha256-6N0YEpHK9Le9LGSd/pbnfDNxQO7eNaa32DYzL4ewN/8='; \
+    script-src 'sha256-PDMFU4jBQ0JUJlBFA3vPRSqFKLRTsjw8wbmr0JZbOtg='; \
+    style-src 'sha256-gsQsxmCwnQOsjXgzxB8aIndZMI42MnnHwi52BuNhCpY='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

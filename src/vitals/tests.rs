@@ -443,7 +443,10 @@ async fn the_sampler_tells_everybody_at_its_interval_and_stops_when_told() {
         before = next.place;
     }
     assert_eq!(begun.elapsed().as_millis(), 3000, "one per second");
-    assert!(first.sample.cpu.is_some(), "the first has rates as well");
+    assert!(
+        first.sample.service.cpu.is_some(),
+        "the first has rates as well"
+    );
     assert_eq!(times(&vitals_of(&app, "").await).len(), 4);
     let told = Instant::now();
     assert!(app.stop().await.is_empty());

@@ -452,8 +452,9 @@ fn beat_interval(timeouts: &Timeouts) -> Duration {
     (shortest / 4).clamp(FASTEST_BEAT, SLOWEST_BEAT)
 }
 
+/// Not by a stop, which comes from another thread and may have just overtaken the question whether there is one.
 async fn told_to_serve(wishes: &watch::Receiver<Wish>) {
-    wait_for(wishes, |wish| wish >= Wish::Serve).await;
+    wait_for(wishes, |wish| wish == Wish::Serve).await;
 }
 
 async fn told_to_stop(wishes: &watch::Receiver<Wish>) {

@@ -14,6 +14,7 @@ mod mounts;
 mod payloads;
 mod readme;
 mod startup;
+mod surroundings;
 mod teardown;
 
 use std::time::Duration;

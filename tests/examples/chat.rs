@@ -152,6 +152,7 @@ fn everybody_hears_everybody_in_whichever_worker() {
     let mut late = Guest::new("late", service.address());
     late.listen_until_heard(everything.len());
     assert_eq!(late.lines(), everything);
+    drop((guests, late));
     assert!(service.get("/").contains("new WebSocket"));
     assert_eq!(service.stop(), 0);
 }
@@ -203,7 +204,9 @@ fn nobody_loses_a_line_over_reloads() {
     for mut guest in guests {
         guest.listen_until_heard(everything.len());
         assert_eq!(guest.lines(), everything);
-        assert_eq!(guest.ends, [Some(CloseCode::Away); 3]);
+        // More often where it met an old worker again that had yet to leave.
+        let away = guest.ends.iter().all(|end| *end == Some(CloseCode::Away));
+        assert!(away && guest.ends.len() >= 3, "{:?}", guest.ends);
     }
     assert_eq!(service.stop(), 0);
 }
@@ -242,6 +245,7 @@ fn guests_of_a_worker_that_is_killed_go_on_with_another() {
     for guest in &mut guests {
         guest.listen_until_heard(2 * count);
     }
+    drop(guests);
     assert_eq!(service.stop(), 0);
 }
 

@@ -1,7 +1,7 @@
 //! For how long nobody runs the payload when it moves, by the cause: from the last line of one writer to the first of
 //! the next one. The probe writes a line every 2 to 3 ms, and that is part of what is measured.
 //!
-//! `PAYLOAD_TEST_GAPS=50 cargo test --release --test lease gaps -- --nocapture` measures each one fifty times.
+//! `PAYLOAD_TEST_GAPS=30 cargo test --test lease gaps -- --nocapture` measures each one thirty times.
 
 use std::time::Duration;
 

@@ -23,3 +23,4 @@ mod crashes;
 mod keeps;
 mod kept;
 mod manager;
+mod vitals;

@@ -4,8 +4,8 @@
 //! # Settings, `[app]`
 //! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
-//! - `startup_delay`: seconds, in step `three`; `startup_failure`: the text of an error of that step; `gate`: a
-//!   file that step waits for.
+//! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
+//!   the text of an error of that step; `gate`: a file that step waits for.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
@@ -22,7 +22,7 @@
 //! # Requests
 //! - `/word`: the setting of this name
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
-//! - `/sleep?ms=N`: the same, later; `/block?ms=N`: the same, and holds the thread
+//! - `/sleep?ms=N`: the same, later, and says when it is cancelled; `/block?ms=N`: the same, and holds the thread
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/busy?ms=N`: answers at once, and declares the service busy for so long
@@ -71,6 +71,7 @@ struct Settings {
     load: Conduct,
     startup: Conduct,
     startup_delay: f64,
+    startup_block: f64,
     startup_failure: Option<String>,
     gate: Option<PathBuf>,
     teardown: Conduct,
@@ -202,6 +203,7 @@ impl Settings {
             appears(self.gate).await;
         }
         tokio::time::sleep(Duration::from_secs_f64(self.startup_delay)).await;
+        hold_the_thread(Duration::from_secs_f64(self.startup_block));
         if let Some(text) = self.startup_failure {
             return Err(text.into());
         }
@@ -353,8 +355,19 @@ async fn pid() -> String {
 }
 
 async fn sleep(Query(timing): Query<Timing>) -> String {
+    let cancelled = Cancelled;
     tokio::time::sleep(timing.pause()).await;
+    std::mem::forget(cancelled);
     pid().await
+}
+
+/// Says so when it is dropped.
+struct Cancelled;
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        tracing::info!(probe = "cancelled", "probe");
+    }
 }
 
 async fn block(Query(timing): Query<Timing>) -> String {

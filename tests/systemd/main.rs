@@ -74,6 +74,7 @@ on_both_suites! {
     restart::a_stop_closes_and_empties_the_store,
     restart::a_restart_that_fails_keeps_its_connections,
     restart::a_killed_arbiter_refuses_nobody,
+    restart::what_a_payload_keeps_goes_on_and_not_over_a_stop,
     stop::stop_drains_and_leaves_nothing,
     stop::stop_with_nothing_to_do_is_prompt,
     units::the_units_are_in_order,

@@ -170,3 +170,41 @@ pub(crate) fn a_killed_arbiter_refuses_nobody(machine: &Machine) {
     );
     machine.ok(ASK);
 }
+
+pub(crate) fn what_a_payload_keeps_goes_on_and_not_over_a_stop(machine: &Machine) {
+    machine.install_probe(
+        "workers = 2\n[app]\nledger = '/tmp/ledger'\nscope = 'service'\nledger_keep = true\nledger_policy = 'restart'",
+    );
+    let of = |event: &str| {
+        let mut journal = machine.journal(SERVICE);
+        journal.retain(|entry| entry["PAYLOAD_EVENT"] == event);
+        journal
+    };
+    let started = |count: usize| {
+        eventually("the payload runs", SOON, || {
+            (of("payload-started").len() == count).then_some(())
+        });
+    };
+    machine.ok(&format!("systemctl start {SERVICE}"));
+    started(1);
+    for life in 2..5 {
+        machine.ok(RESTART);
+        started(life);
+        machine.wait_for(SERVICE, "NFileDescriptorStore", |count| count == "0");
+    }
+    machine.ok(&format!("systemctl stop {SERVICE}"));
+    machine.ok(&format!("systemctl start {SERVICE}"));
+    started(5);
+    assert_eq!(
+        counts(machine, "payloads-kept", ["KEPT", "LOST"]),
+        [[1, 0]; 3]
+    );
+    let went_along = of("lease-granted");
+    let went_along = went_along
+        .iter()
+        .map(|entry| entry["KEPT_BYTES"].is_string());
+    assert_eq!(
+        went_along.collect::<Vec<_>>(),
+        [false, true, true, true, false]
+    );
+}

@@ -107,6 +107,11 @@ fn it_says_when_the_connection_is_lost_and_comes_back_by_itself() {
     let second = start(TcpListener::bind(address).unwrap(), 1);
     assert_ne!(second.pid(), gone);
     browser.until(LIVE);
+    for event in ["service-starting", "service-ready"] {
+        browser.until(&format!(
+            "document.querySelector('#log [data-event={event}]') !== null"
+        ));
+    }
     browser.until(&format!(
         "document.querySelector('#a-pid').textContent === 'pid {}'",
         second.pid()

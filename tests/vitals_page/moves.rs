@@ -78,3 +78,55 @@ fn it_asks_nobody_but_its_own_service() {
     };
     assert_eq!(asked.iter().find(foreign), None);
 }
+
+/// The generation of the worker in which the sampler sits, as the tree shows it and as the table does.
+const SEAT: &str = "[...document.querySelectorAll('.tasks .holds')].map(h => h.closest('.gen').dataset.generation).join()";
+const HELD_BY: &str = "(document.querySelector('#leases tbody tr')?.cells[1].innerText ?? '')";
+
+#[test]
+fn the_sampler_sits_in_one_worker_and_moves_with_a_reload_and_its_history_with_it() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let service = start(socket, 2);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until(&format!(
+        "{SEAT} === '1' && {HELD_BY}.includes('generation 1')"
+    ));
+    browser.until("document.querySelectorAll('.tasks .elsewhere').length === 1");
+    browser.until("document.querySelector('#sampled').textContent.endsWith('generation 1')");
+    browser.until("samples.length >= 3");
+    let first = browser.number("samples[0].time");
+    assert!(service.reload().status.success());
+    browser.until(&format!(
+        "{SEAT} === '2' && {HELD_BY}.includes('generation 2')"
+    ));
+    browser.until(
+        "document.querySelector('#log').innerText.includes('Payload “sampler” goes to worker')",
+    );
+    browser.until("document.querySelector('#sampled').textContent.endsWith('generation 2')");
+
+    // Somebody who comes only now sees what was before.
+    browser.open(&url);
+    browser.until(&format!(
+        "samples.length >= 4 && samples[0].time === {first}"
+    ));
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn without_a_sampler_it_says_that_there_is_no_data_and_shows_the_service_on() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("samples.length >= 1");
+    // As the stream says it while nobody samples.
+    let up = browser.text("#a-up");
+    let says = "lastSample -= 60000, sampled(), document.querySelector('#sampled').textContent";
+    assert!(browser.value(says).starts_with("no data for 1 min"));
+    browser.until(&format!(
+        "document.querySelector('#a-up').textContent !== '{up}'"
+    ));
+}

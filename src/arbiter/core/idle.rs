@@ -61,6 +61,16 @@ struct Pause {
     missing: BTreeSet<WorkerId>,
 }
 
+impl Idle {
+    /// Of a service that is needed now.
+    pub(super) fn needed(now: Moment) -> Self {
+        Self {
+            needed_at: now,
+            ..Self::default()
+        }
+    }
+}
+
 impl Activity {
     fn is_none(&self) -> bool {
         self.connections == 0 && self.in_flight == 0 && self.busy == 0 && !self.waiting

@@ -34,6 +34,9 @@ pub(crate) struct Saved {
     #[serde(default)]
     leases: Leases,
     reload: Option<Reload>,
+    /// A change of images is no pause of the arbiter: who is stuck gets no more time by it.
+    #[serde(default)]
+    awake_since: Option<Moment>,
 }
 
 impl Saved {
@@ -63,6 +66,7 @@ impl Core {
             surplus: self.surplus.clone(),
             leases: self.leases.clone(),
             reload: self.reload.clone(),
+            awake_since: Some(self.awake_since),
         }
     }
 
@@ -88,11 +92,11 @@ impl Core {
             reload_failure: saved.reload_failure,
             wanted_slots: saved.wanted_slots,
             surplus: saved.surplus,
-            idle: Idle::default(),
+            idle: Idle::needed(now),
             leases: saved.leases,
             next_watchdog: policy.watchdog.map(|_| saved.next_watchdog.unwrap_or(now)),
             next_extension: saved.next_extension,
-            awake_since: now,
+            awake_since: saved.awake_since.unwrap_or(now),
             actions: Vec::new(),
             policy,
         }

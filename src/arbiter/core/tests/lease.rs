@@ -185,6 +185,22 @@ fn one_that_is_stuck_holds_it_until_it_was_reaped() {
     assert_eq!(gap, Some(Duration::from_secs(20)), "since its last beat");
 }
 
+/// Reload after reload would leave the lease with it for ever.
+#[test]
+fn one_that_is_stuck_gets_no_more_time_by_another_image() {
+    let mut bench = Bench::leased(&scheduler());
+    for _ in 0..4 {
+        bench.pass(Duration::from_millis(1_400), &[SECOND]);
+        bench.change_image();
+        bench.tell(Event::Resume);
+    }
+    bench.taken();
+    bench.pass(Duration::from_millis(500), &[SECOND]);
+    let aborted =
+        |action: &Action| matches!(action, Action::Abort { worker, .. } if *worker == FIRST);
+    assert!(bench.taken().iter().any(aborted), "its 6 s are over");
+}
+
 #[test]
 fn a_closed_channel_and_an_order_to_stop_are_no_end() {
     let mut bench = Bench::leased(&scheduler());

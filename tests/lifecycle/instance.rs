@@ -1,0 +1,60 @@
+//! One app in each worker, and none anywhere else.
+
+use nix::sys::signal::Signal;
+
+use crate::support::service::{Setup, signal_to, wait_for_end_of};
+
+#[test]
+fn load_runs_once_in_every_worker_and_never_in_the_arbiter() {
+    let service = Setup::new("workers = 2\nreload.trial = '0s'").serve();
+    // A death, a reload, one worker more.
+    let killed = service.workers()[0];
+    signal_to(killed, Signal::SIGKILL);
+    service.wait_until_replaced(killed);
+    assert!(service.reload().status.success());
+    service.signal(Signal::SIGTTIN);
+    service.wait_until_serving(3);
+    for worker in service.status()["workers"].as_array().unwrap() {
+        for (count, wanted) in [("loads", 1), ("starts", 1), ("stops", 0)] {
+            assert_eq!(worker[count], wanted, "{count} of {worker}");
+        }
+    }
+    assert_eq!(service.stop(), 0);
+    let of = |what: &str| {
+        let records = service.records().into_iter();
+        let mut workers: Vec<_> = records
+            .filter(|record| record.is(what) || record.text("probe") == what)
+            .map(|record| record.worker())
+            .collect();
+        workers.sort_unstable();
+        workers
+    };
+    let forked = of("worker-forked");
+    assert_eq!(forked.len(), 6);
+    assert_eq!(
+        of("load"),
+        forked,
+        "no load without a worker, and none of a worker without"
+    );
+    let mut records = service.records().into_iter();
+    assert!(records.all(|record| record.text("probe").is_empty() || record["process"] == "worker"));
+}
+
+#[test]
+fn a_worker_that_a_signal_meets_at_its_birth_leaves_in_order() {
+    for round in 0..5 {
+        let service = Setup::new("workers = 2\nrestart.backoff_initial = '1ms'").serve();
+        let first = service.workers()[1];
+        signal_to(first, Signal::SIGKILL);
+        let born = service.event_where("worker-forked", |event| event.worker() > Some(2));
+        let (pid, worker) = (born.number("worker_pid"), born.worker());
+        signal_to(pid, Signal::SIGTERM);
+        wait_for_end_of(pid);
+        let end = service.record("its end", |record| {
+            record.worker() == worker && (record.is("worker-failed") || record.is("worker-exited"))
+        });
+        assert_eq!(end.text("exit"), "exit code 0", "round {round}: {end}");
+        service.wait_until_serving(2);
+        assert_eq!(service.stop(), 0);
+    }
+}

@@ -1,0 +1,251 @@
+//! The rules that every service of every test is read by see what is wrong: a true log, spoiled in one place.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::service::{Record, Setup, signal_to};
+use crate::support::trace::violations;
+
+/// A run with all that the rules speak of: leases, a death, a reload, a stop.
+fn log() -> Vec<Record> {
+    let app = "workers = 2\nreload.trial = '0s'\n[app]\nledger = '@FOLDER@/ledger'\nscope = 'service'\n\
+               payload = 'run'";
+    let service = Setup::new(app).filled_in().serve();
+    let first = service.event("lease-granted").worker().unwrap();
+    let other = service.event_where("worker-forked", |event| event.worker() != Some(first));
+    let pid = other.number("worker_pid");
+    signal_to(pid, Signal::SIGKILL);
+    service.wait_until_replaced(pid);
+    assert!(service.reload().status.success());
+    service.count("it has moved", 2, |record| record.is("lease-granted"));
+    service.count("it runs", 2, |record| {
+        is_of_ledger(record, "payload-started")
+    });
+    assert_eq!(service.stop(), 0);
+    service.records()
+}
+
+fn is_of_ledger(record: &Record, event: &str) -> bool {
+    record.is(event) && record.text("payload") == "ledger"
+}
+
+/// One change to the log, and the property that it breaks.
+struct Spoiled<'a> {
+    what: &'static str,
+    property: u32,
+    log: &'a [Record],
+    records: Vec<Record>,
+}
+
+impl Spoiled<'_> {
+    fn new<'a>(log: &'a [Record], property: u32, what: &'static str) -> Spoiled<'a> {
+        Spoiled {
+            what,
+            property,
+            log,
+            records: log.to_vec(),
+        }
+    }
+
+    #[track_caller]
+    fn at(&self, fits: impl Fn(&Record) -> bool) -> usize {
+        let found = self.records.iter().position(fits);
+        found.unwrap_or_else(|| panic!("{}: no such record", self.what))
+    }
+
+    #[track_caller]
+    fn without(mut self, fits: impl Fn(&Record) -> bool) -> Self {
+        let at = self.at(fits);
+        self.records.remove(at);
+        self
+    }
+
+    #[track_caller]
+    fn twice(mut self, fits: impl Fn(&Record) -> bool) -> Self {
+        let at = self.at(fits);
+        self.records.insert(at, self.records[at].clone());
+        self
+    }
+
+    /// The first of them, in front of the first of the others.
+    #[track_caller]
+    fn before(mut self, fits: impl Fn(&Record) -> bool, other: impl Fn(&Record) -> bool) -> Self {
+        let record = self.records.remove(self.at(fits));
+        self.records.insert(self.at(other), record);
+        self
+    }
+
+    /// The first of them, behind the last of the others.
+    #[track_caller]
+    fn behind(mut self, fits: impl Fn(&Record) -> bool, other: impl Fn(&Record) -> bool) -> Self {
+        let record = self.records.remove(self.at(fits));
+        let at = self.records.iter().rposition(other).expect("such a record");
+        self.records.insert(at + 1, record);
+        self
+    }
+
+    #[track_caller]
+    fn with(mut self, fits: impl Fn(&Record) -> bool, field: &str, value: Value) -> Self {
+        let at = self.at(fits);
+        self.records[at].0[field] = value;
+        self
+    }
+
+    fn and(mut self, record: Value) -> Self {
+        self.records.push(Record(record));
+        self
+    }
+
+    #[track_caller]
+    fn is_found(self) {
+        let wrong = violations(&self.records);
+        let number = format!("{}: ", self.property);
+        assert!(
+            wrong.iter().any(|line| line.starts_with(&number)),
+            "{}: not found as {number}{wrong:#?}",
+            self.what
+        );
+        assert!(violations(self.log).is_empty(), "the log itself is right");
+    }
+}
+
+#[test]
+fn each_rule_finds_what_breaks_it() {
+    let log = log();
+    assert_eq!(violations(&log), Vec::<String>::new());
+    let phase = |name: &'static str| {
+        move |record: &Record| record.is("worker-phase") && record.text("phase") == name
+    };
+    let probe = |what: &'static str, step: &'static str| {
+        move |record: &Record| record.text("probe") == what && record.text("step") == step
+    };
+    let event = |name: &'static str| move |record: &Record| record.is(name);
+    let ledger = |name: &'static str| move |record: &Record| is_of_ledger(record, name);
+    let spoiled = |property, what| Spoiled::new(&log, property, what);
+
+    spoiled(1, "load ran twice")
+        .twice(probe("load", ""))
+        .is_found();
+    spoiled(1, "load ran late")
+        .behind(probe("load", ""), phase("serving"))
+        .is_found();
+    spoiled(2, "a phase is missing")
+        .without(phase("starting"))
+        .is_found();
+    spoiled(2, "a phase came twice")
+        .twice(phase("serving"))
+        .is_found();
+    spoiled(2, "the service stopped twice")
+        .twice(event("service-stopped"))
+        .is_found();
+    spoiled(2, "the service began to stop twice")
+        .twice(event("service-stopping"))
+        .is_found();
+    spoiled(6, "it served before it was prepared")
+        .without(phase("prepared"))
+        .with(phase("serving"), "previous", json!("starting"))
+        .is_found();
+    spoiled(6, "a step started when it served")
+        .behind(probe("startup", "three"), phase("serving"))
+        .is_found();
+    spoiled(12, "a step was not torn down")
+        .without(probe("teardown", "two"))
+        .is_found();
+    spoiled(12, "a step was torn down twice")
+        .twice(probe("teardown", "two"))
+        .is_found();
+    spoiled(12, "the first step was torn down first")
+        .before(probe("teardown", "one"), probe("teardown", "three"))
+        .is_found();
+    spoiled(16, "a payload outlived its worker")
+        .without(event("payload-ended"))
+        .is_found();
+    spoiled(17, "a payload ran twice in one worker")
+        .twice(event("payload-started"))
+        .is_found();
+    spoiled(20, "two ran it")
+        .behind(ledger("payload-ended"), ledger("payload-started"))
+        .is_found();
+    spoiled(20, "two had the lease")
+        .behind(event("lease-released"), event("lease-granted"))
+        .is_found();
+    spoiled(20, "the lease's number did not rise")
+        .with(event("lease-granted"), "epoch", json!(u64::MAX))
+        .is_found();
+    spoiled(20, "somebody else gave it back")
+        .with(event("lease-released"), "payload_worker", json!(77))
+        .is_found();
+    spoiled(20, "it was given to one that did not serve")
+        .before(event("lease-granted"), phase("loading"))
+        .is_found();
+    spoiled(22, "it did not drain")
+        .without(phase("draining"))
+        .with(phase("cleaning"), "previous", json!("serving"))
+        .is_found();
+    spoiled(29, "the boot failed after all")
+        .and(json!({"payload_event": "boot-failed"}))
+        .is_found();
+    spoiled(11, "the boot failed twice")
+        .and(json!({"payload_event": "boot-failed"}))
+        .and(json!({"payload_event": "boot-failed"}))
+        .is_found();
+    spoiled(32, "it was ready too early")
+        .before(event("service-ready"), phase("loading"))
+        .is_found();
+    spoiled(34, "the new ones did not serve yet")
+        .behind(event("reload-started"), event("service-ready"))
+        .before(event("reloaded"), event("image-changed"))
+        .is_found();
+    spoiled(34, "a replacement did not serve")
+        .and(json!({"payload_event": "worker-replaced", "payload_worker": 77}))
+        .is_found();
+    spoiled(34, "a worker was forked by a service that stops")
+        .behind(event("worker-forked"), event("service-stopping"))
+        .is_found();
+    spoiled(36, "a worker has no end")
+        .without(event("worker-exited"))
+        .is_found();
+    spoiled(36, "a worker has two ends")
+        .twice(event("worker-exited"))
+        .is_found();
+    spoiled(36, "a number was given twice")
+        .twice(event("worker-forked"))
+        .is_found();
+    spoiled(36, "a worker spoke after its end")
+        .before(event("worker-exited"), phase("exited"))
+        .is_found();
+    spoiled(36, "a worker moved")
+        .with(phase("serving"), "payload_slot", json!(7))
+        .is_found();
+    spoiled(36, "a phase took an unknown time")
+        .with(phase("serving"), "took_seconds", Value::Null)
+        .is_found();
+    spoiled(36, "a reload has no end")
+        .without(event("reloaded"))
+        .is_found();
+    spoiled(36, "a reload ended twice")
+        .twice(event("reloaded"))
+        .is_found();
+    spoiled(36, "a reload in a reload")
+        .twice(event("reload-started"))
+        .is_found();
+}
+
+#[test]
+fn a_log_that_is_cut_off_anywhere_is_right() {
+    let log = log();
+    for end in 0..log.len() {
+        let wrong = violations(&log[..end]);
+        assert!(wrong.is_empty(), "after {end} records: {wrong:#?}");
+    }
+}
+
+#[test]
+fn what_has_holes_is_not_judged() {
+    let dropped = json!({"message": "log records were dropped", "dropped": "3"});
+    let mut log = log();
+    log.retain(|record| !record.is("worker-exited"));
+    assert!(!violations(&log).is_empty());
+    log.push(Record(dropped));
+    assert_eq!(violations(&log), Vec::<String>::new());
+}

@@ -1,0 +1,121 @@
+//! The history of vitals outlives the worker that takes it down.
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::events::{clients, json};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, Service, Setup, signal_to};
+
+/// Ten samples a second, so that a gap is seen soon.
+const QUICK: &str = "[app]\nsample_interval = '100ms'";
+
+fn serve(workers: u32) -> Service {
+    Setup::shipped(&format!("workers = {workers}\n{QUICK}")).serve()
+}
+
+fn times(vitals: &Value) -> Vec<f64> {
+    let samples = vitals["samples"].as_array().expect("a list").iter();
+    samples
+        .map(|sample| sample["time"].as_f64().unwrap())
+        .collect()
+}
+
+/// So many samples after `time`, as some worker tells it.
+#[track_caller]
+fn more(service: &Service, count: usize, time: f64) -> Vec<f64> {
+    eventually("more samples", LIMIT, || {
+        let vitals = service.get("/api/vitals");
+        let times = times(&serde_json::from_str(&vitals).expect("JSON"));
+        (times.iter().filter(|at| **at > time).count() >= count).then_some(times)
+    })
+}
+
+#[track_caller]
+fn last(times: &[f64]) -> f64 {
+    *times.last().expect("a sample")
+}
+
+/// The longest time between two samples.
+fn gap(times: &[f64]) -> f64 {
+    times
+        .windows(2)
+        .map(|two| two[1] - two[0])
+        .fold(0.0, f64::max)
+}
+
+fn holder(service: &Service) -> u32 {
+    eventually("a sampler", LIMIT, || {
+        let pid = service.status()["leases"][0]["holder"]["pid"].as_u64()?;
+        u32::try_from(pid).ok()
+    })
+}
+
+#[test]
+fn one_samples_and_every_worker_tells_the_same() {
+    let service = serve(3);
+    more(&service, 10, 0.0);
+    let mut told: Vec<Vec<f64>> = Vec::new();
+    for (_, client) in &mut clients(&service) {
+        told.push(times(&json(client, "/api/vitals")));
+    }
+    let shortest = told.iter().map(Vec::len).min().unwrap();
+    for times in &mut told {
+        times.truncate(shortest);
+    }
+    assert!(shortest >= 10, "{told:?}");
+    assert!(told.windows(2).all(|two| two[0] == two[1]), "{told:?}");
+    assert_eq!(service.events("lease-granted").len(), 1);
+}
+
+#[test]
+fn a_reload_takes_the_history_along() {
+    let service = serve(2);
+    let before = more(&service, 10, 0.0);
+    assert!(service.reload().status.success());
+    let after = more(&service, 5, last(&before) + 1.0);
+    assert_eq!(after[..before.len()], before[..]);
+    assert!(gap(&after) < 2.0, "{after:?}");
+}
+
+#[test]
+fn the_death_of_the_sampler_costs_some_samples_and_no_history() {
+    // With one worker nobody else has it: it comes from what the dead one has kept.
+    for workers in [1, 2] {
+        let service = serve(workers);
+        let begun = last(&more(&service, 1, 0.0));
+        let before = more(&service, 30, begun);
+        signal_to(holder(&service), Signal::SIGKILL);
+        service.event("worker-failed");
+        let after = more(&service, 5, last(&before) + 1.0);
+        assert_eq!(after[0], before[0], "it begins where it began");
+        // It is kept every two seconds, and the next worker has to start.
+        let longest = if workers == 1 { 6.0 } else { 3.0 };
+        assert!(gap(&after) < longest, "{workers} workers: {after:?}");
+    }
+}
+
+#[test]
+fn a_worker_is_healthy_without_the_sampler_and_says_when_that_is_silent() {
+    let service = serve(2);
+    more(&service, 1, 0.0);
+    let sampler = holder(&service);
+    let mut all = clients(&service);
+    for (_, client) in &mut all {
+        assert_eq!(client.get("/healthz").unwrap().status, 200);
+    }
+    signal_to(sampler, Signal::SIGSTOP);
+    let (_, other) = all
+        .iter_mut()
+        .find(|(pid, _)| *pid != sampler)
+        .expect("another");
+    let said = eventually("the other worker's complaint", LIMIT, || {
+        let health = other.get("/healthz").ok()?;
+        (health.status == 503).then_some(health.body)
+    });
+    assert!(said.starts_with("the sampler, in worker "), "{said}");
+    signal_to(sampler, Signal::SIGCONT);
+    eventually("its content", LIMIT, || {
+        (other.get("/healthz").ok()?.status == 200).then_some(())
+    });
+}
