@@ -1,7 +1,7 @@
 //! vitals, the built-in app: the machine's vital signs once a second, and the service that shows them.
 //!
-//! One payload in the whole service, the [sampler](sampling), looks at /proc and tells all workers by messages what it
-//! sees; it leaves what it knows to its successor. In each worker the [feed] keeps the samples in a ring and builds
+//! One payload in the whole service, the sampler, looks at /proc and tells all workers by messages what it
+//! sees; it leaves what it knows to its successor. In each worker the feed keeps the samples in a ring and builds
 //! what the pages get, with the service's own view of itself and its lifecycle events as they happen. It is an app like
 //! any other: it knows `http` types, the tokens, messages and views of its context, and no process.
 
