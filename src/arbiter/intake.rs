@@ -155,8 +155,11 @@ impl Shell {
 
     /// Closes the channel to a worker, which drains and leaves then.
     pub(super) fn hang_up(&mut self, worker: WorkerId) {
-        if let Some(child) = self.children.get_mut(worker) {
-            unwatch(&self.epoll, child.channel.take());
+        // What it has said counts, also what it keeps: it may just have been killed.
+        self.take_reports(worker);
+        let child = self.children.get_mut(worker);
+        if let Some(channel) = child.and_then(|child| child.channel.take()) {
+            unwatch(&self.epoll, Some(channel));
             self.events.push_back(Event::ChannelClosed { worker });
         }
     }

@@ -76,6 +76,8 @@ impl Ledger {
     pub(crate) fn stints(&self) -> Vec<Stint> {
         let by_slot = !self.0.with_extension("lock").exists();
         let text = fs::read_to_string(&self.0).unwrap_or_default();
+        // The last line may still be on its way.
+        let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
         let mut stints: Vec<Stint> = Vec::new();
         let mut counts = std::collections::BTreeMap::<u32, u64>::new();
         for line in text.lines() {
