@@ -33,7 +33,7 @@ fn a_frozen_worker_costs_only_its_own_subscribers_and_they_hear_how_many() {
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     let (publisher, other, frozen) = (pids[0], pids[1], pids[2]);
-    let run = format!("count={COUNT}&burst=20&pause=300");
+    let run = format!("count={COUNT}&burst=20&pause=300&size=500");
     let before = workers.publish(publisher, &run);
     for pid in &pids {
         workers.wait_for(*pid, COUNT).is_complete();

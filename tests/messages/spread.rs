@@ -51,7 +51,7 @@ fn eight_publishers_at_full_speed_lose_nothing_that_is_not_told() {
     let service = with("workers = 8\n[timeouts]\nheartbeat_serving = '30s'", "").serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
-    const EACH: u64 = 5_000;
+    const EACH: u64 = 2_000;
     let singers: Vec<_> = pids
         .iter()
         .map(|pid| {
