@@ -80,6 +80,11 @@ impl Feed {
             .and_then(|message| wire::read::<Fresh>(message.bytes()));
         match fresh {
             Some(fresh) => {
+                let is_new = newest.is_none_or(|newest| newest.epoch != fresh.place.epoch);
+                if is_new && self.missing.is_some() {
+                    // This sampler was not there yet when it was asked for.
+                    self.ask();
+                }
                 if fresh.before > newest {
                     self.miss(newest);
                 }
