@@ -141,6 +141,14 @@ impl Channel {
         self.write(message, &[fd])
     }
 
+    /// How much the other side has not taken yet, in bytes of the kernel's memory.
+    ///
+    /// # Errors
+    /// What ioctl(2) says.
+    pub(crate) fn unsent(&self) -> io::Result<usize> {
+        passing::unsent(self.0.as_fd())
+    }
+
     /// Takes the next message, with the descriptor that came with it; `None` also where this process had no room for it.
     /// Never blocks.
     ///

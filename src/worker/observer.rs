@@ -138,9 +138,36 @@ impl Observer for Observed {
     }
 }
 
+/// An arbiter that has not read so much yet is given nothing more to keep: what else there is to say needs its room in
+/// the channel, and what lies in it is memory.
+const HIGH_WATER: usize = 64 << 10;
+
 /// What lies in the channel's queue is the arbiter's, also when this process is gone.
 impl Custodian for Channel {
     fn keep(&self, payload: u32, epoch: u64, kept: &Arc<Kept>) -> io::Result<()> {
+        if self.unsent()? > HIGH_WATER {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         self.send_with(&Report::Kept { payload, epoch }, kept.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_keeps_without_end_leaves_room_for_what_else_is_to_be_said() {
+        let (_arbiter, worker) = Channel::pair().unwrap();
+        let kept = Arc::new(Kept::write("p", None, b"x").unwrap());
+        let count = (0..10_000).take_while(|_| worker.keep(0, 1, &kept).is_ok());
+        let count = count.count();
+        assert!((5..200).contains(&count), "{count}");
+        for _ in 0..20 {
+            let reason = "x".repeat(100);
+            worker.send(&Report::Failed { reason }).unwrap();
+        }
+        let error = worker.keep(0, 1, &kept).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }
