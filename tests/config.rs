@@ -7,11 +7,16 @@
     reason = "a test fails by panicking"
 )]
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+
+#[allow(dead_code, reason = "a part of it is for others")]
+#[path = "support/program.rs"]
+mod program;
+
+use program::write_program;
 
 /// A run of the binary with an environment and a configuration file of its own.
 struct Run {
@@ -56,8 +61,7 @@ impl Run {
             "#!/bin/sh\necho \"$@\" >>{0}.asked\ncat <<'END'\n{unit}\nEND\n",
             script.display()
         );
-        std::fs::write(&script, answer).unwrap();
-        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&script, answer.as_bytes(), 0o755);
         self.path = Some(folder);
         self
     }

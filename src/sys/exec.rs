@@ -252,11 +252,13 @@ mod tests {
 
     #[test]
     fn what_is_no_program_is_not_given_to_a_shell() {
-        use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
-        std::fs::write(&path, "exit 0").unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Written by a process of its own: a child of another test could have it open still, which is ETXTBSY.
+        let write = "echo exit 0 >\"$1\" && chmod 755 \"$1\"";
+        let mut shell = std::process::Command::new("sh");
+        let written = shell.args(["-c", write, "sh"]).arg(&path).status().unwrap();
+        assert!(written.success());
         let (_stderr, stderr_end) = pipe().unwrap();
         let program = Executable::open(&path).unwrap();
         let error = program.spawn(&["x".into()], &[], &[], stderr_end);

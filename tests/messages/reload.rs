@@ -5,6 +5,7 @@ use std::fs;
 
 use crate::books::{Workers, with};
 use crate::spread::last_words;
+use crate::support::program::copy_program;
 use crate::support::service::{LIMIT, Service, Setup, probe};
 use crate::support::{eventually, within};
 
@@ -25,7 +26,7 @@ fn the_old_and_the_new_binary_hear_each_other() {
     let service = setup.serve();
     for _ in 0..2 {
         let new = service.folder().join("new-probe");
-        fs::copy(probe(), &new).unwrap();
+        copy_program(&probe(), &new);
         fs::rename(new, service.program()).unwrap();
         assert_eq!(service.reload().status.code(), Some(0));
     }

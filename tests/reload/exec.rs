@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::stage::{OLD, Stage, program_of};
+use crate::support::program::copy_program;
 use crate::support::service::{Quiet as _, Service, Setup, lives, signal_to, wait_for_end_of};
 use crate::support::{DEADLINE, eventually, within};
 
@@ -127,7 +128,7 @@ fn an_upgrade_puts_another_file_into_the_place_of_the_first() {
     let (pid, old) = (stage.service.pid(), program_of(stage.service.pid()));
     let program = stage.service.program();
     let new = stage.service.folder().join("new");
-    fs::copy(&program, &new).unwrap();
+    copy_program(&program, &new);
     fs::rename(new, &program).unwrap();
     stage.service.configure(&OLD.replace("old", "new"));
     stage.reload();

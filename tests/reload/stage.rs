@@ -9,6 +9,7 @@ use std::process::Output;
 use crate::load::Load;
 use crate::support::http::get;
 use crate::support::notify::{Datagram, Manager};
+use crate::support::program::write_program;
 use crate::support::service::{Service, Setup, number, probe};
 use crate::support::status::workers_of;
 
@@ -73,10 +74,8 @@ impl Stage {
 
     /// Puts something else into the program's place.
     pub(crate) fn replace_program(&self, content: &[u8], mode: u32) {
-        use std::os::unix::fs::PermissionsExt as _;
         let new = self.service.folder().join("new");
-        fs::write(&new, content).unwrap();
-        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+        write_program(&new, content, mode);
         fs::rename(new, self.service.program()).unwrap();
     }
 

@@ -11,6 +11,7 @@ use nix::unistd::geteuid;
 use serde_json::{Map, Value};
 
 use crate::support::http::{get, try_get};
+use crate::support::program::copy_program;
 use crate::support::service::{Setup, payload, signal_to};
 use crate::support::status::workers_of;
 use crate::support::{DEADLINE, eventually, skip};
@@ -200,7 +201,7 @@ fn another_user_is_refused_even_where_the_file_would_let_it_in() {
     // Where that user can run it, and reach the socket's directory.
     let directory = tempfile::tempdir().unwrap();
     let binary = directory.path().join("payload");
-    fs::copy(env!("CARGO_BIN_EXE_payload"), &binary).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_payload").as_ref(), &binary);
     for place in [directory.path(), service.control().parent().unwrap()] {
         fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
     }

@@ -9,6 +9,7 @@ pub(crate) mod http2;
 pub(crate) mod log;
 pub(crate) mod notify;
 pub(crate) mod process;
+pub(crate) mod program;
 pub(crate) mod service;
 pub(crate) mod status;
 pub(crate) mod trace;

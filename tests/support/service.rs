@@ -27,6 +27,7 @@ use super::log::{Log, every_start_has_one_end};
 pub(crate) use super::log::{Record, number};
 pub(crate) use super::process::{Process, lives, signal_to, stat, wait_for_end_of};
 use super::process::{group_of, number_of};
+use super::program::copy_program;
 use super::trace::violations;
 
 /// The binary that is shipped.
@@ -159,7 +160,7 @@ impl Setup {
     /// The same with a copy.
     pub(crate) fn copied(mut self) -> Self {
         let copy = self.folder().join("probe");
-        fs::copy(&self.program, &copy).unwrap();
+        copy_program(&self.program, &copy);
         self.program = copy;
         self
     }
@@ -477,7 +478,7 @@ impl Drop for Service {
 /// Gives the folder to the user, with a program that he can reach in it.
 fn hand_over(program: &Path, folder: &Path, user: u32) -> PathBuf {
     let reachable = folder.join(program.file_name().unwrap());
-    fs::copy(program, &reachable).unwrap();
+    copy_program(program, &reachable);
     for path in [folder, &folder.join("payload.toml")] {
         chown(path, Some(user), Some(user)).unwrap();
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::base::Suite;
 use crate::cgroup::{Group, PREFIX};
 use crate::support::eventually;
+use crate::support::program::{copy_program, write_program};
 use crate::turn::Turn;
 
 const BOOT: Duration = Duration::from_secs(60);
@@ -155,14 +156,13 @@ impl Machine {
     pub(crate) fn write_file(&self, path: &str, text: &str) {
         let host = self.host_path(path);
         fs::create_dir_all(host.parent().expect("a folder")).expect("make its folder");
-        fs::write(&host, text).unwrap_or_else(|error| panic!("write {path}: {error}"));
+        write_program(&host, text.as_bytes(), 0o644);
     }
 
     /// Copies a file of the host.
     pub(crate) fn copy_in(&self, from: &Path, path: &str, mode: u32) {
         let host = self.host_path(path);
-        fs::copy(from, &host)
-            .unwrap_or_else(|error| panic!("copy {} to {path}: {error}", from.display()));
+        copy_program(from, &host);
         fs::set_permissions(&host, fs::Permissions::from_mode(mode)).expect("its mode");
     }
 
