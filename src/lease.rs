@@ -33,6 +33,9 @@ pub(crate) enum Released {
     Finished,
     /// It failed, and takes its worker along.
     Failed,
+    /// It was not begun: what comes along with the lease did not arrive. This worker can take it another time.
+    #[serde(rename = "not_taken")]
+    NotTaken,
 }
 
 impl Released {
@@ -42,6 +45,7 @@ impl Released {
             Released::Stopped | Released::Spent => "stopped",
             Released::Finished => "finished",
             Released::Failed => "failed",
+            Released::NotTaken => "not taken",
         }
     }
 }

@@ -69,9 +69,10 @@ impl Shell {
             };
             // What it said last is still in its channel.
             self.take_reports(worker);
+            let at = self.ended_at(worker);
             let child = self.children.remove(worker);
             unwatch(&self.epoll, child.and_then(|child| child.channel));
-            self.events.push_back(Event::Exited { worker, exit });
+            self.events.push_back(Event::Exited { worker, exit, at });
         }
     }
 

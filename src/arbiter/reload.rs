@@ -283,7 +283,13 @@ impl Shell {
             name: new.name,
             author: new.author,
         };
-        let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
+        let core = Core::adopt(
+            policy,
+            fastrand::u64(..),
+            state.core,
+            sys::clock::unix_micros(),
+            now(),
+        );
         let mut shell = Self::assemble(core, children, equipment, epoll, news);
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
         shell.next_trigger = state.next_trigger;
@@ -291,6 +297,7 @@ impl Shell {
         shell.deposits = deposits;
         shell.events.push_back(resume);
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
+        shell.blind_since = state.left_at;
         shell.reap();
         let took = state.left_at.map(|left| now().since(left));
         journal::image(&shell.equipment.images.program, took);

@@ -1,17 +1,17 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
+mod look;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollEvent, EpollTimeout};
+use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
-use super::core::{Action, Activity, Core, Event, Policy, WorkerId};
+use super::core::{Action, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
@@ -28,18 +28,13 @@ use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
 use crate::moment::Moment;
-use crate::sockets::{self, Listener, OwnPaths};
+use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
 use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say, Settings};
 use crate::worker;
 use crate::{logs, sys};
-
-/// How often live counts go into STATUS and memory limits are looked at.
-const REFRESH: Duration = Duration::from_secs(2);
-/// How soon a notification that the manager did not take is tried again.
-const RETRY_NOTIFY: Duration = Duration::from_secs(1);
 
 /// How the arbiter's loop ends: once in the arbiter, and once in every worker that it forks.
 pub(crate) enum Outcome {
@@ -75,9 +70,13 @@ pub(crate) struct Shell {
     pub(super) equipment: Equipment,
     pub(super) epoll: Epoll,
     pub(super) events: VecDeque<Event>,
-    /// How the forks went that the last event led to.
+    /// How the forks and the grants went that the last event led to.
     answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
+    /// When everything that the kernel had was taken last.
+    looked_at: Moment,
+    /// This process did not run for a while: what it has just heard may have happened at any time since then.
+    pub(super) blind_since: Option<Moment>,
     /// Which control client waits for which trigger's answer.
     pub(super) waiting: BTreeMap<u64, u32>,
     pub(super) next_trigger: u64,
@@ -161,6 +160,8 @@ impl Shell {
             events: VecDeque::new(),
             answers: VecDeque::new(),
             refresh_at: None,
+            looked_at: now(),
+            blind_since: None,
             waiting: BTreeMap::new(),
             next_trigger: 0,
             handoff: Handoff::default(),
@@ -183,7 +184,7 @@ impl Shell {
     }
 
     fn run_until_end(&mut self) -> Outcome {
-        self.refresh_at = Some(now() + REFRESH);
+        self.refresh_at = Some(now() + look::REFRESH);
         loop {
             if let ControlFlow::Break(outcome) = self.work_off() {
                 return outcome;
@@ -205,7 +206,7 @@ impl Shell {
                 for action in self.core.handle(now(), event) {
                     self.carry_out(action)?;
                 }
-                // Forks are answered before anything else is told: clause 5 of the core's contract.
+                // They are answered before anything else is told: clause 5 of the core's contract.
                 while let Some(answer) = self.answers.pop_back() {
                     self.events.push_front(answer);
                 }
@@ -243,7 +244,15 @@ impl Shell {
             },
             Action::Send { worker, order } => {
                 self.prepare_for(order, now());
-                self.send(worker, order);
+                if !self.send(worker, order)
+                    && let Order::Grant { payload, grant, .. } = order
+                {
+                    self.answers.push_back(Event::Undelivered {
+                        worker,
+                        payload,
+                        epoch: grant.epoch,
+                    });
+                }
             }
             Action::Abort {
                 worker,
@@ -367,15 +376,17 @@ impl Shell {
         }
     }
 
-    pub(super) fn send(&mut self, worker: WorkerId, order: Order) {
+    /// False: it is sure that the worker does not get it.
+    pub(super) fn send(&mut self, worker: WorkerId, order: Order) -> bool {
         let Some(channel) = self
             .children
             .get(worker)
             .and_then(|child| child.channel.as_ref())
         else {
-            return;
+            return false;
         };
-        if let Err(error) = self.deposits.send(channel, order) {
+        let sent = self.deposits.send(channel, order);
+        if let Err(error) = &sent {
             // A worker that cannot be told is one that does not listen: its limits take care of it.
             tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
             if matches!(order, Order::Grant { .. } | Order::Revoke { .. }) {
@@ -383,77 +394,7 @@ impl Shell {
                 self.hang_up(worker);
             }
         }
-    }
-
-    /// Waits for the kernel or for the next timeout, and turns what came into events.
-    fn wait(&mut self) -> io::Result<()> {
-        let mut ready = [EpollEvent::empty(); 32];
-        let count = match self.epoll.wait(&mut ready, self.timeout()) {
-            Ok(count) => count,
-            Err(Errno::EINTR) => 0,
-            Err(errno) => return Err(errno.into()),
-        };
-        for event in &ready[..count] {
-            match Source::from(event.data()) {
-                Source::Signals => self.take_signals()?,
-                Source::Worker(worker) => self.take_reports(worker),
-                Source::Control(client) => self.serve_control(client),
-                // It is tended in every round.
-                Source::Store => {}
-            }
-        }
-        let now = now();
-        if self.refresh_at.is_some_and(|at| at <= now) {
-            self.refresh(now);
-        }
-        if self.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.events.push_back(Event::Beats(self.children.beats()));
-            if self.core.look_at().is_some_and(|at| at <= now) {
-                self.events.push_back(Event::Activity(self.activity()));
-            }
-            self.events.push_back(Event::Tick);
-        }
-        if let Some(control) = &mut self.equipment.control {
-            let new = control.tick(now);
-            self.watch_clients(&new);
-        }
-        Ok(())
-    }
-
-    fn timeout(&self) -> EpollTimeout {
-        let now = now();
-        let pending = self
-            .equipment
-            .notifier
-            .has_pending()
-            .then(|| now + RETRY_NOTIFY);
-        let control = self
-            .equipment
-            .control
-            .as_ref()
-            .and_then(control::Server::poll_timeout);
-        let handoff = self.handoff.poll_timeout();
-        let store = self.equipment.store.poll_timeout();
-        let news = self.news.poll_timeout();
-        let timeouts = [
-            self.core.poll_timeout(),
-            self.refresh_at,
-            pending,
-            control,
-            handoff,
-            store,
-            news,
-        ];
-        let next = timeouts.into_iter().flatten().min();
-        match next {
-            None => EpollTimeout::NONE,
-            // Rounded up: a timer that fires early would only wait again.
-            Some(at) => {
-                let millis = at.since(now).as_micros().div_ceil(1000);
-                EpollTimeout::try_from(u32::try_from(millis).unwrap_or(u32::MAX).min(86_400_000))
-                    .unwrap_or(EpollTimeout::ZERO)
-            }
-        }
+        sent.is_ok()
     }
 
     pub(super) fn view(&self) -> crate::status::Status {
@@ -464,35 +405,6 @@ impl Shell {
             &self.equipment.listeners,
             &self.status_line(),
         )
-    }
-
-    /// How much the service is needed, now.
-    fn activity(&self) -> Activity {
-        Activity {
-            waiting: self.equipment.store.is_adopting()
-                || sockets::any_waits(&self.equipment.listeners),
-            connections: self.children.connections(),
-            in_flight: self.children.in_flight(),
-            busy: self.children.busy(),
-            accepted: self.children.accepted(),
-        }
-    }
-
-    /// Memory limits, and fresh counts for STATUS.
-    fn refresh(&mut self, now: Moment) {
-        self.refresh_at = Some(now + REFRESH);
-        self.handoff.look_at(now);
-        self.remind_of_news();
-        if let Some(limit) = self.equipment.config.recycle.max_memory {
-            memory::measure(&self.children);
-            let over = memory::over(&self.children, limit, now);
-            self.events.extend(over);
-        }
-        let status = self.status_line();
-        if status != self.status {
-            self.equipment.notifier.status(&status);
-            self.status = status;
-        }
     }
 
     /// STATUS when what it is about has changed, and whatever the manager did not take before.

@@ -250,13 +250,15 @@ events! {
          in every slot, and starts again when it has stopped everywhere."
     LeaseReleased "lease-released" INFO "b529d77f86ecdaf71e4f037a997f6001"
         "Payload @PAYLOAD@ runs no more in worker @PAYLOAD_WORKER@"
-        "It has stopped, finished or failed, or its worker is gone, as CAUSE says. The next\n\
-         worker gets the lease."
+        "It has stopped, finished or failed, or its worker is gone, as CAUSE says; or it was\n\
+         not begun, since what its last holder has kept could not be taken (the worker has no\n\
+         file descriptor left), or since the worker was gone already. The next worker gets\n\
+         the lease."
     LeasePauses "lease-pauses" WARN "cbc8307dd71680b29e409c9c81bcf103"
         "Payload @PAYLOAD@ waits before it runs again"
-        "It failed, or its worker died under it, several times in a row. So that it does\n\
-         not take every worker along, the next one gets it after a pause that grows with\n\
-         each failure."
+        "It failed, or its worker died under it or could not take it, several times in a\n\
+         row. So that it does not take every worker along, the next one gets it after a\n\
+         pause that grows with each failure."
 }
 
 #[cfg(test)]

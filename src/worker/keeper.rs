@@ -186,9 +186,16 @@ impl Keeper {
 
     /// `kept`: something comes along, and how it has arrived.
     fn grant(&self, payload: u32, grant: Grant, kept: Option<Option<OwnedFd>>) {
-        let granted = match kept.map(adopt).transpose() {
-            Ok(kept) => self.leases.grant(payload, grant, kept),
-            // It would begin anew although there is something to go on with: another worker can do better.
+        let how = match kept.map(adopt).transpose() {
+            Ok(kept) => {
+                if self.leases.grant(payload, grant, kept) {
+                    return;
+                }
+                // The app is on its way out.
+                Released::Spent
+            }
+            // It would begin anew although there is something to go on with: another worker can do better, or this
+            // one when it has room again.
             Err(error) => {
                 tracing::error!(
                     payload,
@@ -196,16 +203,13 @@ impl Keeper {
                     error = %error,
                     "what the last holder of a lease has kept did not arrive: the lease is given back"
                 );
-                false
+                Released::NotTaken
             }
         };
-        if granted {
-            return;
-        }
         let report = Report::Released {
             payload,
             epoch: grant.epoch,
-            how: Released::Spent,
+            how,
             at: now(),
         };
         if let Err(error) = self.channel.send(&report) {

@@ -1,7 +1,8 @@
 //! For how long nobody runs the payload when it moves, by the cause: from the last line of one writer to the first of
 //! the next one. The probe writes a line every 2 to 3 ms, and that is part of what is measured.
 //!
-//! `PAYLOAD_TEST_GAPS=30 cargo test --test lease gaps -- --nocapture` measures each one thirty times.
+//! `PAYLOAD_TEST_GAPS=30 cargo test --test lease gaps -- --nocapture` measures each one thirty times, and without it
+//! three times.
 
 use std::time::Duration;
 
@@ -12,11 +13,16 @@ use crate::ledger::{Book, Stint, gaps, silence};
 use crate::manager::Manager;
 use crate::support::service::{Service, signal_to};
 
-/// What is measured is shown, not judged: a busy machine keeps a process from running for seconds. This is what tells a
-/// payload that moves from one that waits for some limit.
-const SLACK: Duration = Duration::from_secs(8);
+/// What is measured is shown, not judged: a busy machine keeps a process from running for seconds, now and then. But
+/// the median tells a payload that moves from one that waits for some limit: each of them is longer than this.
+const SLACK: Duration = Duration::from_millis(900);
 const HEARTBEAT: Duration = Duration::from_secs(1);
-const SETTINGS: &str = "workers = 4\n[reload]\ntrial = '50ms'\n[timeouts]\nheartbeat_serving = '1s'\nabort_grace = '100ms'";
+const GRACE: Duration = Duration::from_millis(100);
+const SETTINGS: &str = "workers = 4\n[reload]\ntrial = '50ms'\n[timeouts]\n";
+/// Where nobody is stuck, no limit of those who are has anything to do with it.
+const LONG: &str = "heartbeat_serving = '5s'\nabort_grace = '5s'";
+/// As in the constants.
+const SHORT: &str = "heartbeat_serving = '1s'\nabort_grace = '100ms'";
 
 /// One move of the payload.
 struct Scene {
@@ -27,12 +33,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self::of("service", 1)
+        Self::of("service", 1, LONG)
     }
 
-    fn of(scope: &str, writers: usize) -> Self {
+    fn of(scope: &str, writers: usize, limits: &str) -> Self {
         let (manager, book) = (Manager::new(100), Book::new());
-        let service = manager.serve(book.setup(SETTINGS, scope).steered());
+        let settings = format!("{SETTINGS}{limits}");
+        let service = manager.serve(book.setup(&settings, scope).steered());
         let scene = Self {
             manager,
             book,
@@ -58,7 +65,8 @@ impl Scene {
     }
 
     fn serve_again(&mut self) {
-        let setup = self.book.setup(SETTINGS, "service");
+        let settings = format!("{SETTINGS}{LONG}");
+        let setup = self.book.setup(&settings, "service");
         self.service = self.manager.serve(setup);
     }
 
@@ -81,7 +89,7 @@ fn terminated() -> Duration {
 }
 
 fn frozen() -> Duration {
-    let scene = Scene::new();
+    let scene = Scene::of("service", 1, SHORT);
     signal_to(scene.holder(), Signal::SIGSTOP);
     scene.gap()
 }
@@ -106,7 +114,7 @@ fn rolled_back() -> Duration {
 
 /// The share of the first slot.
 fn shared_anew() -> Duration {
-    let scene = Scene::of("slot", 4);
+    let scene = Scene::of("slot", 4, LONG);
     scene.service.signal(Signal::SIGTTIN);
     let first = |stints: &[Stint]| {
         let mut first: Vec<Stint> = stints.to_vec();
@@ -145,9 +153,9 @@ fn number_of(pid: u32) -> Pid {
 #[test]
 fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
     let times = std::env::var("PAYLOAD_TEST_GAPS");
-    let times = times.ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let times = times.ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let none = Duration::ZERO;
-    let found = HEARTBEAT + Duration::from_millis(100);
+    let found = HEARTBEAT + GRACE;
     type Scenes = [(&'static str, fn() -> Duration, Duration, Duration); 8];
     let scenes: Scenes = [
         ("its worker is killed (SIGKILL)", killed, none, SLACK),
@@ -176,6 +184,7 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
         let at = |index: usize| measured[index].as_secs_f64() * 1e3;
         let (first, middle, last) = (at(0), at(times / 2), at(times - 1));
         println!("{name:38}{first:10.1}{middle:10.1}{last:10.1}");
-        assert!(measured[0] >= least && measured[times - 1] < most, "{name}");
+        assert!(measured[0] >= least, "{name}");
+        assert!(measured[times / 2] < most, "{name}");
     }
 }

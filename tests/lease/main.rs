@@ -23,4 +23,5 @@ mod kept;
 mod ledger;
 mod moves;
 mod slots;
+mod stalls;
 mod storm;

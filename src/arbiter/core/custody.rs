@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::actions::{Action, Notice};
 use super::events::Event;
 use super::lease::Want;
-use super::roster::WorkerId;
+use super::roster::{Ending, WorkerId};
 use super::{Core, Moment};
 use crate::ipc::orders::Order;
 use crate::lease::{Deposit, Grant, Released};
@@ -13,7 +13,7 @@ use crate::status::{Scope, ServiceState};
 use crate::worker::phase::Phase;
 
 /// A payload's name, and a slot if it is one for each.
-type Key = (String, Option<u16>);
+pub(super) type Key = (String, Option<u16>);
 /// Where each worker says that it is, by its slot.
 type Said = BTreeMap<WorkerId, (u16, Phase)>;
 
@@ -29,6 +29,10 @@ pub(super) struct Leases {
     /// They cannot run it any more.
     spent: BTreeSet<(WorkerId, u32)>,
     deaf: BTreeSet<WorkerId>,
+    /// How often each has failed in a row, at most.
+    failures: BTreeMap<Key, u32>,
+    /// Nobody may get it before that.
+    paused: BTreeMap<Key, Moment>,
     /// The newest that was left for each lease.
     deposits: BTreeMap<Key, u64>,
     /// What was left and nobody may get, until that is said.
@@ -39,6 +43,7 @@ struct Held {
     worker: WorkerId,
     payload: u32,
     grant: Grant,
+    since: Moment,
     revoked: bool,
 }
 
@@ -46,6 +51,10 @@ impl Leases {
     /// The service has left something to itself.
     pub(super) fn inherit(&mut self, name: &str, slot: Option<u16>, number: u64) {
         self.deposits.insert((name.to_owned(), slot), number);
+    }
+
+    pub(super) fn is_finished(&self, key: &Key, generation: u32) -> bool {
+        self.finished.contains(&(key.clone(), generation))
     }
 
     /// Call before each `handle`. What has happened, for the tally.
@@ -63,7 +72,7 @@ impl Leases {
                 payload,
                 epoch,
                 how,
-                ..
+                at,
             } => {
                 let is_it = |held: &Held| {
                     (held.worker, held.payload, held.grant.epoch) == (*worker, *payload, *epoch)
@@ -73,8 +82,15 @@ impl Leases {
                     return happened;
                 };
                 let held = self.held.remove(&key).unwrap();
+                if *how != Released::NotTaken {
+                    self.forgive(core, &key, &held, *at);
+                }
+                if matches!(how, Released::Failed | Released::NotTaken) {
+                    *self.failures.entry(key.clone()).or_default() += 1;
+                }
                 match how {
                     Released::Stopped if held.revoked => {}
+                    Released::NotTaken => {}
                     Released::Finished => {
                         let generation = core.workers[worker].generation;
                         self.finished.insert((key, generation));
@@ -105,10 +121,25 @@ impl Leases {
                 };
                 self.doomed.extend(outdated);
             }
-            Event::Exited { worker, .. } => {
-                let before = self.held.len();
-                self.held.retain(|_, held| held.worker != *worker);
-                if self.held.len() < before {
+            Event::Undelivered {
+                worker,
+                payload,
+                epoch,
+            } => {
+                let source = (*worker, *payload, *epoch);
+                let of = |held: &Held| (held.worker, held.payload, held.grant.epoch);
+                self.held.retain(|_, held| of(held) != source);
+                self.deaf.insert(*worker);
+                happened.push("lease undelivered".to_owned());
+            }
+            Event::Exited { worker, at, .. } => {
+                let lost = self.held.extract_if(.., |_, held| held.worker == *worker);
+                for (key, held) in lost.collect::<Vec<_>>() {
+                    // One that was given up counts to its last beat only.
+                    if core.workers[worker].ending == Ending::None {
+                        self.forgive(core, &key, &held, *at);
+                    }
+                    *self.failures.entry(key).or_default() += 1;
                     happened.push("lease died".to_owned());
                 }
                 self.wants.remove(worker);
@@ -118,10 +149,18 @@ impl Leases {
         happened
     }
 
+    /// It went well for a while.
+    fn forgive(&mut self, core: &Core, key: &Key, held: &Held, until: Moment) {
+        if until.since(held.since) >= core.policy.stable_after {
+            self.failures.remove(key);
+        }
+    }
+
     /// Call for each action.
     pub(super) fn see(
         &mut self,
         core: &Core,
+        now: Moment,
         action: &Action,
         said: &Said,
         ended: &BTreeSet<WorkerId>,
@@ -136,7 +175,8 @@ impl Leases {
                         kept,
                     },
             } => {
-                let mut happened = self.see_grant(core, *worker, *payload, *grant, said, ended);
+                let mut happened =
+                    self.see_grant(core, now, *worker, *payload, *grant, said, ended);
                 happened.extend(self.see_kept(*worker, *payload, *kept));
                 happened
             }
@@ -149,21 +189,37 @@ impl Leases {
                 let held = held.find(|held| (held.worker, held.payload) == (*worker, *payload));
                 let held = held.expect("a lease is taken from somebody who has none");
                 assert_eq!(held.grant.epoch, *epoch);
-                assert!(!held.revoked, "revoked twice");
+                let leaves = core.workers[worker].is_leaving() || said[worker].1 > Phase::Serving;
+                assert!(!held.revoked && !leaves, "it gives back by itself");
                 held.revoked = true;
                 vec!["lease revoked"]
             }
-            Action::Log(Notice::LeasePauses { delay, .. }) => {
+            Action::Log(Notice::LeasePauses {
+                lease,
+                failures,
+                delay,
+            }) => {
                 assert!(*delay <= core.policy.backoff_max);
+                let key = (lease.payload.clone(), lease.slot);
+                let known = self.failures.get(&key).copied().unwrap_or_default();
+                assert!((2..=known).contains(failures), "{key:?} has failed {known}");
+                self.paused.insert(key, now + *delay);
                 vec!["lease paused"]
+            }
+            // New code, or the old one again: it may try at once.
+            Action::Release => {
+                self.paused.clear();
+                Vec::new()
             }
             _ => Vec::new(),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "all that a grant depends on")]
     fn see_grant(
         &mut self,
         core: &Core,
+        now: Moment,
         worker: WorkerId,
         payload: u32,
         grant: Grant,
@@ -181,6 +237,8 @@ impl Leases {
             want.name.clone(),
             (want.scope == Scope::Slot).then_some(slot),
         );
+        let paused = self.paused.get(&key);
+        assert!(paused.is_none_or(|until| *until <= now), "{key:?} pauses");
         for ((name, other), held) in &self.held {
             let disjoint = key.1.is_some() && other.is_some() && key.1 != *other;
             assert!(
@@ -216,6 +274,7 @@ impl Leases {
             worker,
             payload,
             grant,
+            since: now,
             revoked: false,
         };
         self.held.insert(key.clone(), held);
@@ -272,7 +331,13 @@ impl Leases {
     }
 
     /// Call after each `handle`: what somebody could have, somebody has, or is told to give back, or it pauses.
-    pub(super) fn check(&self, core: &Core, now: Moment, said: &Said, ended: &BTreeSet<WorkerId>) {
+    pub(super) fn check(
+        &mut self,
+        core: &Core,
+        now: Moment,
+        said: &Said,
+        ended: &BTreeSet<WorkerId>,
+    ) {
         assert!(self.doomed.is_empty(), "nobody gets {:?}", self.doomed);
         if matches!(core.state(), ServiceState::Stopping | ServiceState::Booting) {
             return;
@@ -282,6 +347,19 @@ impl Leases {
             assert!(!free || !self.is_outdated(core, key), "{key:?} stays");
         }
         let shares = core.leases.shares();
+        // A share that is not there is forgotten.
+        let is_there = |key: &Key| key.1.is_none_or(|slot| slot < shares);
+        self.paused.retain(|key, _| is_there(key));
+        for (key, held) in &self.held {
+            let Some(slot) = key.1 else { continue };
+            let place = core.slots.get(usize::from(slot));
+            let rightful = place.is_some_and(|place| place.serving == Some(held.worker));
+            assert!(
+                (rightful && held.grant.slots == shares) || is_told(held, said, ended),
+                "{key:?} is held by the wrong worker, {}",
+                held.worker
+            );
+        }
         let complete = core.slots.iter().all(|slot| slot.serving.is_some());
         assert!(
             usize::from(shares) == core.target() || !complete,
@@ -323,9 +401,7 @@ impl Leases {
         ended: &BTreeSet<WorkerId>,
     ) {
         let slots = core.leases.shares();
-        let told = |held: &Held| {
-            held.revoked || ended.contains(&held.worker) || said[&held.worker].1 > Phase::Serving
-        };
+        let told = |held: &Held| is_told(held, said, ended);
         if let Some(held) = self.held.get(key) {
             let outdated = key.1.is_some() && held.grant.slots != slots;
             assert!(!outdated || told(held), "{key:?} is held for too long");
@@ -353,4 +429,9 @@ impl Leases {
             );
         }
     }
+}
+
+/// It gives back what it has, or is gone soon.
+fn is_told(held: &Held, said: &Said, ended: &BTreeSet<WorkerId>) -> bool {
+    held.revoked || ended.contains(&held.worker) || said[&held.worker].1 > Phase::Serving
 }

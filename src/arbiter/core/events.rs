@@ -38,8 +38,12 @@ pub(crate) enum Event {
     Paused { worker: WorkerId, round: u64 },
     /// The worker closed its channel, or what it sent could not be read.
     ChannelClosed { worker: WorkerId },
-    /// The worker is gone.
-    Exited { worker: WorkerId, exit: Exit },
+    /// The worker is gone, since then; since the last sign of it, if nobody was there to see when.
+    Exited {
+        worker: WorkerId,
+        exit: Exit,
+        at: Moment,
+    },
     /// The payloads of the worker's app that need a lease. Comes once, before it is Prepared.
     Wants { worker: WorkerId, wants: Vec<Want> },
     /// The payload of the worker that had the lease by this epoch does not run any more, since then.
@@ -49,6 +53,12 @@ pub(crate) enum Event {
         epoch: u64,
         how: Released,
         at: Moment,
+    },
+    /// That grant did not come to the worker, and nothing can any more: its channel is closed, or it is dead already.
+    Undelivered {
+        worker: WorkerId,
+        payload: u32,
+        epoch: u64,
     },
     /// That payload has left something for whoever has the lease next, and this process has it.
     Kept {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::actions::{Action, Cause, Notice};
-use super::custody::Leases;
+use super::custody::{Key, Leases};
 use super::events::{Event, Request};
 use super::reload::Trigger;
 use super::roster::WorkerId;
@@ -78,6 +78,11 @@ impl Witness {
     /// What was left for that payload before the beginning.
     pub(super) fn inherit(&mut self, name: &str, slot: Option<u16>, number: u64) {
         self.leases.inherit(name, slot, number);
+    }
+
+    /// That payload has nothing more to do in that generation.
+    pub(super) fn is_finished(&self, key: &Key, generation: u32) -> bool {
+        self.leases.is_finished(key, generation)
     }
 
     fn exited(&mut self, id: WorkerId) {
@@ -191,7 +196,7 @@ impl Witness {
             }
         }
         for action in actions {
-            for what in self.leases.see(core, action, &self.said, &self.ended) {
+            for what in self.leases.see(core, now, action, &self.said, &self.ended) {
                 self.count(what.to_owned());
             }
         }

@@ -75,6 +75,9 @@ pub(super) struct Lease {
     /// Its payload had something to do once, and that is done for these generations: the one that serves, and one
     /// that is not committed or was rolled back.
     finished_in: Vec<u32>,
+    /// Who has not taken it since it was last taken, the last one last.
+    #[serde(default)]
+    refused_by: Vec<WorkerId>,
     /// Failures in a row, and when it may be granted again after them.
     failures: u32,
     retry_at: Option<Moment>,
@@ -135,6 +138,15 @@ impl Leases {
         self.shares
     }
 
+    /// Which lease the worker has by this grant.
+    fn granted(&self, worker: WorkerId, (payload, epoch): (u32, u64)) -> Option<usize> {
+        let is_it = |holder: &Holder| {
+            (holder.worker, holder.payload, holder.epoch) == (worker, payload, epoch)
+        };
+        let mut all = self.all.iter();
+        all.position(|lease| lease.holder.as_ref().is_some_and(is_it))
+    }
+
     fn want(&self, worker: WorkerId, lease: &Lease) -> Option<&Want> {
         let mut wants = self.wants.get(&worker)?.iter();
         wants.find(|want| lease.is_of(want) && !is_spent(&self.spent, worker, want))
@@ -171,6 +183,7 @@ impl Lease {
             slot,
             holder: None,
             finished_in: Vec::new(),
+            refused_by: Vec::new(),
             failures: 0,
             retry_at: None,
             grants: 0,
@@ -210,6 +223,12 @@ impl Gap {
         } else if let Some(since) = self.wanted_since.take() {
             self.before += now.since(since);
         }
+    }
+
+    /// Whom it was given to has not had it: it is the same gap still.
+    fn reopen(&mut self, granted_at: Moment) {
+        self.before = self.last;
+        self.lost_at = Some(granted_at);
     }
 
     fn close(&mut self, now: Moment) -> Duration {

@@ -168,13 +168,13 @@ impl Core {
         }
     }
 
-    pub(super) fn exited(&mut self, now: Moment, id: WorkerId, exit: Exit) {
+    pub(super) fn exited(&mut self, now: Moment, id: WorkerId, exit: Exit, at: Moment) {
         let stable = self.was_stable(now, id);
         let member = self.is_member(id);
         let Some(worker) = self.workers.remove(&id) else {
             return;
         };
-        self.inherit_leases(now, id, &worker);
+        self.inherit_leases(now, id, &worker, at);
         let attached = self.detach(id);
         self.surplus.retain(|surplus| *surplus != id);
         let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;

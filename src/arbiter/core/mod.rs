@@ -10,7 +10,8 @@
 //!    at on a tick only: a worker is never judged by beats that are older than the question.
 //! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
-//!    other event.
+//!    other event. So is a grant that could not be sent, by [`Event::Undelivered`]: several workers may have died
+//!    when the first of their ends is told.
 //! 6. After [`Action::Leave`] nothing is delivered.
 //! 7. When nothing is left to deliver and [`Core::leaves_for`] names an image, the shell saves the core and executes
 //!    the image. The next event is [`Event::Resume`], to the core that the new image adopted, or
@@ -166,7 +167,7 @@ impl Core {
             Event::Activity(activity) => self.look(now, activity),
             Event::Paused { worker, round } => self.paused(now, worker, round),
             Event::ChannelClosed { worker } => self.channel_closed(now, worker),
-            Event::Exited { worker, exit } => self.exited(now, worker, exit),
+            Event::Exited { worker, exit, at } => self.exited(now, worker, exit, at),
             Event::Wants { worker, wants } => self.wants(worker, wants),
             Event::Released {
                 worker,
@@ -175,6 +176,11 @@ impl Core {
                 how,
                 at,
             } => self.released(now, worker, (payload, epoch), how, at),
+            Event::Undelivered {
+                worker,
+                payload,
+                epoch,
+            } => self.undelivered(now, worker, (payload, epoch)),
             Event::Kept {
                 worker,
                 payload,

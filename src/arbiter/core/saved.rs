@@ -70,13 +70,14 @@ impl Core {
         }
     }
 
-    /// In the new image; the next event is [`Event::Resume`](super::Event::Resume).
-    pub(crate) fn adopt(policy: Policy, seed: u64, saved: Saved, now: Moment) -> Self {
+    /// In the new image; the next event is [`Event::Resume`](super::Event::Resume). `epoch`: as for
+    /// [`Core::number_leases_from`]. The image before may have known nothing of leases, and another one before it may.
+    pub(crate) fn adopt(policy: Policy, seed: u64, saved: Saved, epoch: u64, now: Moment) -> Self {
         let mut crashes = Crashes::new(policy.crash_budget, policy.crash_window);
         for moment in saved.crashes {
             crashes.record(moment);
         }
-        Self {
+        let mut core = Self {
             crashes,
             configured_before: saved.configured,
             generation: saved.generation,
@@ -99,6 +100,8 @@ impl Core {
             awake_since: saved.awake_since.unwrap_or(now),
             actions: Vec::new(),
             policy,
-        }
+        };
+        core.number_leases_from(epoch);
+        core
     }
 }

@@ -1,26 +1,32 @@
 //! Seeded random runs of the core against a world of workers that crash, hang, dawdle and lie.
 //!
+//! What a worker says is heard after a while, its end last; what is sent to one that is dead, or has no channel any
+//! more, does not arrive, as in the shell.
+//!
 //! `PAYLOAD_TEST_SEED=…` replays one run; `PAYLOAD_TEST_STEPS=…` changes how long the search is.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod absence;
+mod reach;
+mod shell;
+mod worker;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::actions::{Action, Image, Notice};
+use super::actions::Action;
 use super::backoff::Random;
 use super::events::{Event, Exit, Request};
-use super::idle::Activity;
 use super::invariants::Witness;
 use super::lease::Want;
-use super::links::{Links, Seen, Tie};
+use super::links::Links;
 use super::reload::Trigger;
 use super::roster::WorkerId;
-use super::saved::Saved;
-use super::tenant::{self, Tenant, Word};
 use super::{Core, MAX_SLOTS, Moment, Policy};
-use crate::ipc::orders::{Level, Order, Recycle};
-use crate::lease::{Deposit, Released};
+use crate::ipc::orders::{Level, Recycle};
 use crate::status::ServiceState;
-use crate::worker::phase::Phase;
+use absence::Absence;
+use reach::check_reach;
+use worker::Actor;
 
 const STEPS: u64 = 1_200_000;
 /// Random steps of one run, before it may come to rest.
@@ -54,34 +60,11 @@ pub(super) fn policy() -> Policy {
     }
 }
 
-/// A pretended worker: where it is, what it does next and when.
-struct Actor {
-    phase: Phase,
-    next_at: Moment,
-    told_to_serve: bool,
-    told_to_stop: bool,
-    aborted: bool,
-    killed: bool,
-    /// Neither beats nor moves any more.
-    hung: bool,
-    /// What its app does with leases.
-    tenant: Tenant,
-    /// Whom it may give them to, the last link last.
-    heirs: Vec<WorkerId>,
-    /// It knows that nobody takes them.
-    ended: bool,
-    draining_since: Option<Moment>,
-    /// Orders about accepting that it has not read yet.
-    inbox: VecDeque<Order>,
-    paused: bool,
-    connections: u64,
-    accepted: u64,
-}
-
 struct World {
     core: Core,
     links: Links,
     witness: Witness,
+    absence: Absence,
     random: Random,
     now: Moment,
     actors: BTreeMap<WorkerId, Actor>,
@@ -126,6 +109,7 @@ impl World {
             core: Core::new(policy, random.next()),
             links: Links::default(),
             witness: Witness::default(),
+            absence: Absence::default(),
             random,
             now: Moment::from_nanos(1_000_000_000),
             actors: BTreeMap::new(),
@@ -151,230 +135,6 @@ impl World {
         Duration::from_millis(u64::from(pick(&mut self.random, max_millis.max(1))))
     }
 
-    fn deliver(&mut self, event: Event) {
-        if self.left {
-            return;
-        }
-        let ticked = event == Event::Tick;
-        if ticked && self.core.look_at().is_some_and(|at| at <= self.now) {
-            self.look();
-        }
-        self.steps += 1;
-        let before: BTreeSet<WorkerId> = self
-            .core
-            .slots
-            .iter()
-            .filter_map(|slot| slot.serving)
-            .collect();
-        self.witness.hear(&self.core, &event);
-        if self.trace.len() == TRACE {
-            self.trace.pop_front();
-        }
-        self.trace.push_back((self.now, event.clone(), Vec::new()));
-        let actions = self.core.handle(self.now, event);
-        if let Some(last) = self.trace.back_mut() {
-            last.2.clone_from(&actions);
-        }
-        self.witness
-            .check(&self.core, self.now, ticked, &before, &actions);
-        if actions.iter().any(is_idle) {
-            self.nobody_is_left_behind();
-        }
-        let mut answers = Vec::new();
-        for action in &actions {
-            self.carry_out(action, &mut answers);
-        }
-        for answer in answers {
-            self.deliver(answer);
-        }
-        self.link();
-    }
-
-    /// As the shell does it after every event, and before an order to leave.
-    fn link(&mut self) {
-        let actors = &self.actors;
-        let seen = |id| {
-            actors.get(&id).map(|actor| Seen {
-                phase: actor.phase,
-                connections: actor.connections,
-            })
-        };
-        for tie in self.links.update(&self.core, seen) {
-            match tie {
-                Tie::Heir { from, to } => {
-                    assert_ne!(from, to, "an own heir");
-                    assert_eq!(self.actors[&to].phase, Phase::Serving, "{tie:?}");
-                    assert!(!self.actors[&to].told_to_stop, "{tie:?}");
-                    self.actors.get_mut(&from).unwrap().heirs.push(to);
-                }
-                Tie::End { from } => {
-                    assert_eq!(self.core.state(), ServiceState::Stopping);
-                    self.actors.get_mut(&from).unwrap().ended = true;
-                }
-            }
-        }
-        self.check_heirs();
-    }
-
-    /// As long as anybody serves, whoever leaves knows somebody who does.
-    fn check_heirs(&self) {
-        if self.core.state() == ServiceState::Stopping {
-            return;
-        }
-        let serves = |id: &WorkerId| {
-            let actor = self.actors.get(id);
-            actor.is_some_and(|actor| actor.phase == Phase::Serving && !actor.told_to_stop)
-        };
-        let serving: Vec<WorkerId> = self.core.serving_workers().map(|(id, _)| id).collect();
-        for (id, actor) in &self.actors {
-            let leaves = actor.told_to_stop && actor.phase == Phase::Serving;
-            if (leaves || actor.phase == Phase::Draining)
-                && serving.iter().any(|other| other != id && serves(other))
-            {
-                let heirs = &actor.heirs;
-                assert!(heirs.iter().any(serves), "{id} leaves, and knows {heirs:?}");
-            }
-        }
-    }
-
-    fn carry_out(&mut self, action: &Action, answers: &mut Vec<Event>) {
-        match *action {
-            Action::Fork {
-                worker,
-                slot,
-                generation,
-                ..
-            } => {
-                if self.chance(self.trouble / 4.0) {
-                    answers.push(Event::ForkFailed {
-                        worker,
-                        error: "EAGAIN".to_owned(),
-                    });
-                    return;
-                }
-                let next_at = self.now + self.span(2_000);
-                let random = &mut self.random;
-                let app = self.apps.entry(generation);
-                let wants = app.or_insert_with(|| tenant::app(random)).clone();
-                self.actors.insert(
-                    worker,
-                    Actor {
-                        phase: Phase::Forked,
-                        next_at,
-                        told_to_serve: false,
-                        told_to_stop: false,
-                        aborted: false,
-                        killed: false,
-                        hung: false,
-                        tenant: Tenant::new(slot, wants),
-                        heirs: Vec::new(),
-                        ended: false,
-                        draining_since: None,
-                        inbox: VecDeque::new(),
-                        paused: false,
-                        connections: 0,
-                        accepted: 0,
-                    },
-                );
-                let pid = u32::try_from(worker.0).unwrap_or(0) + 1000;
-                answers.push(Event::Forked { worker, pid });
-            }
-            Action::Send { worker, order } => {
-                let soon = self.now + self.span(500);
-                if order == Order::Stop(Level::Graceful) {
-                    self.link();
-                }
-                let stops = self.core.state() == ServiceState::Stopping;
-                if let Some(actor) = self.actors.get_mut(&worker) {
-                    match order {
-                        Order::Serve => actor.told_to_serve = true,
-                        Order::Stop(level) => {
-                            actor.told_to_stop = true;
-                            if level == Level::Quick && !stops {
-                                assert!(!actor.told_to_serve, "{worker} may have connections");
-                            }
-                        }
-                        Order::Grant { .. } | Order::Revoke { .. } => actor.tenant.hear(order),
-                        // The shell's own.
-                        Order::Receive { .. }
-                        | Order::Give { .. }
-                        | Order::Close
-                        | Order::Peer { .. } => {}
-                        Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
-                    }
-                    actor.next_at = soon;
-                }
-            }
-            Action::Abort { worker, .. } => {
-                let soon = self.now + self.span(4_000);
-                if let Some(actor) = self.actors.get_mut(&worker) {
-                    actor.aborted = true;
-                    actor.next_at = soon;
-                }
-            }
-            Action::Kill { worker } => {
-                let soon = self.now + self.span(50);
-                if let Some(actor) = self.actors.get_mut(&worker) {
-                    actor.killed = true;
-                    actor.next_at = soon;
-                }
-            }
-            Action::Leave(_) => self.left = true,
-            Action::Preflight => {
-                let at = self.now + self.span(3_000);
-                let result = if self.chance(self.trouble) {
-                    Err("no such file".to_owned())
-                } else {
-                    Ok(())
-                };
-                let hangs = self.chance(self.trouble / 2.0);
-                let at = if hangs {
-                    at + Duration::from_secs(3_600)
-                } else {
-                    at
-                };
-                self.preflight = Some((at, result));
-            }
-            Action::EndPreflight => self.preflight = None,
-            Action::Ready
-            | Action::Reloading
-            | Action::Release
-            | Action::Answer { .. }
-            | Action::Discard { .. }
-            | Action::Settle
-            | Action::Stopping
-            | Action::Watchdog
-            | Action::ExtendTimeout(_)
-            | Action::Log(_) => {}
-        }
-    }
-
-    /// The arbiter's process goes on with another image; what it knows goes through its format.
-    fn exec(&mut self, image: Image) -> Event {
-        let failed = |error: &str| Event::ExecFailed {
-            error: error.to_owned(),
-        };
-        if self.chance(self.trouble / 2.0) {
-            return failed("ENOMEM");
-        }
-        // The other image was there, and gave everything back.
-        let rejected = self.chance(self.trouble / 2.0);
-        self.now = self.now + self.span(7);
-        let text = serde_json::to_string(&self.core.save()).unwrap();
-        let saved: Saved = serde_json::from_str(&text).unwrap();
-        let mut policy = self.core.policy.clone();
-        if image == Image::Next && !rejected && self.chance(0.2) {
-            policy.workers = 1 + pick(&mut self.random, 5);
-        }
-        self.core = Core::adopt(policy, self.random.next(), saved, self.now);
-        // The image that has gone knew of the links.
-        self.links = Links::default();
-        if rejected {
-            return failed("EMFILE");
-        }
-        Event::Resume
-    }
-
     /// When the image is to be changed: that, or one more thing that was heard before. True: something was done.
     fn leave(&mut self) -> bool {
         let Some(image) = self.core.leaves_for() else {
@@ -385,12 +145,18 @@ impl World {
         } else if self.chance(0.1) {
             Event::Asked(Request::Stop(Level::Graceful))
         } else if self.chance(0.5) {
-            self.operator()
+            self.operator();
+            return true;
         } else {
-            let Some(id) = self.any_worker() else {
+            if self.chance(0.5)
+                && let Some(id) = self.any_worker()
+            {
+                self.exit(id, Exit::Signal(9));
+            }
+            let Some((id, _)) = self.next_said() else {
                 return false;
             };
-            self.exit(id, Exit::Signal(9));
+            self.take(id);
             return true;
         };
         self.deliver(event);
@@ -415,119 +181,84 @@ impl World {
         Event::Asked(Request::Reload(Trigger(self.triggers)))
     }
 
-    /// One step: the next thing that a worker does, the core's timeout, or an operator.
+    /// One step: whatever happens next, or an operator.
     fn step(&mut self) {
-        if self.leave() {
-            return;
+        if !self.leave() {
+            let share = match self.core.state() {
+                ServiceState::Booting => 0.1,
+                ServiceState::Reloading => 0.05,
+                _ => 0.02,
+            };
+            if self.chance(share) {
+                self.now = self.now + self.span(500);
+                self.backlog += u64::from(self.chance(0.5));
+                self.operator();
+            } else {
+                self.go_on();
+            }
         }
-        let share = match self.core.state() {
-            ServiceState::Booting => 0.1,
-            ServiceState::Reloading => 0.05,
-            _ => 0.02,
-        };
-        if self.chance(share) {
-            self.now = self.now + self.span(500);
-            self.backlog += u64::from(self.chance(0.5));
-            let event = self.operator();
+        self.check_absence();
+    }
+
+    fn calm_step(&mut self) {
+        if let Some(image) = self.core.leaves_for() {
+            let event = self.exec(image);
             self.deliver(event);
-            return;
+        } else {
+            self.go_on();
         }
-        let actor = self
-            .actors
-            .iter()
+        self.check_absence();
+    }
+
+    /// The next thing that is heard of a worker, or that one does, or the core's timeout.
+    fn go_on(&mut self) {
+        let said = self.next_said();
+        let moving = self.actors.iter().filter(|(_, actor)| !actor.dead);
+        let actor = moving
             .min_by_key(|(_, actor)| actor.next_at)
             .map(|(id, actor)| (*id, actor.next_at));
         let timeout = self.core.poll_timeout();
-        let next = actor.map(|(_, at)| at).into_iter().chain(timeout).min();
+        let others = [said.map(|(_, at)| at), actor.map(|(_, at)| at), timeout];
+        let next = others.into_iter().flatten().min();
         if self.preflight_answers(next) {
             return;
         }
-        match (actor, timeout) {
-            (Some((id, at)), Some(due)) if at <= due => self.act(id, at),
-            (Some((id, at)), None) => self.act(id, at),
-            (_, Some(due)) => {
-                self.now = self.now.max(due);
-                if self.chance(self.trouble / 10.0) {
-                    // The arbiter itself was stopped for a while.
-                    self.now = self.now + self.span(60_000);
-                }
-                self.beat();
-                self.deliver(Event::Tick);
-            }
-            (None, None) => panic!(
+        let is_next = |at: Moment| next.is_none_or(|next| at <= next);
+        match (said, actor) {
+            (Some((id, at)), _) if is_next(at) => self.take(id),
+            (_, Some((id, at))) if is_next(at) => self.act(id, at),
+            _ => self.tick(timeout),
+        }
+    }
+
+    fn tick(&mut self, due: Option<Moment>) {
+        let Some(due) = due else {
+            panic!(
                 "nobody lives and nothing is awaited: {:?}",
                 self.core.state()
-            ),
-        }
-    }
-
-    fn look(&mut self) {
-        let activity = self.activity();
-        // What is told is not what is true any more.
-        if self.chance(0.3) {
-            self.backlog += 1;
-            if let Some(id) = self.any_worker() {
-                self.accept(id);
-            }
-        }
-        self.deliver(Event::Activity(activity));
-    }
-
-    fn activity(&self) -> Activity {
-        let sum = |count: fn(&Actor) -> u64| self.actors.values().map(count).sum::<u64>();
-        Activity {
-            connections: sum(|actor| actor.connections),
-            in_flight: 0,
-            busy: 0,
-            accepted: self.accepted_before + sum(|actor| actor.accepted),
-            waiting: self.backlog > 0,
-        }
-    }
-
-    /// Takes a connection if it may, or ends one.
-    fn accept(&mut self, id: WorkerId) {
-        let ends = self.chance(0.9);
-        let Some(actor) = self.actors.get_mut(&id) else {
-            return;
+            );
         };
-        if actor.phase == Phase::Serving && !actor.paused && self.backlog > 0 {
-            self.backlog -= 1;
-            actor.accepted += 1;
-            actor.connections += 1;
-        } else if ends {
-            actor.connections = actor.connections.saturating_sub(1);
+        self.now = self.now.max(due);
+        if self.chance(self.trouble / 10.0) {
+            // The arbiter itself was stopped for a while.
+            self.now = self.now + self.span(60_000);
+            self.absence.forget();
         }
-    }
-
-    /// When the service leaves by itself, nobody has a connection, and nobody can get one any more.
-    fn nobody_is_left_behind(&self) {
-        for (id, actor) in &self.actors {
-            assert_eq!(actor.connections, 0, "worker {id} has a connection");
-            assert!(actor.paused, "worker {id} accepts");
-            assert!(actor.inbox.is_empty(), "worker {id} is going to accept");
-        }
-    }
-
-    fn beat(&mut self) {
-        let now = self.now;
-        let beats = self
-            .actors
-            .iter()
-            .filter(|(_, actor)| !actor.hung && !actor.aborted)
-            .map(|(id, _)| (*id, now))
-            .collect();
-        self.deliver(Event::Beats(beats));
+        self.beat();
+        self.deliver(Event::Tick);
     }
 
     fn any_worker(&mut self) -> Option<WorkerId> {
-        let count = u16::try_from(self.actors.len().max(1)).unwrap_or(1);
+        let living = self.actors.iter().filter(|(_, actor)| !actor.dead);
+        let living: Vec<WorkerId> = living.map(|(id, _)| *id).collect();
+        let count = u16::try_from(living.len().max(1)).unwrap_or(1);
         let number = pick(&mut self.random, count);
-        self.actors.keys().nth(usize::from(number)).copied()
+        living.get(usize::from(number)).copied()
     }
 
-    fn operator(&mut self) -> Event {
+    fn operator(&mut self) {
         let any = self.any_worker();
-        match pick(&mut self.random, 40) {
+        let event = match pick(&mut self.random, 40) {
             0 => Event::Asked(Request::Stop(Level::Graceful)),
             1 => Event::Asked(Request::Stop(Level::Quick)),
             2..6 => Event::Asked(Request::OneMore),
@@ -536,210 +267,19 @@ impl World {
             12..20 => self.reload(),
             11 => Event::Asked(Request::Scale(MAX_SLOTS + 1 + pick(&mut self.random, 9))),
             n => match any {
-                Some(worker) if n < 25 => Event::Recycle {
-                    worker,
-                    cause: Recycle::Requests,
-                },
-                Some(worker) if n < 26 && self.trouble > 0.0 => Event::ChannelClosed { worker },
+                Some(worker) if n < 25 => {
+                    let cause = Recycle::Requests;
+                    return self.say(worker, Event::Recycle { worker, cause });
+                }
+                // What it has said cannot be read.
+                Some(worker) if n < 26 && self.trouble > 0.0 => {
+                    return self.hang_up(worker, false);
+                }
                 _ if n == 26 => Event::Asked(Request::Restart),
                 _ => Event::Tick,
             },
-        }
-    }
-
-    /// The worker does what it does next.
-    fn act(&mut self, id: WorkerId, at: Moment) {
-        self.now = self.now.max(at);
-        let pause = self.span(4_000);
-        let (trouble, serve_trouble) = (self.trouble, self.trouble / 5.0);
-        let (crash, hang, quit) = (
-            self.chance(trouble),
-            self.chance(trouble / 2.0),
-            self.chance(serve_trouble),
-        );
-        let dead_channel = self.chance(0.1);
-        let Some(actor) = self.actors.get_mut(&id) else {
-            return;
         };
-        actor.next_at = self.now + pause;
-        let order = (!actor.hung).then(|| actor.inbox.pop_front()).flatten();
-        actor.paused = match order {
-            Some(Order::Pause { .. }) => true,
-            Some(Order::Resume) => false,
-            _ => actor.paused,
-        };
-        if let Some(Order::Pause { round }) = order
-            && actor.phase == Phase::Serving
-        {
-            return self.deliver(Event::Paused { worker: id, round });
-        }
-        if actor.killed
-            || (actor.aborted && !actor.hung)
-            || (actor.aborted && pause > Duration::from_millis(200))
-        {
-            let signal = if actor.killed { 9 } else { 6 };
-            return self.exit(id, Exit::Signal(signal));
-        }
-        if actor.hung {
-            return;
-        }
-        if hang {
-            actor.hung = true;
-            return;
-        }
-        if !crash && self.work(id) {
-            return;
-        }
-        if crash {
-            if dead_channel {
-                self.deliver(Event::ChannelClosed { worker: id });
-            }
-            return self.exit(id, Exit::Signal(11));
-        }
-        let Some(actor) = self.actors.get_mut(&id) else {
-            return;
-        };
-        let next = match actor.phase {
-            Phase::Forked => Phase::Loading,
-            Phase::Loading | Phase::Starting if actor.told_to_stop || quit => Phase::Cleaning,
-            Phase::Loading => Phase::Starting,
-            Phase::Starting => {
-                let wants = actor.tenant.wants.clone();
-                self.deliver(Event::Wants { worker: id, wants });
-                Phase::Prepared
-            }
-            Phase::Prepared if actor.told_to_stop => Phase::Cleaning,
-            Phase::Prepared if actor.told_to_serve => Phase::Serving,
-            Phase::Serving if actor.told_to_stop || quit => Phase::Draining,
-            Phase::Draining => {
-                if !self.hand_on(id) {
-                    return;
-                }
-                Phase::Cleaning
-            }
-            Phase::Cleaning => {
-                let code = i32::from(!actor.told_to_stop);
-                if code != 0 {
-                    self.deliver(Event::Failed {
-                        worker: id,
-                        reason: "a payload ended".to_owned(),
-                    });
-                }
-                return self.exit(id, Exit::Code(code));
-            }
-            Phase::Serving => return self.accept(id),
-            Phase::Prepared | Phase::Exited | Phase::Failed => return,
-        };
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.phase = next;
-        }
-        self.deliver(Event::Entered {
-            worker: id,
-            phase: next,
-        });
-    }
-
-    /// What its payloads do. True: one has failed, and the worker drains.
-    fn work(&mut self, id: WorkerId) -> bool {
-        let Some(actor) = self.actors.get_mut(&id) else {
-            return false;
-        };
-        let serves = actor.phase == Phase::Serving && !actor.told_to_stop;
-        let reports = actor.tenant.work(&mut self.random, serves, self.trouble);
-        let mut failed = false;
-        for word in reports {
-            let event = match word {
-                Word::Keeps(payload, epoch) => Event::Kept {
-                    worker: id,
-                    payload,
-                    epoch,
-                    deposit: self.deposit(),
-                },
-                Word::Back(payload, epoch, how) => {
-                    failed |= how == Released::Failed;
-                    Event::Released {
-                        worker: id,
-                        payload,
-                        epoch,
-                        how,
-                        at: self.now,
-                    }
-                }
-            };
-            self.deliver(event);
-        }
-        if failed && let Some(actor) = self.actors.get_mut(&id) {
-            actor.phase = Phase::Draining;
-            self.deliver(Event::Entered {
-                worker: id,
-                phase: Phase::Draining,
-            });
-        }
-        tenant::check(self.actors.iter().map(|(id, actor)| (*id, &actor.tenant)));
-        failed
-    }
-
-    fn deposit(&mut self) -> Deposit {
-        self.deposits += 1;
-        Deposit {
-            number: self.deposits,
-            length: 5,
-        }
-    }
-
-    /// What the service's last life has left in the manager's store.
-    fn inherit(&mut self) {
-        for (name, slot) in tenant::places() {
-            if self.chance(0.5) {
-                let deposit = self.deposit();
-                assert!(self.core.inherit(name, slot, deposit));
-                self.witness.inherit(name, slot, deposit.number);
-            }
-        }
-    }
-
-    /// What a worker does with its connections when it drains. True: it has none any more.
-    fn hand_on(&mut self, id: WorkerId) -> bool {
-        let now = self.now;
-        let graceful = self.core.policy.graceful;
-        let Some(actor) = self.actors.get_mut(&id) else {
-            return false;
-        };
-        let since = *actor.draining_since.get_or_insert(now);
-        let takes = |heir: &&WorkerId| self.actors[*heir].phase == Phase::Serving;
-        let (count, ended, told) = {
-            let actor = &self.actors[&id];
-            (actor.connections, actor.ended, actor.told_to_stop)
-        };
-        let heirs = self.actors[&id].heirs.iter().rev();
-        let mut heirs = heirs.filter(|heir| self.actors.contains_key(heir));
-        let heir = heirs.find(takes).copied();
-        let stops = self.core.state() == ServiceState::Stopping;
-        let what = match heir {
-            _ if count == 0 => return true,
-            Some(heir) => {
-                self.actors.get_mut(&heir).unwrap().connections += count;
-                "handed on"
-            }
-            None if ended => "closed",
-            None if told && stops => "closed",
-            None if graceful.is_some_and(|limit| now >= since + limit) => "cut off",
-            None => return false,
-        };
-        if let Some(actor) = self.actors.get_mut(&id) {
-            actor.connections = 0;
-        }
-        let stage = self.core.reload_stage().unwrap_or("none");
-        self.witness.count(format!("{what} while {stage}"));
-        // Without crashes somebody always serves, and takes over.
-        assert!(what != "cut off" || self.troubled, "{id} found no heir");
-        true
-    }
-
-    fn exit(&mut self, id: WorkerId, exit: Exit) {
-        let gone = self.actors.remove(&id);
-        self.accepted_before += gone.map_or(0, |actor| actor.accepted);
-        self.deliver(Event::Exited { worker: id, exit });
+        self.deliver(event);
     }
 
     /// After the random part: with no more trouble, the service must come to rest as it should.
@@ -757,6 +297,15 @@ impl World {
             return;
         }
         assert_eq!(self.core.state(), ServiceState::Ready, "it did not recover");
+        // Whatever pauses has its turn.
+        let rest = self.core.policy.backoff_max + Duration::from_secs(20);
+        let deadline = self.now + rest.mul_f64(self.random.fraction());
+        while !self.left && self.now < deadline {
+            self.calm_step();
+        }
+        if self.left {
+            return;
+        }
         let request = if self.chance(0.5) {
             Request::Restart
         } else {
@@ -769,39 +318,6 @@ impl World {
             self.calm_step();
         }
     }
-
-    fn calm_step(&mut self) {
-        if let Some(image) = self.core.leaves_for() {
-            let event = self.exec(image);
-            return self.deliver(event);
-        }
-        let actor = self
-            .actors
-            .iter()
-            .min_by_key(|(_, actor)| actor.next_at)
-            .map(|(id, actor)| (*id, actor.next_at));
-        let next = actor
-            .map(|(_, at)| at)
-            .into_iter()
-            .chain(self.core.poll_timeout())
-            .min();
-        if self.preflight_answers(next) {
-            return;
-        }
-        match (actor, self.core.poll_timeout()) {
-            (Some((id, at)), due) if due.is_none_or(|due| at <= due) => self.act(id, at),
-            (_, Some(due)) => {
-                self.now = self.now.max(due);
-                self.beat();
-                self.deliver(Event::Tick);
-            }
-            (_, None) => panic!("nothing is awaited: {:?}", self.core.state()),
-        }
-    }
-}
-
-fn is_idle(action: &Action) -> bool {
-    matches!(action, Action::Log(Notice::Idle { .. }))
 }
 
 fn pick(random: &mut Random, below: u16) -> u16 {
@@ -863,66 +379,4 @@ fn a_million_random_steps_keep_every_promise() {
     if wanted >= STEPS {
         check_reach(&tally);
     }
-}
-
-/// The search has been everywhere: every bad thing has happened in every stage.
-fn check_reach(tally: &BTreeMap<String, u32>) {
-    let stages = [
-        "none",
-        "waiting",
-        "checking",
-        "executing",
-        "preparing",
-        "trial",
-        "retiring",
-        "going back",
-    ];
-    let mut wanted: Vec<String> = [
-        "reloaded",
-        "failed",
-        "paused",
-        "resumed",
-        "left for idleness",
-    ]
-    .map(str::to_owned)
-    .into();
-    for what in [
-        "asked again",
-        "stopped",
-        "old worker ended",
-        "new worker ended",
-    ] {
-        wanted.extend(stages.map(|stage| format!("{what} while {stage}")));
-    }
-    // While one image goes over to the other, no worker is heard of.
-    let heard = ["none", "checking", "preparing", "trial", "retiring"];
-    wanted.extend(heard.map(|stage| format!("handed on while {stage}")));
-    wanted.push("closed while none".to_owned());
-    wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
-    wanted.extend(
-        [
-            "lease granted",
-            "lease granted again",
-            "lease revoked",
-            "lease stopped",
-            "lease spent",
-            "lease finished",
-            "lease failed",
-            "lease died",
-            "lease paused",
-            "lease granted to another generation",
-            "kept",
-            "kept too late",
-            "something kept goes along",
-            "something kept is discarded",
-        ]
-        .map(str::to_owned),
-    );
-    // Before the first READY there is one generation.
-    wanted.retain(|what| what != "old worker ended while waiting");
-    let missing: Vec<_> = wanted
-        .iter()
-        .filter(|what| tally.get(*what).is_none_or(|count| *count < 5))
-        .collect();
-    assert!(missing.is_empty(), "hardly ever: {missing:?}");
 }

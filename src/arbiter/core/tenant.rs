@@ -1,8 +1,9 @@
 //! What a pretended worker's app does with its leases, and the proof that no two do the same at the same time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::backoff::Random;
+use super::events::Event;
 use super::lease::Want;
 use super::roster::WorkerId;
 use crate::ipc::orders::Order;
@@ -19,6 +20,14 @@ pub(super) struct Tenant {
     orders: VecDeque<Order>,
     /// The payloads that run, and those of them that are to stop.
     running: BTreeMap<u32, (Grant, bool)>,
+    /// Those that cannot be started again.
+    spent: BTreeSet<u32>,
+    /// Those that have given their lease back, and nobody will ever hear it.
+    unheard: BTreeSet<u32>,
+    /// It has no room for what comes along with a lease.
+    full: bool,
+    /// It was told to give back what it had given back already.
+    pub(super) crossed: bool,
 }
 
 /// Who runs a payload, for which slot.
@@ -100,6 +109,10 @@ impl Tenant {
             wants,
             orders: VecDeque::new(),
             running: BTreeMap::new(),
+            spent: BTreeSet::new(),
+            unheard: BTreeSet::new(),
+            full: false,
+            crossed: false,
         }
     }
 
@@ -107,21 +120,70 @@ impl Tenant {
         self.orders.push_back(order);
     }
 
+    /// Nothing runs in it any more. True: a grant was on its way.
+    pub(super) fn die(&mut self) -> bool {
+        let is_grant = |order: &Order| matches!(order, Order::Grant { .. });
+        let lost = self.orders.iter().any(is_grant);
+        self.orders.clear();
+        self.running.clear();
+        self.unheard.clear();
+        lost
+    }
+
+    /// What it says is never heard.
+    pub(super) fn lose(&mut self, event: &Event) {
+        if let Event::Released { payload, .. } = event {
+            self.unheard.insert(*payload);
+        }
+    }
+
+    /// What it could run if it was told to: the lease's slot, and the payload.
+    pub(super) fn able(&self) -> impl Iterator<Item = (Option<u16>, &Want)> {
+        let able = |want: &&Want| !self.full && !self.spent.contains(&want.payload);
+        self.wants.iter().filter(able).map(|want| self.place(want))
+    }
+
+    /// What it runs.
+    pub(super) fn running(&self) -> impl Iterator<Item = (Option<u16>, &Want, Grant)> {
+        self.wants.iter().filter_map(|want| {
+            let (grant, _) = self.running.get(&want.payload)?;
+            Some((self.place(want).0, want, *grant))
+        })
+    }
+
+    /// What does not run here, and nobody else may run before that is heard.
+    pub(super) fn withheld(&self) -> impl Iterator<Item = &Want> {
+        self.wants.iter().filter(|want| {
+            let waits = |order: &Order| {
+                matches!(order, Order::Grant { payload, .. } if *payload == want.payload)
+            };
+            self.unheard.contains(&want.payload) || self.orders.iter().any(waits)
+        })
+    }
+
     /// Looks at its orders and its payloads; what comes back is free from now on.
     pub(super) fn work(&mut self, random: &mut Random, serves: bool, trouble: f64) -> Vec<Word> {
         let mut back = Vec::new();
+        self.full = trouble > 0.0 && self.full != (random.fraction() < trouble);
         while let Some(order) = self.orders.pop_front() {
             match order {
+                Order::Grant { payload, grant, .. } if serves && self.full => {
+                    back.push(Word::Back(payload, grant.epoch, Released::NotTaken));
+                }
                 Order::Grant { payload, grant, .. } if serves => {
                     let before = self.running.insert(payload, (grant, false));
                     assert!(before.is_none(), "granted twice: {grant:?}");
                 }
                 Order::Grant { payload, grant, .. } => {
+                    self.spent.insert(payload);
                     back.push(Word::Back(payload, grant.epoch, Released::Spent));
                 }
                 Order::Revoke { payload, epoch } => {
-                    if let Some((grant, stops)) = self.running.get_mut(&payload) {
-                        *stops |= grant.epoch == epoch;
+                    let mut running = self.running.get_mut(&payload);
+                    let held = running.take_if(|(grant, _)| grant.epoch == epoch);
+                    self.crossed |= held.is_none();
+                    if let Some((_, stops)) = held {
+                        *stops = true;
                     }
                 }
                 _ => {}
@@ -150,6 +212,9 @@ impl Tenant {
                 continue;
             };
             self.running.remove(&want.payload);
+            if matches!(how, Released::Spent | Released::Failed) {
+                self.spent.insert(want.payload);
+            }
             back.push(Word::Back(want.payload, grant.epoch, how));
             // Somebody who has not heard of it yet.
             if random.fraction() < 0.1 {
@@ -167,5 +232,10 @@ impl Tenant {
             back.push(Word::Keeps(want.payload, 0));
         }
         back
+    }
+
+    fn place<'a>(&self, want: &'a Want) -> (Option<u16>, &'a Want) {
+        let slot = (want.scope == Scope::Slot).then_some(self.slot);
+        (slot, want)
     }
 }

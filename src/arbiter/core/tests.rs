@@ -91,7 +91,8 @@ impl Bench {
     }
 
     fn exit(&mut self, worker: WorkerId, exit: Exit) {
-        self.tell(Event::Exited { worker, exit });
+        let at = self.now;
+        self.tell(Event::Exited { worker, exit, at });
     }
 
     /// Lets time pass; everybody named beats to the end of it.

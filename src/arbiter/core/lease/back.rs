@@ -3,9 +3,18 @@
 use super::super::actions::{Action, Notice};
 use super::super::roster::{Ending, Worker, WorkerId};
 use super::super::{Core, Moment, backoff};
-use super::Holder;
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
+
+/// How a holder came to have it no more.
+struct Loss {
+    at: Moment,
+    how: &'static str,
+    /// It counts as a failure of the payload.
+    failed: bool,
+    /// Its payload may have run.
+    ran: bool,
+}
 
 impl Core {
     /// The holder has given it back: its payload does not run any more.
@@ -13,30 +22,58 @@ impl Core {
         &mut self,
         now: Moment,
         id: WorkerId,
-        (payload, epoch): (u32, u64),
+        grant: (u32, u64),
         how: Released,
         at: Moment,
     ) {
-        let is_it =
-            |holder: &Holder| (holder.worker, holder.payload, holder.epoch) == (id, payload, epoch);
-        let mut all = self.leases.all.iter_mut();
-        let index = all.position(|lease| lease.holder.as_ref().is_some_and(is_it));
+        let index = self.leases.granted(id, grant);
         let (Some(index), Some(worker)) = (index, self.workers.get(&id)) else {
             return;
         };
         let lease = &mut self.leases.all[index];
         let revoked = lease.holder.as_ref().is_some_and(|holder| holder.revoked);
-        if how == Released::Finished {
-            lease.finished_in.push(worker.generation);
-        } else if how != Released::Stopped || !revoked {
+        match how {
+            Released::Finished => lease.finished_in.push(worker.generation),
+            Released::NotTaken => {
+                lease.refused_by.retain(|other| *other != id);
+                lease.refused_by.push(id);
+            }
+            Released::Stopped if revoked => {}
             // It cannot run there again, or it stopped before anybody has told it to: that worker is about to leave.
-            let slot = lease.slot;
-            self.leases.spent.entry(id).or_default().push(payload);
-            if revoked && how == Released::Spent {
-                self.renew(id, slot);
+            Released::Stopped | Released::Spent | Released::Failed => {
+                let slot = lease.slot;
+                self.leases.spent.entry(id).or_default().push(grant.0);
+                if revoked && how == Released::Spent {
+                    self.renew(id, slot);
+                }
             }
         }
-        self.free(now, at.min(now), index, how == Released::Failed, how.name());
+        let loss = Loss {
+            at: at.min(now),
+            how: how.name(),
+            failed: matches!(how, Released::Failed | Released::NotTaken),
+            ran: how != Released::NotTaken,
+        };
+        self.free(now, index, &loss);
+    }
+
+    /// The grant has not come to the worker, which hears nothing any more.
+    pub(in crate::arbiter::core) fn undelivered(
+        &mut self,
+        now: Moment,
+        id: WorkerId,
+        grant: (u32, u64),
+    ) {
+        self.channel_closed(now, id);
+        if let Some(index) = self.leases.granted(id, grant) {
+            let loss = Loss {
+                at: now,
+                how: "undelivered",
+                failed: false,
+                ran: false,
+            };
+            self.free(now, index, &loss);
+        }
     }
 
     /// The worker is healthy, and cannot run the slot's payload again: another one can.
@@ -53,48 +90,55 @@ impl Core {
         now: Moment,
         id: WorkerId,
         worker: &Worker,
+        at: Moment,
     ) {
         self.leases.wants.remove(&id);
         self.leases.spent.remove(&id);
-        // One that was given up has not worked since its last beat.
-        let lost_at = match worker.ending {
-            Ending::None => now,
-            _ => worker.last_beat.min(now),
+        let loss = Loss {
+            at: match worker.ending {
+                Ending::None => at.min(now),
+                // One that was given up has not worked since its last beat.
+                _ => worker.last_beat.min(now),
+            },
+            how: "died",
+            failed: !worker.is_leaving(),
+            ran: true,
         };
         for index in 0..self.leases.all.len() {
+            self.leases.all[index]
+                .refused_by
+                .retain(|other| *other != id);
             if self.leases.all[index].is_held_by(id) {
-                self.free(now, lost_at, index, !worker.is_leaving(), "died");
+                self.free(now, index, &loss);
             }
         }
     }
 
-    fn free(
-        &mut self,
-        now: Moment,
-        lost_at: Moment,
-        index: usize,
-        failed: bool,
-        how: &'static str,
-    ) {
+    fn free(&mut self, now: Moment, index: usize, loss: &Loss) {
         let lease = &mut self.leases.all[index];
         let Some(holder) = lease.holder.take() else {
             return;
         };
-        let lost_at = lost_at.max(holder.since);
-        lease.gap.lost_at = Some(lost_at);
+        let lost_at = loss.at.max(holder.since);
         let held = lost_at.since(holder.since);
-        if held >= self.policy.stable_after {
-            lease.failures = 0;
+        if loss.ran {
+            lease.gap.lost_at = Some(lost_at);
+            lease.refused_by.clear();
+            if held >= self.policy.stable_after {
+                lease.failures = 0;
+            }
+        } else {
+            lease.gap.reopen(holder.since);
         }
         let lease_name = lease.named();
         self.act(Action::Log(Notice::LeaseReleased {
             lease: lease_name,
             worker: holder.worker,
             epoch: holder.epoch,
-            how,
+            how: loss.how,
             held,
         }));
-        if failed {
+        if loss.failed {
             self.pause(now, index);
         }
     }

@@ -11,7 +11,7 @@
 use super::super::Core;
 use super::super::actions::Action;
 use super::super::roster::WorkerId;
-use super::{Holder, Lease};
+use super::Lease;
 use crate::lease::Deposit;
 
 impl Core {
@@ -32,15 +32,11 @@ impl Core {
     pub(in crate::arbiter::core) fn kept(
         &mut self,
         id: WorkerId,
-        (payload, epoch): (u32, u64),
+        grant: (u32, u64),
         deposit: Deposit,
     ) {
-        let is_it =
-            |holder: &Holder| (holder.worker, holder.payload, holder.epoch) == (id, payload, epoch);
-        let mut all = self.leases.all.iter_mut();
-        let lease = all.find(|lease| lease.holder.as_ref().is_some_and(is_it));
-        let outdated = match lease {
-            Some(lease) => lease.deposit.replace(deposit),
+        let outdated = match self.leases.granted(id, grant) {
+            Some(index) => self.leases.all[index].deposit.replace(deposit),
             None => Some(deposit),
         };
         if let Some(Deposit { number, .. }) = outdated {

@@ -12,8 +12,7 @@ use crate::status::Scope;
 use crate::worker::phase::Phase;
 
 impl Core {
-    /// Takes back what is held by the wrong worker or for the wrong number of slots, and gives what is free to who
-    /// can have it.
+    /// Takes back what is held for the wrong number of slots, and gives what is free to who can have it.
     pub(in crate::arbiter::core) fn pass_leases(&mut self, now: Moment) {
         // Before that, whoever serves first would get everything, for a service that may not come up.
         if !self.was_ready {
@@ -101,21 +100,20 @@ impl Core {
         });
     }
 
+    /// Who is not in its place any more leaves, or its slot was given up, and then the number is another one.
     fn revoke_outdated(&mut self) {
         let slots = self.leases.shares;
         for index in 0..self.leases.all.len() {
             let lease = &self.leases.all[index];
-            let (Some(slot), Some(holder)) = (lease.slot, &lease.holder) else {
+            let (Some(_), Some(holder)) = (lease.slot, &lease.holder) else {
                 continue;
             };
-            let place = self.slots.get(usize::from(slot));
-            let rightful = place.is_some_and(|place| place.serving == Some(holder.worker));
             // Whoever leaves stops its payloads by itself, in its own order.
             let stays = self
                 .workers
                 .get(&holder.worker)
                 .is_some_and(|worker| worker.phase == Phase::Serving && !worker.is_leaving());
-            if holder.revoked || !stays || (rightful && holder.slots == slots) {
+            if holder.revoked || !stays || holder.slots == slots {
                 continue;
             }
             let (worker, payload, epoch) = (holder.worker, holder.payload, holder.epoch);
@@ -183,7 +181,8 @@ impl Core {
         });
     }
 
-    /// Who is next, with its number of the payload. The service's leases are spread over the workers.
+    /// Who is next, with its number of the payload. The service's leases are spread over the workers; who did not
+    /// take one has its turn again after all others.
     fn taker(&self, lease: &Lease, takers: &[WorkerId]) -> Option<(WorkerId, u32)> {
         let in_place = |id: WorkerId| match lease.slot {
             None => true,
@@ -201,6 +200,9 @@ impl Core {
             .copied()
             .filter(|id| in_place(*id) && !has_done(*id));
         able.filter_map(|id| Some((id, self.leases.want(id, lease)?.payload)))
-            .max_by_key(|(id, _)| Reverse((self.leases.load(*id), *id)))
+            .max_by_key(|(id, _)| {
+                let refused = lease.refused_by.iter().position(|other| other == id);
+                Reverse((refused, self.leases.load(*id), *id))
+            })
     }
 }

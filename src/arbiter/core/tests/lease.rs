@@ -1,5 +1,8 @@
 //! Who gets a lease and when. Workers 1 and 2 serve before a reload, 3 and 4 are the next generation.
 
+mod back;
+mod deposit;
+
 use super::*;
 use crate::arbiter::core::lease::Want;
 use crate::arbiter::core::reload::Trigger;
@@ -96,6 +99,24 @@ impl Bench {
         });
     }
 
+    fn undeliver(&mut self, worker: WorkerId, epoch: u64) {
+        self.tell(Event::Undelivered {
+            worker,
+            payload: SCHEDULER,
+            epoch,
+        });
+    }
+
+    /// How long nobody had what was granted last.
+    fn gap(&mut self) -> Option<Duration> {
+        let notices = self.notices().into_iter().rev();
+        let mut gaps = notices.filter_map(|notice| match notice {
+            Notice::LeaseGranted { gap, .. } => Some(gap),
+            _ => None,
+        });
+        gaps.next()
+    }
+
     fn keep(&mut self, worker: WorkerId, epoch: u64, number: u64) {
         self.tell(Event::Kept {
             worker,
@@ -108,7 +129,7 @@ impl Bench {
     fn change_image(&mut self) {
         let text = serde_json::to_string(&self.core.save()).unwrap();
         let saved = serde_json::from_str(&text).unwrap();
-        self.core = Core::adopt(self.core.policy.clone(), 7, saved, self.now);
+        self.core = Core::adopt(self.core.policy.clone(), 7, saved, 0, self.now);
     }
 
     /// The next generation, of which everybody wants this, serves on trial.
@@ -302,32 +323,6 @@ fn a_rollback_takes_nothing_from_the_old_generation() {
     );
 }
 
-/// Two deaths, of which the second is one too many for "at once".
-#[test]
-fn failures_in_a_row_pause_and_a_good_while_forgives_them() {
-    let mut bench = Bench::leased(&scheduler());
-    bench.taken();
-    bench.exit(FIRST, Exit::Signal(11));
-    assert_eq!(bench.grants(), [grant(SECOND, SCHEDULER, 2, 2)], "at once");
-    bench.pass(Duration::from_millis(200), &[SECOND]);
-    bench.come_up(THIRD, &scheduler());
-    bench.taken();
-    bench.exit(SECOND, Exit::Signal(11));
-    assert_eq!(bench.grants(), []);
-    bench.pass(Duration::from_millis(100), &[THIRD]);
-    assert_eq!(bench.grants(), [grant(THIRD, SCHEDULER, 3, 2)]);
-    bench.pass(Duration::from_millis(200), &[THIRD]);
-    bench.come_up(FOURTH, &scheduler());
-    bench.pass(Duration::from_secs(11), &[THIRD, FOURTH]);
-    bench.taken();
-    bench.exit(THIRD, Exit::Signal(11));
-    assert_eq!(
-        bench.grants(),
-        [grant(FOURTH, SCHEDULER, 4, 2)],
-        "at once again"
-    );
-}
-
 #[test]
 fn a_critical_one_that_failed_does_not_go_back_to_the_same_worker() {
     let mut bench = Bench::leased(&scheduler());
@@ -424,142 +419,17 @@ fn nothing_is_granted_any_more_when_the_service_stops() {
 /// An older program knows nothing of leases; its workers want none.
 #[test]
 fn a_state_without_leases_can_be_taken_over() {
-    let bench = Bench::leased(&scheduler());
+    let mut bench = Bench::leased(&scheduler());
     let mut state = serde_json::to_value(bench.core.save()).unwrap();
     assert!(state.as_object_mut().unwrap().remove("leases").is_some());
     let saved: Saved = serde_json::from_value(state).unwrap();
-    let core = Core::adopt(bench.core.policy.clone(), 7, saved, bench.now);
-    assert_eq!(core.leases(bench.now), []);
-}
-
-#[test]
-fn what_a_holder_has_kept_goes_to_the_next_one_and_the_newest_counts() {
-    let mut bench = Bench::leased(&scheduler());
-    bench.taken();
-    bench.keep(FIRST, 1, 10);
-    assert_eq!(bench.taken(), []);
-    bench.keep(FIRST, 1, 11);
-    assert_eq!(bench.taken(), [discard(10)]);
-    for (worker, epoch) in [(SECOND, 1), (FIRST, 0), (FIRST, 2)] {
-        bench.keep(worker, epoch, 12);
-        assert_eq!(bench.taken(), [discard(12)], "not the holder's");
-    }
+    // What an image before that one has granted is not known any more: only the clock is.
+    let clock = 1_000_000;
+    bench.core = Core::adopt(bench.core.policy.clone(), 7, saved, clock, bench.now);
+    assert_eq!(bench.core.leases(bench.now), []);
     bench.exit(FIRST, Exit::Signal(9));
-    assert_eq!(bench.grants(), [grant_with(SECOND, 2, 2, 11)]);
-    bench.keep(FIRST, 1, 13);
-    assert_eq!(bench.taken(), [discard(13)], "too late");
-    // The only one that is left keeps nothing, and what was kept stays.
-    bench.exit(SECOND, Exit::Signal(9));
-    bench.pass(Duration::from_secs(1), &[]);
+    bench.pass(Duration::from_secs(1), &[SECOND]);
+    bench.taken();
     bench.come_up(THIRD, &scheduler());
-    bench.pass(Duration::from_secs(1), &[THIRD]);
-    assert_eq!(bench.grants(), [grant_with(THIRD, 3, 2, 11)]);
-}
-
-#[test]
-fn what_was_kept_stays_when_nobody_can_run_it_for_a_while() {
-    let mut bench = Bench::leased(&scheduler());
-    bench.keep(FIRST, 1, 10);
-    bench.give_back(FIRST, SCHEDULER, 1, Released::Failed);
-    bench.give_back(SECOND, SCHEDULER, 2, Released::Failed);
-    bench.exit(FIRST, Exit::Signal(9));
-    bench.exit(SECOND, Exit::Signal(9));
-    bench.pass(Duration::from_secs(9), &[]);
-    bench.come_up(THIRD, &scheduler());
-    bench.pass(Duration::from_secs(9), &[THIRD]);
-    let actions = bench.taken();
-    assert!(
-        actions.contains(&grant_with(THIRD, 3, 2, 10)),
-        "{actions:?}"
-    );
-    assert!(!actions.contains(&discard(10)));
-}
-
-#[test]
-fn what_was_kept_is_dropped_after_the_commit_of_a_generation_that_does_not_know_it() {
-    let mut bench = Bench::leased(&scheduler());
-    bench.keep(FIRST, 1, 10);
-    bench.on_trial(&consumer());
-    bench.taken();
-    let everybody = [FIRST, SECOND, THIRD, FOURTH];
-    bench.give_back(FIRST, SCHEDULER, 1, Released::Failed);
-    bench.pass(Duration::from_millis(900), &everybody);
-    assert!(!bench.taken().contains(&discard(10)), "on trial");
-    bench.pass(Duration::from_millis(200), &everybody);
-    assert_eq!(bench.core.generation(), 2);
-    bench.exit(FIRST, Exit::Code(0));
-    assert!(!bench.taken().contains(&discard(10)), "one is left");
-    bench.exit(SECOND, Exit::Code(0));
-    assert!(bench.taken().contains(&discard(10)));
-}
-
-#[test]
-fn what_was_kept_survives_a_rollback() {
-    let mut bench = Bench::leased(&scheduler());
-    bench.keep(FIRST, 1, 10);
-    bench.on_trial(&consumer());
-    bench.exit(FOURTH, Exit::Signal(11));
-    bench.exit(FIRST, Exit::Signal(11));
-    bench.exit(SECOND, Exit::Signal(11));
-    bench.change_image();
-    bench.tell(Event::Resume);
-    bench.pass(Duration::from_secs(1), &[THIRD]);
-    let actions = bench.taken();
-    assert!(!actions.contains(&discard(10)), "{actions:?}");
-    let next = [5, 6].map(WorkerId);
-    for worker in next {
-        bench.come_up(worker, &scheduler());
-    }
-    bench.pass(Duration::from_secs(1), &next);
-    let actions = bench.taken();
-    let is_grant = |action: &&Action| matches!(action, Action::Send { order: Order::Grant { kept: Some(kept), .. }, .. } if *kept == deposit(10));
-    assert_eq!(actions.iter().filter(is_grant).count(), 1, "{actions:?}");
-}
-
-#[test]
-fn each_slot_has_its_own_and_one_that_was_given_up_leaves_nothing() {
-    let mut bench = Bench::leased(&consumer());
-    bench.keep(FIRST, 1, 10);
-    bench.keep(SECOND, 2, 11);
-    bench.taken();
-    bench.tell(Event::Asked(Request::OneLess));
-    bench.give_back(FIRST, 0, 1, Released::Stopped);
-    assert!(
-        !bench.taken().contains(&discard(11)),
-        "it may still be at work"
-    );
-    bench.give_back(SECOND, 0, 2, Released::Spent);
-    let actions = bench.taken();
-    assert!(actions.contains(&discard(11)));
-    assert!(actions.contains(&grant_with(FIRST, 3, 1, 10)));
-    bench.exit(SECOND, Exit::Code(0));
-    bench.tell(Event::Asked(Request::OneMore));
-    bench.come_up(THIRD, &consumer());
-    bench.give_back(FIRST, 0, 3, Released::Stopped);
-    let both = [grant_with(FIRST, 4, 2, 10), grant(THIRD, 0, 5, 2)];
-    assert_eq!(bench.grants()[1..], both);
-}
-
-#[test]
-fn what_came_out_of_the_store_goes_to_who_wants_it() {
-    let mut bench = Bench::new(|_| {});
-    bench.core = Core::new(bench.core.policy.clone(), 7);
-    assert!(bench.core.inherit("scheduler", None, deposit(10)));
-    assert!(bench.core.inherit("forgotten", None, deposit(11)));
-    assert!(bench.core.inherit("scheduler", Some(1), deposit(12)));
-    assert!(!bench.core.inherit("scheduler", None, deposit(13)));
-    assert_eq!(bench.core.deposits(), 3);
-    bench.tell(Event::Start);
-    for worker in [FIRST, SECOND] {
-        bench.want(worker, &scheduler());
-        bench.boot(worker);
-    }
-    bench.serve(FIRST);
-    bench.taken();
-    bench.serve(SECOND);
-    let actions = bench.taken();
-    for expected in [grant_with(FIRST, 1, 2, 10), discard(11), discard(12)] {
-        assert!(actions.contains(&expected), "{actions:?}");
-    }
-    assert_eq!(bench.core.deposits(), 1);
+    assert_eq!(bench.grants(), [grant(THIRD, SCHEDULER, clock + 1, 2)]);
 }

@@ -18,7 +18,7 @@ impl Bench {
         assert_eq!(self.core.leaves_for(), Some(image));
         let text = serde_json::to_string(&self.core.save()).unwrap();
         let saved = serde_json::from_str(&text).unwrap();
-        self.core = Core::adopt(policy, 7, saved, self.now);
+        self.core = Core::adopt(policy, 7, saved, 0, self.now);
         self.tell(event);
     }
 
@@ -281,7 +281,7 @@ fn a_process_that_the_system_refuses_is_a_failure_of_the_reload_only() {
     bench.ask(ONE);
     bench.tell(Event::Preflighted(Ok(())));
     let saved = bench.core.save();
-    bench.core = Core::adopt(bench.core.policy.clone(), 7, saved, bench.now);
+    bench.core = Core::adopt(bench.core.policy.clone(), 7, saved, 0, bench.now);
     bench.core.handle(bench.now, Event::Resume);
     let error = "EAGAIN".to_owned();
     let worker = THIRD;

@@ -1,0 +1,143 @@
+//! The arbiter's looks at the world: when, what for, and whether one came late.
+
+use std::io;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{EpollEvent, EpollTimeout};
+
+use super::super::core::{Activity, Event, WorkerId};
+use super::super::intake::Source;
+use super::super::memory;
+use super::{Shell, now};
+use crate::control;
+use crate::moment::Moment;
+use crate::sockets;
+
+/// How often live counts go into STATUS and memory limits are looked at.
+pub(super) const REFRESH: Duration = Duration::from_secs(2);
+/// How soon a notification that the manager did not take is tried again.
+const RETRY_NOTIFY: Duration = Duration::from_secs(1);
+/// Who wakes up so much later than it wanted was stopped or starved.
+const LATE: Duration = Duration::from_millis(100);
+
+impl Shell {
+    /// Waits for the kernel or for the next timeout, and turns what came into events.
+    pub(super) fn wait(&mut self) -> io::Result<()> {
+        let mut ready = [EpollEvent::empty(); 32];
+        let due = self.due();
+        let count = match self.epoll.wait(&mut ready, timeout(due)) {
+            Ok(count) => count,
+            // It was stopped and goes on, by signal(7). Nothing was looked at yet.
+            Err(Errno::EINTR) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let is_late = due.is_some_and(|due| now() > due + LATE);
+        self.blind_since = is_late.then_some(self.looked_at);
+        for event in &ready[..count] {
+            match Source::from(event.data()) {
+                Source::Signals => self.take_signals()?,
+                Source::Worker(worker) => self.take_reports(worker),
+                Source::Control(client) => self.serve_control(client),
+                // It is tended in every round.
+                Source::Store => {}
+            }
+        }
+        let now = now();
+        self.looked_at = now;
+        if self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh(now);
+        }
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.events.push_back(Event::Beats(self.children.beats()));
+            if self.core.look_at().is_some_and(|at| at <= now) {
+                self.events.push_back(Event::Activity(self.activity()));
+            }
+            self.events.push_back(Event::Tick);
+        }
+        if let Some(control) = &mut self.equipment.control {
+            let new = control.tick(now);
+            self.watch_clients(&new);
+        }
+        Ok(())
+    }
+
+    /// When it has to look again, whatever happens.
+    fn due(&self) -> Option<Moment> {
+        let now = now();
+        let pending = self
+            .equipment
+            .notifier
+            .has_pending()
+            .then(|| now + RETRY_NOTIFY);
+        let control = self
+            .equipment
+            .control
+            .as_ref()
+            .and_then(control::Server::poll_timeout);
+        let handoff = self.handoff.poll_timeout();
+        let store = self.equipment.store.poll_timeout();
+        let news = self.news.poll_timeout();
+        let timeouts = [
+            self.core.poll_timeout(),
+            self.refresh_at,
+            pending,
+            control,
+            handoff,
+            store,
+            news,
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// When a worker that has been reaped just now has ended. While this process did not run nobody saw it: then the last
+    /// sign of it.
+    pub(in crate::arbiter) fn ended_at(&self, worker: WorkerId) -> Moment {
+        let now = now();
+        let Some(since) = self.blind_since else {
+            return now;
+        };
+        let child = self.children.get(worker);
+        let beat = child.map(|child| self.children.seat(child).last_beat());
+        beat.map_or(since, |beat| beat.max(since)).min(now)
+    }
+
+    /// How much the service is needed, now.
+    fn activity(&self) -> Activity {
+        Activity {
+            waiting: self.equipment.store.is_adopting()
+                || sockets::any_waits(&self.equipment.listeners),
+            connections: self.children.connections(),
+            in_flight: self.children.in_flight(),
+            busy: self.children.busy(),
+            accepted: self.children.accepted(),
+        }
+    }
+
+    /// Memory limits, and fresh counts for STATUS.
+    fn refresh(&mut self, now: Moment) {
+        self.refresh_at = Some(now + REFRESH);
+        self.handoff.look_at(now);
+        self.remind_of_news();
+        if let Some(limit) = self.equipment.config.recycle.max_memory {
+            memory::measure(&self.children);
+            let over = memory::over(&self.children, limit, now);
+            self.events.extend(over);
+        }
+        let status = self.status_line();
+        if status != self.status {
+            self.equipment.notifier.status(&status);
+            self.status = status;
+        }
+    }
+}
+
+/// Rounded up: a timer that fires early would only wait again.
+fn timeout(due: Option<Moment>) -> EpollTimeout {
+    let Some(due) = due else {
+        return EpollTimeout::NONE;
+    };
+    let millis = due.since(now()).as_micros().div_ceil(1000);
+    let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(86_400_000);
+    EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::ZERO)
+}
