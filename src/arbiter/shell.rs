@@ -1,6 +1,6 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -360,6 +360,8 @@ impl Shell {
                         mailbox: Some(mailbox),
                         payloads: Vec::new(),
                         scopes: Vec::new(),
+                        unmet: BTreeSet::new(),
+                        is_strange: false,
                     },
                 );
                 Ok(ControlFlow::Continue(pid))
@@ -483,6 +485,7 @@ impl Shell {
         self.refresh_at = Some(now + REFRESH);
         self.handoff.look_at(now);
         self.remind_of_news();
+        self.introduce_again();
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);
