@@ -9,7 +9,8 @@
 //!          └─ each peer ─ (its outbox, while its mailbox is full) ═════ mailbox ─ that worker's hub ── …
 //! ```
 //!
-//! Others are told of a worker before it is forked, so whoever reads its first message can know it already.
+//! Others are told of a worker before it is forked, so whoever reads its first message can know it already. Who could
+//! not be told, or had no room for its mailbox, is told later, and tells that worker that it may have missed something.
 
 mod outbox;
 mod peer;
