@@ -72,6 +72,7 @@ mod exit;
 pub(crate) mod ipc;
 pub(crate) mod kept;
 pub(crate) mod lease;
+mod lenient;
 pub(crate) mod logs;
 mod messages;
 pub(crate) mod moment;

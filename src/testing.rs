@@ -57,6 +57,8 @@ use crate::lease::Grant;
 use crate::messages::Messages;
 use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 
+#[cfg(test)]
+pub(crate) use worker::outlook;
 use worker::{Around, Counter};
 
 /// The number of the one worker.
@@ -231,7 +233,7 @@ async fn launch(
     stop: impl Future<Output = ()>,
     around: Around,
 ) -> Result<TestApp, NotStarted> {
-    let desk = around.desk();
+    let (desk, outlook) = (around.desk(), around.outlook());
     let Around {
         place,
         tokens,
@@ -249,6 +251,7 @@ async fn launch(
         tokens,
         desk,
         messages: messages.clone(),
+        outlook,
         deadline,
         cleanup: None,
         observer: Arc::new(trace.clone()),

@@ -45,6 +45,12 @@ pub(crate) struct ContextParts<S> {
     pub(crate) startup_deadline: Option<Instant>,
     pub(crate) desk: Desk,
     pub(crate) messages: Messages,
+    pub(crate) outlook: Outlook,
+}
+
+/// What an app hears and sees of the whole service.
+#[derive(Clone)]
+pub(crate) struct Outlook {
     pub(crate) events: Events,
     pub(crate) service: Arc<dyn Fn() -> Status + Send + Sync>,
 }
@@ -111,7 +117,7 @@ impl<S> Context<S> {
 
     /// The lifecycle events of the whole service: the last ones, and each as it happens.
     pub fn events(&self) -> Events {
-        self.0.events.clone()
+        self.0.outlook.events.clone()
     }
 
     /// Publishes to all workers of the service, and subscribes to what they publish.
@@ -124,13 +130,21 @@ impl<S> Context<S> {
     /// The numbers of the workers are as of this moment. Leases, and the payloads of other workers, are as the arbiter
     /// has told them last: within some tens of milliseconds.
     pub fn service(&self) -> Status {
-        (self.0.service)()
+        (self.0.outlook.service)()
     }
 }
 
 impl<S> Clone for Context<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+impl fmt::Debug for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlook")
+            .field("events", &self.events)
+            .finish_non_exhaustive()
     }
 }
 
@@ -143,5 +157,39 @@ impl<S> fmt::Debug for Context<S> {
             .field("generation", &self.0.generation)
             .field("workers", &self.0.workers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use crate::testing::TestApp;
+    use crate::{App, Payload, service_fn};
+
+    #[tokio::test]
+    async fn steps_and_payloads_see_the_service_as_load_does() {
+        let (told, mut seen) = mpsc::unbounded_channel();
+        let other = told.clone();
+        let payload = Payload::once("look", move |context| async move {
+            other.send((context.service(), context.events().recent()))?;
+            Ok(())
+        });
+        let app = App::builder()
+            .startup("look", async move |context| {
+                told.send((context.service(), context.events().recent()))?;
+                Ok(())
+            })
+            .payload(payload)
+            .build(service_fn(|_| async {
+                Ok(http::Response::new(crate::Body::empty()))
+            }));
+        let app = TestApp::start(app).await.unwrap();
+        for _ in 0..2 {
+            let (service, events) = seen.recv().await.unwrap();
+            assert_eq!(service.arbiter.pid, std::process::id());
+            assert!(events.is_empty());
+        }
+        assert!(app.stop().await.is_empty());
     }
 }

@@ -12,8 +12,9 @@ use super::shelf::{KeepError, Shelf};
 use super::state::MissingState;
 use super::step::Common;
 use super::token::Token;
+use crate::events::Events;
 use crate::messages::Messages;
-use crate::status::Scope;
+use crate::status::{Scope, Status};
 
 /// A background task of an app that is expected to run until it is told to stop.
 ///
@@ -288,6 +289,16 @@ impl PayloadContext {
     /// Publishes to all workers of the service, and subscribes to what they publish.
     pub fn messages(&self) -> Messages {
         self.common.messages.clone()
+    }
+
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.common.outlook.events.clone()
+    }
+
+    /// The whole service as it is now, as [`Context::service`](crate::Context::service) says it.
+    pub fn service(&self) -> Status {
+        (self.common.outlook.service)()
     }
 
     /// Leaves these bytes to whoever has the lease next, in place of what was kept before. For payloads of

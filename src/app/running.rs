@@ -202,6 +202,7 @@ mod tests {
             tokens: Tokens::default(),
             desk: Desk::default(),
             messages: crate::messages::Messages::alone(1),
+            outlook: crate::testing::outlook(),
             cleanup: None,
             deadline: None,
             observer: Arc::new(crate::testing::Trace::default()),

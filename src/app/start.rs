@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::act;
 use super::builder::App;
 use super::busy::Desk;
+use super::context::Outlook;
 use super::error::{Fault, Stage, StartCause, StartFailure, StepError};
 use super::event::{AppState, Observer, PayloadEvent, Progress};
 use super::leases::Leases;
@@ -32,6 +33,8 @@ pub(crate) struct Launch {
     pub(crate) desk: Desk,
     /// The same as in that context.
     pub(crate) messages: Messages,
+    /// The same as in that context.
+    pub(crate) outlook: Outlook,
     /// When the startup is going to be given up, for those who ask; `None` is never.
     pub(crate) deadline: Option<Instant>,
     /// How long the unwinding of a failed startup may take; `None` is unlimited.
@@ -55,6 +58,7 @@ impl App {
             tokens,
             desk,
             messages,
+            outlook,
             deadline,
             cleanup,
             observer,
@@ -70,6 +74,7 @@ impl App {
         let common = |state| Common {
             state,
             messages: messages.clone(),
+            outlook: outlook.clone(),
         };
         let mut running = Running {
             service,

@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::act::Act;
+use super::context::Outlook;
 use super::error::{Fault, Stage, StepError};
 use super::event::{Observer, StepEvent, StepOutcome};
 use super::payload::Payload;
 use super::state::{MissingState, State};
+use crate::events::Events;
 use crate::messages::Messages;
+use crate::status::Status;
 
 /// What a lifecycle step is given.
 #[derive(Clone, Debug)]
@@ -25,6 +28,7 @@ pub struct StepContext {
 pub(super) struct Common {
     pub(super) state: State,
     pub(super) messages: Messages,
+    pub(super) outlook: Outlook,
 }
 
 impl StepContext {
@@ -63,6 +67,16 @@ impl StepContext {
     /// teardown is still sent.
     pub fn messages(&self) -> Messages {
         self.common.messages.clone()
+    }
+
+    /// The lifecycle events of the whole service: the last ones, and each as it happens.
+    pub fn events(&self) -> Events {
+        self.common.outlook.events.clone()
+    }
+
+    /// The whole service as it is now, as [`Context::service`](crate::Context::service) says it.
+    pub fn service(&self) -> Status {
+        (self.common.outlook.service)()
     }
 }
 

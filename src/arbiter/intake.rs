@@ -1,17 +1,18 @@
 //! What the kernel, the workers and the control clients say, as events for the core.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::signal::Signal;
 
 use super::core::{Event, Exit, Request, Want, WorkerId};
+use super::hearing::{Rest, hear};
 use super::journal;
 use super::shell::{Shell, now};
 use crate::control;
 use crate::ipc::bulletin::Declared;
-use crate::ipc::channel::{Channel, Received, Report};
+use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::Level;
 use crate::sys;
 use crate::sys::process::Reaped;
@@ -68,7 +69,7 @@ impl Shell {
                 continue;
             };
             // What it said last is still in its channel.
-            self.take_reports(worker);
+            while self.take_batch(worker) {}
             let at = self.ended_at(worker);
             let child = self.children.remove(worker);
             unwatch(&self.epoll, child.and_then(|child| child.channel));
@@ -76,88 +77,110 @@ impl Shell {
         }
     }
 
+    /// Takes a batch of what a worker has said.
     pub(super) fn take_reports(&mut self, worker: WorkerId) {
+        self.take_batch(worker);
+    }
+
+    /// True: there may be more.
+    fn take_batch(&mut self, worker: WorkerId) -> bool {
+        let Some(child) = self.children.get_mut(worker) else {
+            return false;
+        };
+        let Some(channel) = &child.channel else {
+            return false;
+        };
+        let heard = hear(channel);
+        if let Some(error) = heard.unreadable
+            && !std::mem::replace(&mut child.is_strange, true)
+        {
+            tracing::warn!(
+                payload_worker = worker.0,
+                error,
+                "a worker says what is not known here: it is passed over, now and from here on"
+            );
+        }
+        if heard.rest == Rest::End {
+            unwatch(&self.epoll, child.channel.take());
+        }
+        for (report, file) in heard.reports {
+            self.take_report(worker, report, file);
+        }
+        if heard.rest == Rest::End {
+            self.events.push_back(Event::ChannelClosed { worker });
+        }
+        heard.rest == Rest::More
+    }
+
+    fn take_report(&mut self, worker: WorkerId, report: Report, file: Option<OwnedFd>) {
         let slot = self.children.slot_of(worker);
         let Some(child) = self.children.get_mut(worker) else {
             return;
         };
-        while let Some(channel) = &child.channel {
-            let (received, file) = match channel.receive_with() {
-                Ok((received, file)) => (Ok(received), file),
-                Err(error) => (Err(error), None),
-            };
-            let event = match received {
-                Ok(Received::Empty) => break,
-                Ok(Received::Message(Report::Entered { phase })) => {
-                    Event::Entered { worker, phase }
-                }
-                Ok(Received::Message(Report::Failed { reason })) => {
-                    Event::Failed { worker, reason }
-                }
-                Ok(Received::Message(Report::Recycle { cause })) => {
-                    Event::Recycle { worker, cause }
-                }
-                Ok(Received::Message(Report::Paused { round })) => Event::Paused { worker, round },
-                Ok(Received::Message(Report::Happened { event })) => {
-                    self.news.happened(worker, *event);
-                    continue;
-                }
-                Ok(Received::Message(Report::Payloads { names, scopes })) => {
-                    let wants = Want::of(&names, &scopes);
-                    self.news.declared(Declared {
-                        worker: worker.0,
-                        names: names.clone(),
-                        scopes: scopes.clone(),
-                    });
-                    child.payloads = names;
-                    child.scopes = scopes;
-                    Event::Wants { worker, wants }
-                }
-                Ok(Received::Message(Report::Kept { payload, epoch })) => {
-                    let lease = child.lease_of(payload, slot);
-                    match self.deposits.take(lease, file) {
-                        Ok(deposit) => Event::Kept {
-                            worker,
-                            payload,
-                            epoch,
-                            deposit,
-                        },
-                        Err(error) => {
-                            journal::not_kept(worker, &error);
-                            continue;
-                        }
+        let event = match report {
+            Report::Entered { phase } => Event::Entered { worker, phase },
+            Report::Failed { reason } => Event::Failed { worker, reason },
+            Report::Recycle { cause } => Event::Recycle { worker, cause },
+            Report::Paused { round } => Event::Paused { worker, round },
+            Report::Happened { event } => {
+                self.news.happened(worker, *event);
+                return;
+            }
+            Report::Unmet { worker: other } => {
+                child.unmet.insert(WorkerId(other));
+                return;
+            }
+            Report::Payloads { names, scopes } => {
+                let wants = Want::of(&names, &scopes);
+                self.news.declared(Declared {
+                    worker: worker.0,
+                    names: names.clone(),
+                    scopes: scopes.clone(),
+                });
+                child.payloads = names;
+                child.scopes = scopes;
+                Event::Wants { worker, wants }
+            }
+            Report::Kept { payload, epoch } => {
+                let lease = child.lease_of(payload, slot);
+                match self.deposits.take(lease, file) {
+                    Ok(deposit) => Event::Kept {
+                        worker,
+                        payload,
+                        epoch,
+                        deposit,
+                    },
+                    Err(error) => {
+                        journal::not_kept(worker, &error);
+                        return;
                     }
                 }
-                Ok(Received::Message(Report::Released {
-                    payload,
-                    epoch,
-                    how,
-                    at,
-                })) => Event::Released {
-                    worker,
-                    payload,
-                    epoch,
-                    how,
-                    at,
-                },
-                Ok(Received::Closed) => {
-                    unwatch(&self.epoll, child.channel.take());
-                    Event::ChannelClosed { worker }
-                }
-                Err(error) => {
-                    tracing::warn!(payload_worker = worker.0, error = %error, "a worker's report could not be read");
-                    unwatch(&self.epoll, child.channel.take());
-                    Event::ChannelClosed { worker }
-                }
-            };
-            self.events.push_back(event);
-        }
+            }
+            Report::Released {
+                payload,
+                epoch,
+                how,
+                at,
+            } => Event::Released {
+                worker,
+                payload,
+                epoch,
+                how,
+                at,
+            },
+        };
+        self.events.push_back(event);
     }
 
     /// Closes the channel to a worker, which drains and leaves then.
     pub(super) fn hang_up(&mut self, worker: WorkerId) {
-        // What it has said counts, also what it keeps: it may just have been killed.
-        self.take_reports(worker);
+        let child = self.children.get(worker);
+        let Some(channel) = child.and_then(|child| child.channel.as_ref()) else {
+            return;
+        };
+        // What it has said counts, also what it keeps: it may just have been killed. It says no more.
+        channel.refuse_more();
+        while self.take_batch(worker) {}
         let child = self.children.get_mut(worker);
         if let Some(channel) = child.and_then(|child| child.channel.take()) {
             unwatch(&self.epoll, Some(channel));

@@ -6,6 +6,7 @@ mod balance;
 pub(crate) mod core;
 mod diagnose;
 mod handoff;
+mod hearing;
 mod image;
 mod intake;
 mod journal;

@@ -4,33 +4,33 @@
 //! 1. Everybody hears everything, the events in one order: the arbiter's own, and those that workers report.
 //! 2. The first news after a quiet time go out at once; then they are collected for [`PAUSE`], so that the cost of a
 //!    storm does not grow with its size times the number of workers.
-//! 3. News never get into the way of an order: a channel in which more than [`ROOM`] waits gets none. Its worker
-//!    hears what it has missed later, as far as the ring of events still has it.
+//! 3. News never get into the way of an order: a channel in which more than [`ROOM`](pieces::ROOM) waits gets no piece of them. Its
+//!    worker hears what it has missed later, as far as the ring of events still has it, and nothing twice.
 //! 4. A worker that is forked knows what the arbiter knows at that moment; from there on it is told.
 
+mod pieces;
+
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
+use self::pieces::{Mark, Piece, pieces, tell};
 use super::core::WorkerId;
 use super::shell::Shell;
 use super::view;
 use serde::{Deserialize, Serialize};
 
-use crate::events::{LifecycleEvent, Ring};
-use crate::ipc::bulletin::{Briefing, Bulletin, Declared, Key, Known, Row, Told};
-use crate::ipc::channel::Packet;
+use crate::events::{FieldValue, LifecycleEvent, Ring, UNSENT};
+use crate::ipc::bulletin::{Briefing, Bulletin, Declared, Key, Known, Row};
 use crate::moment::Moment;
-use crate::sys::passing;
 use crate::{logs, sys};
 
 /// Between two rounds of news.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Bytes of the kernel's memory that may wait in a channel that still gets news: a part of what one can hold, which
-/// is net.core.wmem_default, about 200 KiB.
-const ROOM: usize = 32 * 1024;
 /// Events about a worker may come when it is gone: of how many workers is known who they were.
 const REMEMBERED: usize = 1024;
+/// What a worker has not sent. More at once is no count, and would carry the numbers far away from the time.
+const MOST_UNSENT: u64 = 1_000_000;
 
 /// What the arbiter knows, and how far everybody has been told.
 #[derive(Debug)]
@@ -65,13 +65,6 @@ pub(super) struct Who {
     pub(super) slot: u32,
     pub(super) generation: u32,
     pub(super) pid: u32,
-}
-
-/// How far a worker has been told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Mark {
-    event: u64,
-    version: u64,
 }
 
 impl News {
@@ -133,6 +126,9 @@ impl News {
         event.worker = Some(worker.0);
         // What happened before it stands before it.
         self.collect();
+        if let Some(FieldValue::Count(unsent)) = event.fields.get(UNSENT) {
+            self.events.skip((*unsent).min(MOST_UNSENT));
+        }
         self.push(event);
     }
 
@@ -163,15 +159,21 @@ impl News {
         self.told.insert(worker, self.newest());
         self.workers.insert(worker.0, who);
         if self.workers.len() > REMEMBERED {
-            self.workers.pop_first();
+            // Who lives is told, and may have much to say yet.
+            let is_gone = |number: &&u64| !self.told.contains_key(&WorkerId(**number));
+            if let Some(oldest) = self.workers.keys().find(is_gone).copied() {
+                self.workers.remove(&oldest);
+            }
         }
     }
 
     /// Takes over what this process has logged.
     fn collect(&mut self) {
-        for event in logs::take_events() {
+        let (events, lost) = logs::take_events();
+        for event in events {
             self.push(event);
         }
+        self.events.skip(lost);
     }
 
     fn push(&mut self, mut event: LifecycleEvent) {
@@ -220,34 +222,60 @@ impl News {
         }
     }
 
-    /// Everything that somebody does not know who has been told so far.
-    fn since(&self, mark: Mark) -> Bulletin {
-        let mut bulletin = Bulletin {
-            events: self
-                .events
-                .after(mark.event)
-                .iter()
-                .map(|event| (**event).clone())
-                .collect(),
-            line: (self.line_change > mark.version).then(|| self.known.line.clone()),
-            ..Bulletin::default()
-        };
-        for (key, change) in &self.lease_changes {
-            if *change > mark.version {
-                match self.known.leases.get(key) {
-                    Some(row) => bulletin.leases.push(row.clone()),
-                    None => bulletin.gone.push(key.clone()),
-                }
-            }
+    /// Everything that somebody does not know who has been told so far, in pieces: what has changed, in the order in
+    /// which it has, and then what has happened, so that who is woken by an event sees what it is about.
+    fn since(&self, mark: Mark) -> Vec<Piece> {
+        let mut changes: Vec<(u64, Bulletin)> = Vec::new();
+        if self.line_change > mark.version {
+            let line = Some(self.known.line.clone());
+            let line = Bulletin {
+                line,
+                ..Bulletin::default()
+            };
+            changes.push((self.line_change, line));
+        }
+        for (key, change) in self.lease_changes.iter() {
+            let row = self.known.leases.get(key).cloned();
+            let lease = Bulletin {
+                gone: if row.is_none() {
+                    vec![key.clone()]
+                } else {
+                    vec![]
+                },
+                leases: row.into_iter().collect(),
+                ..Bulletin::default()
+            };
+            changes.push((*change, lease));
         }
         for (worker, change) in &self.payload_changes {
-            if *change > mark.version {
-                bulletin
-                    .payloads
-                    .extend(self.known.payloads.get(worker).cloned());
-            }
+            let payloads = self.known.payloads.get(worker).cloned();
+            let payloads = Bulletin {
+                payloads: payloads.into_iter().collect(),
+                ..Bulletin::default()
+            };
+            changes.push((*change, payloads));
         }
-        bulletin
+        changes.retain(|(version, _)| *version > mark.version);
+        changes.sort_by_key(|(version, _)| *version);
+        let mut until = mark;
+        let changes = changes.into_iter().map(|(version, change)| {
+            until.version = version;
+            (until, change)
+        });
+        let mut entries: Vec<(Mark, Bulletin)> = changes.collect();
+        let events = self.events.after(mark.event).into_iter().map(|event| {
+            let until = Mark {
+                event: event.number,
+                version: self.version,
+            };
+            let event = Bulletin {
+                events: vec![Arc::unwrap_or_clone(event)],
+                ..Bulletin::default()
+            };
+            (until, event)
+        });
+        entries.extend(events);
+        pieces(entries)
     }
 
     /// Forgets workers that are gone.
@@ -283,26 +311,20 @@ impl Shell {
         self.news.due = false;
         let newest = self.news.newest();
         // Most have been told the same so far: their packets are made once.
-        let mut made: Option<(Mark, Vec<Packet>)> = None;
+        let mut made: Option<(Mark, Vec<Piece>)> = None;
         for (worker, child) in self.children.iter() {
-            let mark = self.news.told.get(&worker).copied().unwrap_or_default();
-            let Some(channel) = child.channel.as_ref().filter(|_| mark != newest) else {
+            let mut told = self.news.told.get(&worker).copied().unwrap_or_default();
+            let Some(channel) = child.channel.as_ref().filter(|_| told != newest) else {
                 continue;
             };
-            if passing::unsent(channel.as_fd()).is_ok_and(|waits| waits > ROOM) {
-                continue;
+            if made.as_ref().is_none_or(|(made_for, _)| *made_for != told) {
+                made = Some((told, self.news.since(told)));
             }
-            if made.as_ref().is_none_or(|(made_for, _)| *made_for != mark) {
-                made = Some((mark, packets(self.news.since(mark))));
+            if let Some((_, pieces)) = &made {
+                // Who takes some takes more in the next round. Who takes nothing is reminded now and then.
+                self.news.due |= tell(channel, pieces, &mut told, newest);
             }
-            let packets = made.iter().flat_map(|(_, packets)| packets);
-            // One that is full or gone is told later, or never; what it has heard twice by then it ignores.
-            if packets
-                .map(|packet| channel.send_packet(packet))
-                .all(|sent| sent.is_ok())
-            {
-                self.news.told.insert(worker, newest);
-            }
+            self.news.told.insert(worker, told);
         }
     }
 
@@ -313,152 +335,5 @@ impl Shell {
     }
 }
 
-/// As many packets as it takes.
-fn packets(bulletin: Bulletin) -> Vec<Packet> {
-    let parts = (
-        bulletin.events.len(),
-        bulletin.leases.len(),
-        bulletin.payloads.len(),
-    );
-    let mut told = Told::Bulletin(Box::new(bulletin));
-    match (Packet::of(&told), &mut told) {
-        (Ok(packet), _) => vec![packet],
-        (Err(_), Told::Bulletin(first)) if parts.0.max(parts.1).max(parts.2) > 1 => {
-            let second = Bulletin {
-                events: first.events.split_off(parts.0 / 2),
-                leases: first.leases.split_off(parts.1 / 2),
-                payloads: first.payloads.split_off(parts.2 / 2),
-                ..Bulletin::default()
-            };
-            let first = std::mem::take(&mut **first);
-            let mut all = packets(first);
-            all.extend(packets(second));
-            all
-        }
-        // One entry that no packet can hold: nothing that is sent here grows like that.
-        (Err(_), _) => Vec::new(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lease(holder: Option<(u32, f64)>) -> Row {
-        let lease = serde_json::from_value(serde_json::json!({
-            "payload": "p", "scope": "service", "slot": null, "finished": false, "grants": 1, "gap": 0.0,
-            "holder": holder.map(|(pid, since)| serde_json::json!({
-                "slot": 0, "pid": pid, "generation": 1, "epoch": 1, "since": since, "leaving": false
-            })),
-        }));
-        Row {
-            lease: lease.unwrap(),
-            at: Moment::default(),
-        }
-    }
-
-    fn event(text: &str) -> LifecycleEvent {
-        serde_json::from_value(serde_json::json!({
-            "number": 0, "time": 0.0, "name": "worker-phase", "level": "info", "message": text, "worker": null,
-            "slot": null, "generation": null, "pid": null, "fields": {},
-        }))
-        .unwrap()
-    }
-
-    /// What a worker knows that has heard these.
-    fn hear(known: &mut Known, ring: &mut Ring, packets: &[Packet]) {
-        for packet in packets {
-            let Told::Bulletin(bulletin) = serde_json::from_slice(packet.bytes()).unwrap() else {
-                panic!("no bulletin");
-            };
-            for event in known.apply(*bulletin) {
-                ring.add(event.into());
-            }
-        }
-    }
-
-    #[test]
-    fn who_is_told_in_turns_knows_what_the_arbiter_knows() {
-        let mut news = News::with(Ring::starting_after(7));
-        let (mut known, mut ring) = (Known::default(), Ring::default());
-        let mut mark = Mark::default();
-        let rounds: [&dyn Fn(&mut News); 4] = [
-            &|news| {
-                news.note_leases(vec![lease(None)]);
-                news.note_line("1/1".to_owned());
-            },
-            &|news| news.note_leases(vec![lease(Some((4, 0.0)))]),
-            &|news| news.happened(WorkerId(3), event("a")),
-            &|news| news.note_leases(vec![]),
-        ];
-        for (at, change) in rounds.iter().enumerate() {
-            change(&mut news);
-            hear(&mut known, &mut ring, &packets(news.since(mark)));
-            mark = news.newest();
-            assert_eq!(known.leases, news.known.leases, "round {at}");
-            assert_eq!(known.line, news.known.line);
-            assert_eq!(ring.after(0), news.events.after(0));
-        }
-        assert_eq!(
-            news.since(mark),
-            Bulletin::default(),
-            "nothing is told twice"
-        );
-    }
-
-    #[test]
-    fn time_alone_is_no_news() {
-        let mut news = News::with(Ring::default());
-        news.note_leases(vec![lease(Some((4, 1.0)))]);
-        let before = news.newest();
-        news.note_leases(vec![lease(Some((4, 9.0)))]);
-        assert_eq!(news.newest(), before);
-        news.note_leases(vec![lease(Some((5, 0.0)))]);
-        assert_ne!(news.newest(), before);
-    }
-
-    #[test]
-    fn news_that_fill_many_packets_arrive_whole_and_in_order() {
-        let mut news = News::with(Ring::default());
-        for _ in 0..256 {
-            news.happened(WorkerId(1), event(&"x".repeat(4000)));
-        }
-        let packets = packets(news.since(Mark::default()));
-        assert!(packets.len() > 10);
-        let (mut known, mut ring) = (Known::default(), Ring::default());
-        hear(&mut known, &mut ring, &packets);
-        assert_eq!(ring.after(0), news.events.after(0));
-    }
-
-    #[test]
-    fn a_storm_is_told_in_rounds() {
-        let mut news = News::with(Ring::default());
-        assert_eq!(
-            news.poll_timeout(),
-            Some(Moment::default()),
-            "the first at once"
-        );
-        (news.due, news.last_round) = (false, Some(Moment::from_nanos(1)));
-        assert_eq!(news.poll_timeout(), None);
-        news.happened(WorkerId(1), event("a"));
-        assert_eq!(news.poll_timeout(), Some(Moment::from_nanos(1) + PAUSE));
-    }
-
-    #[test]
-    fn an_event_about_a_worker_says_who_that_is_or_was() {
-        let mut news = News::with(Ring::default());
-        let who = Who {
-            slot: 2,
-            generation: 5,
-            pid: 77,
-        };
-        news.briefed(WorkerId(3), who);
-        news.keep_only(|_| false);
-        news.happened(WorkerId(3), event("a"));
-        let event = &news.events.after(0)[0];
-        assert_eq!(
-            (event.slot, event.generation, event.pid),
-            (Some(2), Some(5), Some(77))
-        );
-    }
-}
+mod tests;

@@ -7,11 +7,17 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use socket2::SockRef;
 
 use super::core::WorkerId;
+use super::seats::Child;
 use super::shell::Shell;
+use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 
 /// Bytes of unread packets, as the kernel counts them; it gives no more than net.core.wmem_max allows, socket(7).
 const ROOM: usize = 1024 * 1024;
+
+/// Bytes of the kernel's memory that may wait in the channel of a worker that is still told of others: it has to hold
+/// orders too.
+const LEFT_UNREAD: usize = 64 * 1024;
 
 /// A new one: the end to write to, and the end to read.
 ///
@@ -27,17 +33,69 @@ pub(super) fn mailbox() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Shell {
     /// Gives the mailbox of a worker to all others that know messages. What is published before they have it does
     /// not reach that worker, and it has not begun by then.
-    pub(super) fn introduce(&self, worker: WorkerId, mailbox: &OwnedFd) {
-        let others = self
-            .children
-            .iter()
-            .filter(|(_, child)| child.mailbox.is_some());
-        for (other, channel) in others.filter_map(|(id, child)| Some((id, child.channel.as_ref()?)))
-        {
-            let order = Order::Peer { worker: worker.0 };
-            if let Err(error) = channel.send_with(&order, mailbox.as_fd()) {
-                tracing::warn!(payload_worker = other.0, about = worker.0, error = %error, "a worker could not be told of another one: no message will reach that from it");
+    pub(super) fn introduce(&mut self, worker: WorkerId, mailbox: &OwnedFd) {
+        let knows_messages = |child: &Child| child.mailbox.is_some();
+        for (other, child) in self.children.iter_mut() {
+            let Some(channel) = child.channel.as_ref().filter(|_| knows_messages(child)) else {
+                continue;
+            };
+            if let Err(error) = tell(channel, worker, mailbox, false) {
+                tracing::warn!(payload_worker = other.0, about = worker.0, error = %error, "a worker could not be told of another one: until it is, no message will reach that from it");
+                child.unmet.insert(worker);
             }
+        }
+    }
+
+    /// Another chance for those who could not be told of everybody.
+    pub(super) fn introduce_again(&mut self) {
+        let mut met = Vec::new();
+        for (id, child) in self.children.iter() {
+            for other in &child.unmet {
+                let its = self.children.get(*other);
+                let told = match (&child.channel, its.and_then(|its| its.mailbox.as_ref())) {
+                    (Some(channel), Some(mailbox)) => tell(channel, *other, mailbox, true).is_ok(),
+                    // One of the two is gone.
+                    _ => true,
+                };
+                if told {
+                    met.push((id, *other));
+                }
+            }
+        }
+        for (id, other) in met {
+            if let Some(child) = self.children.get_mut(id) {
+                child.unmet.remove(&other);
+            }
+        }
+    }
+}
+
+/// # Errors
+/// `WouldBlock`: the worker does not listen. What sendmsg(2) says.
+fn tell(channel: &Channel, worker: WorkerId, mailbox: &OwnedFd, late: bool) -> io::Result<()> {
+    if channel.unsent()? > LEFT_UNREAD {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    let order = Order::Peer {
+        worker: worker.0,
+        late,
+    };
+    channel.send_with(&order, mailbox.as_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_does_not_listen_is_told_of_some_and_can_still_get_an_order() {
+        let (arbiter, _worker) = Channel::pair().unwrap();
+        let (mailbox, _reader) = mailbox().unwrap();
+        let told =
+            (0..10_000).take_while(|n| tell(&arbiter, WorkerId(*n), &mailbox, false).is_ok());
+        assert!((10..1_000).contains(&told.count()));
+        for round in 0..20 {
+            arbiter.send(&Order::Pause { round }).unwrap();
         }
     }
 }

@@ -247,6 +247,8 @@ impl Shell {
                     mailbox,
                     payloads: child.payloads,
                     scopes: child.scopes,
+                    unmet: child.unmet.into_iter().map(WorkerId).collect(),
+                    is_strange: false,
                 },
             );
         }
@@ -416,6 +418,7 @@ fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {
         mailbox: child.mailbox.as_ref().map(AsRawFd::as_raw_fd),
         payloads: child.payloads.clone(),
         scopes: child.scopes.clone(),
+        unmet: child.unmet.iter().map(|other| other.0).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Which worker sits where on the scoreboard, and the arbiter's end of each worker's channel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -21,6 +21,10 @@ pub(super) struct Child {
     pub(super) payloads: Vec<String>,
     /// In the same order.
     pub(super) scopes: Vec<Scope>,
+    /// Workers of which it has still to be told.
+    pub(super) unmet: BTreeSet<WorkerId>,
+    /// It has said what is not known here.
+    pub(super) is_strange: bool,
 }
 
 impl Child {
@@ -113,6 +117,10 @@ impl Children {
     pub(super) fn take_mailboxes(&mut self) -> Vec<(u64, OwnedFd)> {
         let mailbox = |(id, child): (&WorkerId, &mut Child)| Some((id.0, child.mailbox.take()?));
         self.by_id.iter_mut().filter_map(mailbox).collect()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (WorkerId, &mut Child)> {
+        self.by_id.iter_mut().map(|(id, child)| (*id, child))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Child)> {

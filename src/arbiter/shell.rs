@@ -2,7 +2,7 @@
 
 mod look;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -369,6 +369,8 @@ impl Shell {
                         mailbox: Some(mailbox),
                         payloads: Vec::new(),
                         scopes: Vec::new(),
+                        unmet: BTreeSet::new(),
+                        is_strange: false,
                     },
                 );
                 Ok(ControlFlow::Continue(pid))

@@ -34,7 +34,9 @@ const ADOPT: &str = "PAYLOAD_ADOPT";
 const REJECTED: &str = "PAYLOAD_REJECTED";
 const PREFLIGHT: &str = "PAYLOAD_PREFLIGHT";
 
-/// The version that this program writes.
+/// The version that this program writes. What arbiter and workers say to each other is no part of it: each side passes
+/// over what it does not know, so that an older program can take workers of a newer one over. Something new that must
+/// not be passed over, since a lease depends on it, needs a new version here.
 const VERSION: u32 = 1;
 /// The oldest program that can read it, by the version that it writes itself.
 const OLDEST_READER: u32 = 1;
@@ -94,6 +96,9 @@ pub(super) struct ChildState {
     pub(super) payloads: Vec<String>,
     #[serde(default)]
     pub(super) scopes: Vec<Scope>,
+    /// Workers of which it has still to be told. Older images forget it.
+    #[serde(default)]
+    pub(super) unmet: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

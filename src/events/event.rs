@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LifecycleEvent {
-    /// Each event of the service has the number after the one before it, over reloads as well. It begins with the
-    /// time in microseconds, so that it goes on rising when the service is started again.
+    /// Each event of the service has the number after the one before it, over reloads as well; a gap stands for events
+    /// that only the log has. It begins with the time in microseconds, so that it goes on rising when the service is
+    /// started again.
     pub number: u64,
     /// When, in seconds since 1970.
     pub time: f64,
@@ -52,9 +53,9 @@ pub enum Level {
 pub enum FieldValue {
     /// A yes or no.
     Flag(bool),
-    /// A count, a pid, an epoch.
+    /// A whole number that is not below 0: a count, a pid, an epoch.
     Count(u64),
-    /// Any other number.
+    /// Any other number: seconds, also where they are whole.
     Number(f64),
     /// Everything else.
     Text(String),
@@ -64,6 +65,17 @@ impl LifecycleEvent {
     /// The field of this name as text; `None` where there is none.
     pub fn field(&self, name: &str) -> Option<String> {
         self.fields.get(name).map(ToString::to_string)
+    }
+}
+
+impl FieldValue {
+    /// A number of either kind; `None` of anything else. A count beyond 2^53 is rounded.
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            FieldValue::Count(value) => Some(*value as f64),
+            FieldValue::Number(value) => Some(*value),
+            FieldValue::Flag(_) | FieldValue::Text(_) => None,
+        }
     }
 }
 

@@ -1,10 +1,15 @@
 //! The lifecycle events of the whole service, as every worker hears them: what happens to the arbiter, to the other
 //! workers and to their payloads.
 //!
-//! They are the events that the log has, by the same names (`payload_event`), whatever `log.level` says. The arbiter
-//! puts them into one order and tells all workers, at once where little happens and at most twenty times a second
-//! where much does; a worker that is forked later begins with the last ones. They are news, not a record: who must
-//! not miss one reads the journal.
+//! They are the events that the log has, by the same names (`payload_event`), whatever `log.level` says; only the
+//! backtraces of a stuck worker (`worker-trace`) are in the log alone. The arbiter puts them into one order and tells
+//! all workers, at once where little happens and at most twenty times a second where much does; a worker that is
+//! forked later begins with the last ones.
+//!
+//! They are news, not a record: who must not miss one reads the journal. A worker that says too much at once, or to
+//! an arbiter that does not listen, keeps some for the log: they are [missed](EventsMissed) as soon as another event
+//! follows, and its next one has their number in the field `unsent_before`. A worker without an arbiter, since that is
+//! gone or has given it up, hears nothing more, of itself neither.
 //!
 //! ```
 //! async fn load(context: payload::Context) -> payload::Result<payload::App> {
@@ -40,6 +45,9 @@ use tokio::sync::watch;
 pub use event::{FieldValue, Level, LifecycleEvent};
 pub(crate) use ring::Ring;
 
+/// The field that says how many events of its worker did not reach the arbiter before this one.
+pub(crate) const UNSENT: &str = "unsent_before";
+
 /// The lifecycle events of the service: the last ones, and each as it happens. Cloning is one reference count.
 #[derive(Clone)]
 pub struct Events(Arc<Shared>);
@@ -59,7 +67,7 @@ pub struct EventStream {
     seen: u64,
 }
 
-/// So many events at least came and went before they were asked for.
+/// So many events at least came and went before they were asked for, or did not reach this worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EventsMissed(u64);
 
@@ -136,8 +144,8 @@ impl EventStream {
     /// The next event. Waits for it; cancel-safe. The stream has no end.
     ///
     /// # Errors
-    /// Some are gone: more came than are kept before this was called again, or this worker did not hear of them in
-    /// time. The next call goes on with the oldest that is there.
+    /// Some are gone: more came than are kept before this was called again, this worker did not hear of them in time,
+    /// or they were never sent. The next call goes on with the oldest that is there.
     pub async fn recv(&mut self) -> Result<Arc<LifecycleEvent>, EventsMissed> {
         loop {
             if let Some(next) = self.try_recv() {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::LifecycleEvent;
+use crate::lenient;
 
 /// How many are kept.
 const KEPT: usize = 256;
@@ -21,6 +22,7 @@ pub(crate) struct Ring {
 /// As it goes from one image of the arbiter to the next.
 #[derive(Serialize, Deserialize)]
 struct Saved {
+    #[serde(deserialize_with = "lenient::list")]
     events: Vec<LifecycleEvent>,
     newest: u64,
 }
@@ -50,6 +52,11 @@ impl Ring {
             self.events.pop_front();
         }
         self.events.push_back(event);
+    }
+
+    /// So many events did not come: they have their numbers, and nobody gets them.
+    pub(crate) fn skip(&mut self, count: u64) {
+        self.newest = self.newest.saturating_add(count);
     }
 
     /// The number of the last event there was.

@@ -106,6 +106,7 @@ fn an_event_keeps_its_fields_over_the_wire() {
         ("again", FieldValue::Flag(true)),
         ("epoch", FieldValue::Count(1_763_800_000_000_001)),
         ("took_seconds", FieldValue::Number(0.5)),
+        ("gap_seconds", FieldValue::Number(0.0)),
         ("cause", FieldValue::Text("boot".to_owned())),
     ] {
         sent.fields.insert(name.to_owned(), value);
@@ -114,4 +115,18 @@ fn an_event_keeps_its_fields_over_the_wire() {
     let back: LifecycleEvent = serde_json::from_str(&text).unwrap();
     assert_eq!(back, sent);
     assert_eq!(back.field("epoch").as_deref(), Some("1763800000000001"));
+    let number = |name: &str| back.fields[name].as_f64();
+    assert_eq!((number("gap_seconds"), number("cause")), (Some(0.0), None));
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_missed_when_something_follows() {
+    let events = Events::new(ring(1));
+    let mut news = events.subscribe();
+    let mut arbiter = ring(1);
+    arbiter.skip(3);
+    arbiter.push(event("after"));
+    events.extend(arbiter.after(101));
+    assert_eq!(next(&mut news).await, Err(EventsMissed(3)));
+    assert_eq!(next(&mut news).await.unwrap(), "after");
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::orders::Order;
 use crate::events::{LifecycleEvent, Ring};
+use crate::lenient;
 use crate::moment::Moment;
 use crate::status::{Lease, Scope};
 
@@ -18,18 +19,31 @@ pub(crate) enum Told {
     Order(Order),
 }
 
-/// What has changed since the last one. Whatever is in it may have been told before.
+/// What has changed since the last one. Whatever is in it may have been told before. A worker takes from it what it
+/// can read: what the arbiter says is that of one program, and a reload makes workers of others.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Bulletin {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::list"
+    )]
     pub(crate) events: Vec<LifecycleEvent>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::list"
+    )]
     pub(crate) leases: Vec<Row>,
     /// Leases that there are no more.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::list"
+    )]
     pub(crate) gone: Vec<Key>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::list"
+    )]
     pub(crate) payloads: Vec<Declared>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<String>,
@@ -69,6 +83,17 @@ pub(crate) struct Declared {
     pub(crate) worker: u64,
     pub(crate) names: Vec<String>,
     pub(crate) scopes: Vec<Scope>,
+}
+
+impl Bulletin {
+    /// Says what the other says as well.
+    pub(crate) fn append(&mut self, later: Bulletin) {
+        self.events.extend(later.events);
+        self.leases.extend(later.leases);
+        self.gone.extend(later.gone);
+        self.payloads.extend(later.payloads);
+        self.line = later.line.or(self.line.take());
+    }
 }
 
 impl Known {

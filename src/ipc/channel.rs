@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, Shutdown, SockFlag, SockType, shutdown, socketpair};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,10 @@ pub(crate) enum Report {
     Paused {
         round: u64,
     },
+    /// It was told of that worker, and its mailbox did not come along.
+    Unmet {
+        worker: u64,
+    },
     /// A lifecycle event of this worker, for everybody. Its number is the arbiter's to give.
     Happened {
         event: Box<LifecycleEvent>,
@@ -96,6 +100,8 @@ pub(crate) struct Channel(OwnedFd);
 #[derive(Debug, PartialEq)]
 pub(crate) enum Received<M> {
     Message(M),
+    /// Something that is no message of this type, and why: a newer program may say more than is known here.
+    Unreadable(String),
     /// Nothing now.
     Empty,
     /// The other side is gone.
@@ -153,7 +159,7 @@ impl Channel {
     /// Never blocks.
     ///
     /// # Errors
-    /// A packet that is no message of this type, or what recvmsg(2) says.
+    /// What recvmsg(2) says.
     pub(crate) fn receive_with<M: DeserializeOwned>(
         &self,
     ) -> io::Result<(Received<M>, Option<OwnedFd>)> {
@@ -167,8 +173,17 @@ impl Channel {
         if message.length == 0 {
             return Ok((Received::Closed, None));
         }
-        let received = Received::Message(serde_json::from_slice(&bytes[..message.length])?);
+        let received = match serde_json::from_slice(&bytes[..message.length]) {
+            Ok(message) => Received::Message(message),
+            Err(error) => Received::Unreadable(error.to_string()),
+        };
         Ok((received, message.fds.into_iter().next()))
+    }
+
+    /// Nothing more is taken from the other side; what it has sent is still here, and after that the end.
+    pub(crate) fn refuse_more(&self) {
+        // One that cannot be shut down has no other side any more.
+        let _ = shutdown(self.0.as_raw_fd(), Shutdown::Read);
     }
 
     fn write<M: Serialize>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -311,10 +326,26 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_error_and_not_a_message() {
+    fn what_is_not_known_here_is_no_message_and_no_end() {
         let (arbiter, worker) = Channel::pair().unwrap();
         worker.send(&"nonsense").unwrap();
-        assert!(arbiter.receive::<Report>().is_err());
+        let report = Report::Paused { round: 1 };
+        worker.send(&report).unwrap();
+        let first = arbiter.receive::<Report>().unwrap();
+        assert!(matches!(first, Received::Unreadable(_)), "{first:?}");
+        assert_eq!(arbiter.receive().unwrap(), Received::Message(report));
+    }
+
+    #[test]
+    fn who_is_refused_has_said_what_it_has_said_and_says_no_more() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        let report = Report::Paused { round: 1 };
+        worker.send(&report).unwrap();
+        arbiter.refuse_more();
+        let error = worker.send(&report).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(arbiter.receive().unwrap(), Received::Message(report));
+        assert_eq!(arbiter.receive::<Report>().unwrap(), Received::Closed);
     }
 
     #[test]

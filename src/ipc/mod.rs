@@ -6,3 +6,5 @@ pub(crate) mod orders;
 pub(crate) mod parcel;
 pub(crate) mod reading;
 pub(crate) mod scoreboard;
+#[cfg(test)]
+mod version_1;

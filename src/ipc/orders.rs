@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lease::{Deposit, Grant};
+
 /// The arbiter's number as an end of a link: no worker has it.
 pub(crate) const ARBITER: u64 = 0;
 
@@ -26,8 +27,13 @@ pub(crate) enum Order {
     },
     /// The service stops: nobody will take connections any more, so close them.
     Close,
-    /// There is another worker: the end of its mailbox that messages are written to is passed with this order.
-    Peer { worker: u64 },
+    /// There is another worker: the end of its mailbox that messages are written to is passed with this order. `late`:
+    /// it was there before, and this worker was not told in time.
+    Peer {
+        worker: u64,
+        #[serde(default)]
+        late: bool,
+    },
     /// Run this payload of its app, by its number in the order of registration. Answered by one
     /// [`Report::Released`](crate::ipc::channel::Report::Released), or by the worker's end. What the last holder has
     /// kept is passed with this order.

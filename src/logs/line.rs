@@ -72,8 +72,8 @@ impl Line<'_> {
                     let _ = write!(line, " {}{name}={}", paint.dim, paint.end);
                     quote_into(&mut line, text);
                 }
-                Value::Plain(text) => {
-                    let _ = write!(line, " {}{name}={}{text}", paint.dim, paint.end);
+                plain => {
+                    let _ = write!(line, " {}{name}={}{plain}", paint.dim, paint.end);
                 }
             }
         }
@@ -128,8 +128,8 @@ impl Line<'_> {
             let name = renamed.as_deref().unwrap_or(name);
             match value {
                 Value::Text(text) => put_json(&mut line, name, text),
-                Value::Plain(text) => {
-                    let _ = write!(line, r#",{}:{text}"#, json_string(name));
+                plain => {
+                    let _ = write!(line, r#",{}:{plain}"#, json_string(name));
                 }
             }
         }
@@ -243,7 +243,7 @@ mod tests {
         let fields = [fields(vec![
             ("payload_event", text("worker-forked")),
             ("message_id", text("0123")),
-            ("pid", Value::Plain("77".into())),
+            ("pid", Value::Count(77)),
             ("cause", text("it said \"no\"")),
             ("empty", text("")),
         ])];
@@ -288,14 +288,11 @@ mod tests {
     #[test]
     fn a_json_line_has_the_fields_beside_the_rest() {
         let fields = [
-            fields(vec![
-                ("request_id", text("r1")),
-                ("n", Value::Plain("1".into())),
-            ]),
+            fields(vec![("request_id", text("r1")), ("n", Value::Count(1))]),
             fields(vec![
                 ("payload_event", text("worker-phase")),
-                ("payload_worker", Value::Plain("2".into())),
-                ("n", Value::Plain("2".into())),
+                ("payload_worker", Value::Count(2)),
+                ("n", Value::Count(2)),
                 ("level", text("x")),
                 ("text", text("a\n\"b\"")),
             ]),

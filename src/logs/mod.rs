@@ -98,8 +98,8 @@ pub(crate) fn drops() -> u64 {
     LOGS.get().map_or(0, |logs| logs.process.drops())
 }
 
-/// The lifecycle events of this process since the last call, oldest first.
-pub(crate) fn take_events() -> Vec<LifecycleEvent> {
+/// The lifecycle events of this process since the last call, oldest first, and how many more came after them.
+pub(crate) fn take_events() -> (Vec<LifecycleEvent>, u64) {
     tee::take()
 }
 

@@ -48,7 +48,7 @@ impl Lines {
     fn tell(&self, lost: u64) -> bool {
         let fields = Fields {
             message: String::new(),
-            rest: vec![("dropped", Value::Plain(lost.to_string()))],
+            rest: vec![("dropped", Value::Count(lost))],
         };
         self.write(&Line {
             time: now(),

@@ -18,7 +18,7 @@ use crate::events::{FieldValue, Level, LifecycleEvent};
 const TARGET: &str = "payload::lifecycle";
 /// The longest text of one field.
 const MAX_TEXT: usize = 1024;
-/// What waits to be taken; more is lost. Processes that never take any must not grow.
+/// What waits to be taken; more is lost and counted. Processes that never take any must not grow.
 const MAX_WAITING: usize = 512;
 
 /// The layer.
@@ -27,11 +27,34 @@ pub(super) struct Tee;
 /// Gets each event; must not block and must not log.
 type Outlet = Box<dyn FnMut(LifecycleEvent) + Send>;
 
-static WAY: Mutex<Way> = Mutex::new(Way::Wait(Vec::new()));
+static WAY: Mutex<Way> = Mutex::new(Way::Wait(Waiting::none()));
 
 enum Way {
-    Wait(Vec<LifecycleEvent>),
+    Wait(Waiting),
     Send(Outlet),
+}
+
+struct Waiting {
+    events: Vec<LifecycleEvent>,
+    /// How many came when there was no room; they were the last.
+    lost: u64,
+}
+
+impl Waiting {
+    const fn none() -> Self {
+        Self {
+            events: Vec::new(),
+            lost: 0,
+        }
+    }
+
+    fn add(&mut self, event: LifecycleEvent) {
+        if self.events.len() < MAX_WAITING {
+            self.events.push(event);
+        } else {
+            self.lost += 1;
+        }
+    }
 }
 
 /// Whatever `log.level` says.
@@ -42,24 +65,25 @@ pub(super) fn filter<S>() -> impl Filter<S> {
     FilterFn::new(is_ours as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::INFO)
 }
 
-/// The events of this process that nobody has taken yet, oldest first.
-pub(super) fn take() -> Vec<LifecycleEvent> {
-    match &mut *way() {
-        Way::Wait(waiting) => std::mem::take(waiting),
-        Way::Send(_) => Vec::new(),
-    }
+/// The events of this process that nobody has taken yet, oldest first, and how many more there were after them.
+pub(super) fn take() -> (Vec<LifecycleEvent>, u64) {
+    let taken = match &mut *way() {
+        Way::Wait(waiting) => std::mem::replace(waiting, Waiting::none()),
+        Way::Send(_) => Waiting::none(),
+    };
+    (taken.events, taken.lost)
 }
 
 /// After a fork: what was about to be taken is the parent's.
 pub(super) fn forget() {
-    *way() = Way::Wait(Vec::new());
+    *way() = Way::Wait(Waiting::none());
 }
 
 /// From now on they go there, and first those that wait.
 pub(super) fn send_to(mut outlet: Outlet) {
     let mut way = way();
     if let Way::Wait(waiting) = &mut *way {
-        waiting.drain(..).for_each(&mut outlet);
+        waiting.events.drain(..).for_each(&mut outlet);
     }
     *way = Way::Send(outlet);
 }
@@ -74,8 +98,7 @@ impl<S: Subscriber> Layer<S> for Tee {
         event.record(&mut fields);
         let event = data(fields, *event.metadata().level(), super::identity());
         match &mut *way() {
-            Way::Wait(waiting) if waiting.len() < MAX_WAITING => waiting.push(event),
-            Way::Wait(_) => {}
+            Way::Wait(waiting) => waiting.add(event),
             Way::Send(outlet) => outlet(event),
         }
     }
@@ -137,12 +160,10 @@ fn put(event: &mut LifecycleEvent, name: &str, value: Value) {
 fn field(value: Value) -> FieldValue {
     match value {
         Value::Text(text) => FieldValue::Text(cut(text)),
-        Value::Plain(text) => match (text.parse(), text.parse(), text.parse()) {
-            (Ok(flag), ..) => FieldValue::Flag(flag),
-            (_, Ok(count), _) => FieldValue::Count(count),
-            (_, _, Ok(number)) => FieldValue::Number(number),
-            _ => FieldValue::Text(cut(text)),
-        },
+        Value::Flag(flag) => FieldValue::Flag(flag),
+        Value::Count(count) => FieldValue::Count(count),
+        Value::Negative(number) => FieldValue::Number(number as f64),
+        Value::Number(number) => FieldValue::Number(number),
     }
 }
 
@@ -179,23 +200,20 @@ mod tests {
         Value::Text(text.to_owned())
     }
 
-    fn plain(text: &str) -> Value {
-        Value::Plain(text.to_owned())
-    }
-
     #[test]
     fn what_the_arbiter_says_about_a_worker_is_about_that_worker() {
         let event = data(
             fields(vec![
                 ("payload_event", text("worker-forked")),
                 ("message_id", text("10c8e38e")),
-                ("payload_worker", plain("7")),
-                ("payload_slot", plain("1")),
-                ("payload_generation", plain("2")),
-                ("worker_pid", plain("4711")),
+                ("payload_worker", Value::Count(7)),
+                ("payload_slot", Value::Count(1)),
+                ("payload_generation", Value::Count(2)),
+                ("worker_pid", Value::Count(4711)),
                 ("cause", text("boot")),
-                ("again", plain("false")),
-                ("gap_seconds", plain("0.25")),
+                ("again", Value::Flag(false)),
+                ("gap_seconds", Value::Number(0.0)),
+                ("left", Value::Negative(-1)),
             ]),
             tracing::Level::WARN,
             ProcessIdentity::Arbiter,
@@ -208,7 +226,9 @@ mod tests {
         let expected = [
             ("again", FieldValue::Flag(false)),
             ("cause", FieldValue::Text("boot".to_owned())),
-            ("gap_seconds", FieldValue::Number(0.25)),
+            // Whatever its value.
+            ("gap_seconds", FieldValue::Number(0.0)),
+            ("left", FieldValue::Number(-1.0)),
         ];
         assert_eq!(rest, expected.map(|(name, value)| (name.to_owned(), value)));
     }
@@ -235,13 +255,27 @@ mod tests {
             (service.worker, service.pid),
             (None, Some(std::process::id()))
         );
-        let about = fields(vec![("payload_worker", plain("3"))]);
+        let about = fields(vec![("payload_worker", Value::Count(3))]);
         let other = data(about, tracing::Level::INFO, ProcessIdentity::Arbiter);
         assert_eq!(
             (other.worker, other.pid),
             (Some(3), None),
             "it is not the arbiter's"
         );
+    }
+
+    #[test]
+    fn what_nobody_takes_is_kept_up_to_a_limit_and_the_rest_is_counted() {
+        let mut waiting = Waiting::none();
+        let event = data(
+            fields(vec![]),
+            tracing::Level::INFO,
+            ProcessIdentity::Arbiter,
+        );
+        for _ in 0..MAX_WAITING + 3 {
+            waiting.add(event.clone());
+        }
+        assert_eq!((waiting.events.len(), waiting.lost), (MAX_WAITING, 3));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
+use tokio::sync::futures::OwnedNotified;
 
 use super::ring::Ring;
 use super::{Lagged, Message};
@@ -19,7 +19,7 @@ pub(super) struct Topic {
     name: Arc<str>,
     ring: Mutex<Ring>,
     /// Told after each change of the ring that a reader may wait for.
-    news: Notify,
+    news: Arc<Notify>,
 }
 
 impl Hub {
@@ -88,7 +88,7 @@ impl Topic {
         Self {
             name: name.into(),
             ring: Mutex::default(),
-            news: Notify::new(),
+            news: Arc::default(),
         }
     }
 
@@ -96,8 +96,8 @@ impl Topic {
         self.ring().take(next)
     }
 
-    pub(super) fn news(&self) -> Notified<'_> {
-        self.news.notified()
+    pub(super) fn news(&self) -> OwnedNotified {
+        Arc::clone(&self.news).notified_owned()
     }
 
     pub(super) fn name(&self) -> &str {

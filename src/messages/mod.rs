@@ -8,18 +8,17 @@ pub(crate) mod packet;
 mod ring;
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
 
 use bytes::Bytes;
-use tokio::task::coop::consume_budget;
+use tokio::sync::futures::OwnedNotified;
+use tokio::task::coop::poll_proceed;
 
 pub(crate) use self::hub::Hub;
 use self::hub::Topic;
-
-/// The most bytes of one message.
-const MOST_BYTES: usize = 64 * 1024;
-/// The most bytes of a topic's name.
-const MOST_TOPIC: usize = 255;
 
 /// Publishes to all workers of the service, and subscribes to what they publish.
 ///
@@ -31,15 +30,18 @@ const MOST_TOPIC: usize = 255;
 ///
 /// - A message reaches every subscriber of its topic in every worker, also in the publisher's own; and while a
 ///   reload runs, in the old and in the new ones. A worker that has just been started is known to each other one when
-///   that gets its first message, so an answer reaches it.
+///   that gets its first message, so an answer reaches it; where one has no file descriptor left for it, or does not
+///   listen, that is made up for within seconds, and the new one's subscribers hear [`Lagged`] from there.
 /// - What one worker publishes arrives in that order, nothing twice.
 /// - Nobody waits for anybody. A subscriber that does not keep up loses the oldest of what it has not taken, and
 ///   hears [`Lagged`]. A worker that does not keep up, since it is blocked or frozen, costs its own subscribers
-///   messages, and they hear of it as well. What a worker had not sent when it crashed is lost, and nobody hears.
+///   messages, and they hear of it as well, from every publisher that is there by then. What a worker had not sent
+///   when it crashed is lost, and so is what a blocked one has not taken half a second after the publisher's teardown:
+///   nobody hears of these.
 /// - Nothing is kept: who subscribes later does not get what was before.
 ///
-/// A topic is any text of 1 to 255 bytes; a message has up to 64 KiB. It goes through memory only, and no other
-/// service hears it.
+/// A topic is any text of 1 to [255](Self::MOST_TOPIC) bytes; a message has up to [64 KiB](Self::MOST_BYTES). It goes
+/// through memory only, and no other service hears it.
 ///
 /// ```
 /// # async fn run(context: payload::Context) -> payload::Result<()> {
@@ -85,6 +87,8 @@ pub struct Subscription {
     topic: Arc<Topic>,
     /// The number of the message to take next.
     next: u64,
+    /// What the last call of [`poll_recv`](Self::poll_recv) waits for.
+    news: Option<Pin<Box<OwnedNotified>>>,
 }
 
 /// A subscriber, or its whole worker, has not kept up, and messages of its topic are lost. They were published
@@ -123,6 +127,11 @@ pub enum PublishError {
 }
 
 impl Messages {
+    /// So many bytes one message has at most: 64 KiB.
+    pub const MOST_BYTES: usize = 64 * 1024;
+    /// So many bytes a topic has at most.
+    pub const MOST_TOPIC: usize = 255;
+
     /// Of a worker without others.
     pub(crate) fn alone(worker: u64) -> Self {
         Self(Arc::new(Parts {
@@ -143,6 +152,9 @@ impl Messages {
 
     /// Sends a message to all who have subscribed to this topic, in all workers. Never waits, and needs no runtime.
     ///
+    /// Subscribers in this worker run only when this task lets them: who publishes more than 1,024 messages of a topic
+    /// without an await makes them lag.
+    ///
     /// # Errors
     /// The topic or the message has the wrong size; nobody gets it.
     pub fn publish(&self, topic: &str, bytes: impl Into<Bytes>) -> Result<(), PublishError> {
@@ -151,7 +163,9 @@ impl Messages {
         if let Some(others) = &self.0.others {
             others.carry(topic, &bytes);
         }
-        self.0.hub.deliver(self.0.worker, topic, || bytes);
+        // A copy: what the author gives may be a few bytes of a large buffer, which would stay as long as they do.
+        let copy = || Bytes::copy_from_slice(&bytes);
+        self.0.hub.deliver(self.0.worker, topic, copy);
         Ok(())
     }
 
@@ -162,6 +176,7 @@ impl Messages {
             hub: Arc::clone(&self.0.hub),
             topic,
             next,
+            news: None,
         }
     }
 }
@@ -174,15 +189,34 @@ impl Subscription {
     /// # Errors
     /// Messages were missed at this place. It goes on with the next call.
     pub async fn recv(&mut self) -> Result<Message, Lagged> {
+        poll_fn(|task| self.poll_recv(task)).await
+    }
+
+    /// The next message if it is there.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Option<Result<Message, Lagged>> {
+        self.topic.take(&mut self.next)
+    }
+
+    /// As [`recv`](Self::recv); wakes the task of the last call. It makes a stream of the subscription, which has no end:
+    /// `futures_util::stream::poll_fn(move |task| news.poll_recv(task).map(Some))`.
+    ///
+    /// # Errors
+    /// As for [`recv`](Self::recv).
+    pub fn poll_recv(&mut self, task: &mut task::Context<'_>) -> Poll<Result<Message, Lagged>> {
         // In a flood the other tasks get their turn.
-        consume_budget().await;
+        let budget = ready!(poll_proceed(task));
         loop {
             // It hears whatever comes from here on.
-            let news = self.topic.news();
+            let news = self.news.get_or_insert_with(|| Box::pin(self.topic.news()));
             if let Some(next) = self.topic.take(&mut self.next) {
-                return next;
+                budget.made_progress();
+                return Poll::Ready(next);
             }
-            news.await;
+            ready!(news.as_mut().poll(task));
+            self.news = None;
         }
     }
 
@@ -226,17 +260,17 @@ fn check(topic: &str, length: usize) -> Result<(), PublishError> {
     if topic.is_empty() {
         return Err(PublishError::EmptyTopic);
     }
-    if topic.len() > MOST_TOPIC {
+    if topic.len() > Messages::MOST_TOPIC {
         return Err(PublishError::LongTopic {
             length: topic.len(),
-            most: MOST_TOPIC,
+            most: Messages::MOST_TOPIC,
         });
     }
-    if length > MOST_BYTES {
+    if length > Messages::MOST_BYTES {
         return Err(PublishError::TooLarge {
             topic: topic.to_owned(),
             length,
-            most: MOST_BYTES,
+            most: Messages::MOST_BYTES,
         });
     }
     Ok(())
@@ -272,6 +306,7 @@ impl fmt::Debug for Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::time::Duration;
     use tokio::time::timeout;
 
@@ -319,6 +354,72 @@ mod tests {
         messages.publish("a", "one").unwrap();
         drop(subscription.recv());
         assert_eq!(soon(subscription.recv()).await.unwrap().bytes(), "one");
+    }
+
+    #[tokio::test]
+    async fn one_can_look_without_waiting_and_be_woken_by_the_next_one() {
+        let messages = Messages::alone(1);
+        let mut subscription = messages.subscribe("a");
+        assert_eq!(subscription.try_recv(), None);
+        let (waker, woken) = counting_waker();
+        let mut task = task::Context::from_waker(&waker);
+        for round in ["one", "two"] {
+            assert!(subscription.poll_recv(&mut task).is_pending());
+            let before = woken.count();
+            messages.publish("a", round).unwrap();
+            assert!(woken.count() > before, "{round}");
+            let Poll::Ready(Ok(message)) = subscription.poll_recv(&mut task) else {
+                panic!("{round} is not there");
+            };
+            assert_eq!(message.bytes(), round);
+        }
+        messages.publish("a", "three").unwrap();
+        let three = subscription.try_recv().unwrap().unwrap();
+        assert_eq!(three.bytes(), "three");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Woken {
+        fn count(&self) -> usize {
+            self.0.load(Relaxed)
+        }
+    }
+
+    impl task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn counting_waker() -> (task::Waker, Arc<Woken>) {
+        let woken = Arc::new(Woken::default());
+        (Arc::clone(&woken).into(), woken)
+    }
+
+    /// What a subscriber has still to take is as large as it says, whatever it was cut out of.
+    #[test]
+    fn a_message_keeps_no_more_than_its_own_bytes() {
+        struct Buffer {
+            _alive: Arc<()>,
+        }
+        impl AsRef<[u8]> for Buffer {
+            fn as_ref(&self) -> &[u8] {
+                &[7; 4096]
+            }
+        }
+        let messages = Messages::alone(1);
+        let mut subscription = messages.subscribe("a");
+        let alive = Arc::new(());
+        let buffer = Bytes::from_owner(Buffer {
+            _alive: Arc::clone(&alive),
+        });
+        messages.publish("a", buffer.slice(..3)).unwrap();
+        drop(buffer);
+        assert_eq!(Arc::strong_count(&alive), 1, "the buffer is gone");
+        let message = subscription.try_recv().unwrap().unwrap();
+        assert_eq!(message.bytes(), &[7; 3][..]);
     }
 
     #[test]

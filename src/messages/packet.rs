@@ -8,14 +8,16 @@
 //! The first is a message, the second says of which topics messages were not sent, and how many. Numbers are
 //! little-endian; a record's length is that of what follows its header. During a reload an old and a new program speak
 //! this with each other: what a header has more than is known here is passed over, and so is a record of an unknown
-//! kind.
+//! kind. What is there already stays as it is.
 
 use std::io::IoSlice;
 
 use bytes::Bytes;
 
-use super::{MOST_BYTES, MOST_TOPIC};
+use super::Messages;
 
+const MOST_BYTES: usize = Messages::MOST_BYTES;
+const MOST_TOPIC: usize = Messages::MOST_TOPIC;
 /// It says so itself.
 const HEADER: usize = 16;
 const COUNT: usize = size_of::<u64>();
@@ -206,6 +208,37 @@ mod tests {
             };
             assert_eq!((worker, its, content), (u64::MAX - 1, topic, &bytes[..]));
         }
+    }
+
+    /// As a program writes it that is out there: none of this may change.
+    const SAID: [&[u8]; 2] = [
+        b"\x01\x04\x10\x00\x0c\x00\x00\x00\x02\x01\x00\x00\x00\x00\x00\x00newsit rains",
+        b"\x02\x00\x10\x00\x16\x00\x00\x00\x02\x01\x00\x00\x00\x00\x00\x00\
+          \x03\x00\x00\x00\x00\x00\x00\x00\x04news\x01\x00\x00\x00\x00\x00\x00\x00\x00",
+    ];
+
+    #[test]
+    fn the_bytes_are_those_that_other_programs_know() {
+        let message = Outgoing::new(258, "news", b"it rains").record();
+        assert_eq!(message, SAID[0]);
+        let (missed, _) = missed(258, [("news", 3), ("", 1)].into_iter());
+        assert_eq!(missed, SAID[1]);
+        let Incoming::Message {
+            worker: 258,
+            topic: "news",
+            bytes: b"it rains",
+        } = only(SAID[0])
+        else {
+            panic!("{:?}", only(SAID[0]));
+        };
+        let Incoming::Missed {
+            worker: 258,
+            topics,
+        } = only(SAID[1])
+        else {
+            panic!("{:?}", only(SAID[1]));
+        };
+        assert!(topics.eq([("news", 3), ("", 1)]));
     }
 
     #[test]

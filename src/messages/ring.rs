@@ -13,6 +13,8 @@ use super::{Lagged, Message};
 /// How much is kept for readers that do not take it.
 const MOST_MESSAGES: usize = 1024;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
+/// More at once is no count, and with many of them the numbers would come to their end.
+const MOST_SKIPPED: u64 = u32::MAX as u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Ring {
@@ -78,7 +80,7 @@ impl Ring {
 
     /// So many messages did not come.
     pub(super) fn skip(&mut self, count: u64) {
-        self.end = self.end.saturating_add(count);
+        self.end += count.min(MOST_SKIPPED);
     }
 
     /// The next message for the reader with this number, or what it has missed before that.
@@ -157,6 +159,18 @@ mod tests {
         assert_eq!(ring.take(&mut next), None);
         ring.push(message(5, 8));
         assert_eq!(number(&ring.take(&mut next).unwrap().unwrap()), 5);
+    }
+
+    #[test]
+    fn a_count_that_is_none_stops_nothing() {
+        let mut ring = Ring::default();
+        let mut next = ring.join();
+        ring.skip(u64::MAX);
+        ring.skip(u64::MAX);
+        ring.push(message(0, 8));
+        let lagged = Lagged(2 * MOST_SKIPPED);
+        assert_eq!(ring.take(&mut next), Some(Err(lagged)));
+        assert!(ring.take(&mut next).unwrap().is_ok());
     }
 
     /// Against a model that forgets nothing: each reader hears of every number once, as a message or as missed, and

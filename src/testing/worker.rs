@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::{NotStarted, TestApp, WORKER, launch, status};
-use crate::app::{App, Context, ContextParts, Count, Desk, Tokens};
+use crate::app::{App, Context, ContextParts, Count, Desk, Outlook, Tokens};
 use crate::body::Body;
 use crate::config::{AppSettings, app_settings};
 use crate::events::Events;
@@ -153,6 +153,14 @@ impl TestWorker {
     }
 }
 
+/// Nothing happens in a service with nothing around it.
+pub(crate) fn outlook() -> Outlook {
+    Outlook {
+        events: Events::default(),
+        service: Arc::new(status),
+    }
+}
+
 impl Around {
     fn new(place: TestWorker) -> Self {
         Self {
@@ -177,9 +185,12 @@ impl Around {
             startup_deadline: self.deadline,
             desk: self.desk(),
             messages: self.messages.clone(),
-            events: Events::default(),
-            service: Arc::new(status),
+            outlook: self.outlook(),
         })
+    }
+
+    pub(super) fn outlook(&self) -> Outlook {
+        outlook()
     }
 
     pub(super) fn desk(&self) -> Desk {

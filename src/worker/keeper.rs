@@ -143,7 +143,7 @@ impl Keeper {
                         self.grant(payload, grant, kept.map(|_| file));
                     }
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
-                    Some((Order::Peer { worker }, mailbox)) => self.post.meet(worker, mailbox),
+                    Some((Order::Peer { worker, late }, mailbox)) => self.meet(worker, mailbox, late),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {
@@ -181,6 +181,15 @@ impl Keeper {
             *deadline = self
                 .limit(level)
                 .and_then(|limit| Instant::now().checked_add(limit));
+        }
+    }
+
+    fn meet(&self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) {
+        if self.post.meet(worker, mailbox, is_late) {
+            return;
+        }
+        if let Err(error) = self.channel.send(&Report::Unmet { worker }) {
+            tracing::warn!(to = worker, error = %error, "the arbiter could not be asked for a worker's mailbox again: no message will reach it from here");
         }
     }
 
@@ -249,6 +258,12 @@ async fn next_order(
         match channel.receive_with() {
             Ok((Received::Message(Told::Order(order)), fd)) => return Some((order, fd)),
             Ok((Received::Message(Told::Bulletin(bulletin)), _)) => view.hear(*bulletin),
+            Ok((Received::Unreadable(error), _)) => {
+                tracing::warn!(
+                    error,
+                    "the arbiter has said something that is not known here"
+                );
+            }
             Ok((Received::Empty, _)) => ready.clear_ready(),
             Ok((Received::Closed, _)) => return None,
             Err(error) => {

@@ -22,7 +22,7 @@ use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
-use crate::app::{App, Context, ContextParts, Desk, Tokens};
+use crate::app::{App, Context, ContextParts, Desk, Outlook, Tokens};
 use crate::config::{Config, Timeouts};
 use crate::exit::{BoxError, ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
@@ -168,7 +168,7 @@ impl Life {
         let deadline = after(self.config.timeouts.startup);
         let tokens = Tokens::default();
         let observer = Arc::new(Observed::new(self.stages.clone()));
-        let context = self.context(settings, tokens.clone(), deadline, observer.clone());
+        let context = self.context(settings, tokens.clone(), deadline, &observer);
         let app = match self.load(context, load, deadline).await {
             Ok(app) => app,
             Err(end) => return self.told_or_said(end),
@@ -226,6 +226,7 @@ impl Life {
             tokens,
             desk: self.desk(),
             messages: self.messages.clone(),
+            outlook: self.outlook(&observer),
             deadline,
             cleanup: self.config.timeouts.cleanup,
             observer,
@@ -395,9 +396,8 @@ impl Life {
         settings: S,
         tokens: Tokens,
         startup_deadline: Option<Instant>,
-        observer: Arc<Observed>,
+        observer: &Arc<Observed>,
     ) -> Context<S> {
-        let (view, events) = (self.view.clone(), self.view.events());
         Context::new(ContextParts {
             settings,
             worker: self.worker,
@@ -408,9 +408,16 @@ impl Life {
             startup_deadline,
             desk: self.desk(),
             messages: self.messages.clone(),
-            events,
-            service: Arc::new(move || view.status(&observer)),
+            outlook: self.outlook(observer),
         })
+    }
+
+    fn outlook(&self, observer: &Arc<Observed>) -> Outlook {
+        let (view, observer) = (self.view.clone(), observer.clone());
+        Outlook {
+            events: view.events(),
+            service: Arc::new(move || view.status(&observer)),
+        }
     }
 }
 

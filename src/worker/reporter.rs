@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stages::now;
-use crate::events::{FieldValue, LifecycleEvent};
+use crate::events::{FieldValue, LifecycleEvent, UNSENT};
 use crate::ipc::channel::{Channel, Report};
 use crate::moment::Moment;
 
@@ -37,7 +37,7 @@ impl Reporter {
         }
         if self.unsent > 0 {
             let unsent = FieldValue::Count(self.unsent);
-            event.fields.insert("unsent_before".to_owned(), unsent);
+            event.fields.insert(UNSENT.to_owned(), unsent);
         }
         let event = Box::new(event);
         match self.channel.send(&Report::Happened { event }) {

@@ -18,3 +18,4 @@ mod flood;
 mod lag;
 mod reload;
 mod spread;
+mod strange;

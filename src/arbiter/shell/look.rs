@@ -119,6 +119,7 @@ impl Shell {
         self.refresh_at = Some(now + REFRESH);
         self.handoff.look_at(now);
         self.remind_of_news();
+        self.introduce_again();
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);

@@ -9,7 +9,8 @@
 //!          └─ each peer ─ (its outbox, while its mailbox is full) ═════ mailbox ─ that worker's hub ── …
 //! ```
 //!
-//! Others are told of a worker before it is forked, so whoever reads its first message can know it already.
+//! Others are told of a worker before it is forked, so whoever reads its first message can know it already. Who could
+//! not be told, or had no room for its mailbox, is told later, and tells that worker that it may have missed something.
 
 mod outbox;
 mod peer;
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::poll::{PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
@@ -90,19 +91,29 @@ impl Post {
         Messages::carried(self.worker, self.hub.clone(), self.clone())
     }
 
-    /// There is another worker; from any thread. `None`: its mailbox could not be taken.
-    pub(super) fn meet(&self, worker: u64, mailbox: Option<OwnedFd>) {
-        match mailbox {
-            Some(mailbox) => {
-                self.forget_gone();
-                self.write_peers().push(Peer::new(worker, mailbox));
+    /// There is another worker; from any thread. `is_late`: this one should have known before. False: its mailbox could
+    /// not be taken, and has to come again.
+    pub(super) fn meet(&self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) -> bool {
+        let is_there = mailbox.is_some();
+        if let Some(mailbox) = mailbox {
+            self.forget_gone();
+            let mut peers = self.write_peers();
+            // Twice in the list, it would get everything twice.
+            if peers.iter().all(|peer| peer.worker != worker) {
+                let make = if is_late { Peer::late } else { Peer::new };
+                peers.push(make(worker, mailbox));
             }
-            None => tracing::warn!(
+        } else if worker > *self.youngest.borrow() {
+            // The first time; it is asked for until it comes.
+            tracing::warn!(
                 to = worker,
-                "a worker's mailbox did not come with the order: no message will reach it from here"
-            ),
+                "a worker's mailbox did not come with the order: until it does, no message will reach it from here"
+            );
         }
         self.know(worker);
+        // What a late one is told.
+        self.published.notify_one();
+        is_there
     }
 
     /// Reads the mailbox, and sends what is late. Must be called inside the app's runtime.
@@ -139,17 +150,23 @@ impl Post {
         let mut turn = 0;
         loop {
             let mut ready = readiness.readable().await?;
-            match recv(mailbox.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-                // Nobody has the other end: the arbiter is gone, and all workers.
-                Ok(0) => return Ok(()),
+            // It says how long a packet is, also where it is cut.
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+            match recv(mailbox.as_raw_fd(), &mut buffer, flags) {
+                // The arbiter is gone, and all workers.
+                Ok(0) if nobody_writes(mailbox)? => return Ok(()),
                 Ok(length) => {
-                    for record in Records(&buffer[..length]) {
+                    let is_cut = length > buffer.len();
+                    for record in Records(&buffer[..length.min(buffer.len())]) {
                         self.take(&record).await;
                         turn += 1;
                         if turn == BATCH {
                             turn = 0;
                             yield_now().await;
                         }
+                    }
+                    if is_cut {
+                        self.hub.miss_somewhere();
                     }
                 }
                 Err(Errno::EAGAIN) => ready.clear_ready(),
@@ -225,13 +242,22 @@ impl Post {
     }
 }
 
+/// Whether the mailbox has come to its end: nobody has the other one any more. A packet of no bytes looks the same to
+/// who reads.
+fn nobody_writes(mailbox: &OwnedFd) -> io::Result<bool> {
+    let mut polled = [PollFd::new(mailbox.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO)?;
+    let events = polled[0].revents().unwrap_or(PollFlags::empty());
+    Ok(events.contains(PollFlags::POLLHUP))
+}
+
 impl Carry for Post {
     fn carry(&self, topic: &str, bytes: &Bytes) {
         let message = Outgoing::new(self.worker, topic, bytes);
         let at_once = self.burst.fetch_add(1, Relaxed) < AT_ONCE;
         let (mut record, mut gone) = (None, false);
         for peer in self.peers().iter() {
-            gone |= !peer.send(&message, &mut record, at_once);
+            gone |= !peer.send(self.worker, &message, &mut record, at_once);
         }
         // After it: who is told looks for it.
         self.published.notify_one();
@@ -246,15 +272,19 @@ impl Office {
     pub(super) async fn close(self, deadline: Option<Instant>) {
         let (post, now) = (&self.post, Instant::now());
         let deadline = deadline.map_or(now + LAST_CALL, |at| at.min(now + LAST_CALL));
-        let late = |peer: &&Arc<Peer>| peer.flush(post.worker) || peer.is_late();
+        let late = |peer: &&Arc<Peer>| peer.flush(post.worker) || peer.has_drainer();
         let late: Vec<_> = post.peers().iter().filter(late).cloned().collect();
-        let mut tasks: JoinSet<()> = late
-            .into_iter()
-            .map(|peer| peer.drain(post.worker))
-            .collect();
+        let tasks = late.iter().cloned().map(|peer| peer.drain(post.worker));
+        let mut tasks: JoinSet<()> = tasks.collect();
         let all = async { while tasks.join_next().await.is_some() {} };
         if timeout_at(deadline, all).await.is_err() {
-            tracing::warn!("messages to a worker that does not keep up are lost: this one leaves");
+            for peer in late.iter().filter(|peer| peer.unsent() > 0) {
+                tracing::warn!(
+                    to = peer.worker,
+                    messages = peer.unsent(),
+                    "messages to a worker that does not keep up are lost: this one leaves"
+                );
+            }
         }
         // Whoever still writes hears at once that nobody reads.
         self.reading.abort();

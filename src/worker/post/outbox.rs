@@ -28,6 +28,14 @@ pub(super) struct Outbox {
     bytes: usize,
     /// How many messages of which topic were dropped, and the receiver has not heard of it.
     lost: BTreeMap<Box<str>, u64>,
+    /// What has come since it was last tried to send something.
+    fresh: Fresh,
+}
+
+#[derive(Debug, Default)]
+struct Fresh {
+    records: usize,
+    bytes: usize,
 }
 
 impl Outbox {
@@ -41,6 +49,18 @@ impl Outbox {
         }
         self.bytes += length;
         self.queue.push_back(record);
+        self.fresh.records += 1;
+        self.fresh.bytes += length;
+    }
+
+    /// Messages may have been published that never came here; of which topics is not known.
+    pub(super) fn begin_late(&mut self) {
+        self.lose(OTHERS);
+    }
+
+    /// A packet's worth has come since it was last tried to send something: trying it again is worth a system call.
+    pub(super) fn has_full_packet(&self) -> bool {
+        self.fresh.records >= BATCH || self.fresh.bytes >= packet::MOST
     }
 
     /// Sends one packet, if there is anything to send.
@@ -52,6 +72,7 @@ impl Outbox {
         worker: u64,
         send: impl Fn(&[IoSlice<'_>]) -> io::Result<()>,
     ) -> io::Result<()> {
+        self.fresh = Fresh::default();
         if !self.lost.is_empty() {
             let lost = self.lost.iter().map(|(topic, count)| (&**topic, *count));
             let (record, named) = packet::missed(worker, lost);
@@ -82,6 +103,11 @@ impl Outbox {
 
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.lost.is_empty()
+    }
+
+    /// How many messages its receiver has neither got nor been told that it has missed.
+    pub(super) fn messages(&self) -> u64 {
+        self.queue.len() as u64 + self.lost.values().sum::<u64>()
     }
 
     /// Older than all that is here.

@@ -20,6 +20,7 @@ use crate::sys::readiness::Readiness;
 /// How soon a send is tried again that nobody has said is possible. All senders share the room in a mailbox, and the
 /// kernel says that there is some when three quarters are free: others may take it again and again.
 const AGAIN: Duration = Duration::from_secs(1);
+
 /// The sending end of its mailbox.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -32,8 +33,8 @@ pub(super) struct Peer {
 #[derive(Debug, Default)]
 struct State {
     outbox: Outbox,
-    /// A task sends what is in the outbox.
-    is_drained: bool,
+    /// A task sends what is in the outbox, as there is room.
+    has_drainer: bool,
     /// It does not read any more.
     is_gone: bool,
 }
@@ -47,10 +48,21 @@ impl Peer {
         })
     }
 
-    /// Sends a message at once, if that is wanted and possible; else it is in the outbox, and [`flush`](Self::flush)
-    /// has to be called. `record` is the same in one piece, made when it is first needed. False: nobody reads it.
+    /// One that this worker should have known before: it is told that it may have missed something, when
+    /// [`flush`](Self::flush) is called.
+    pub(super) fn late(worker: u64, mailbox: OwnedFd) -> Arc<Self> {
+        let peer = Self::new(worker, mailbox);
+        peer.state().outbox.begin_late();
+        peer
+    }
+
+    /// Sends a message of worker `from` at once, if that is wanted and possible; else it is in the outbox, and
+    /// [`flush`](Self::flush) has to be called. What fills a packet there is sent right here: who publishes much in one
+    /// go gives nobody else a turn. `record` is the same in one piece, made when it is first needed. False: nobody
+    /// reads it.
     pub(super) fn send(
         &self,
+        from: u64,
         message: &Outgoing<'_>,
         record: &mut Option<Bytes>,
         at_once: bool,
@@ -60,12 +72,15 @@ impl Peer {
             match self.write(&message.parts()) {
                 Ok(()) => return true,
                 Err(error) if is_full(&error) => {}
-                Err(_) => state.close(),
+                Err(error) => self.close(&mut state, &error),
             }
         }
         if !state.is_gone {
             let record = record.get_or_insert_with(|| message.record());
             state.outbox.push(record.clone());
+            if state.outbox.has_full_packet() {
+                self.empty(&mut state, from);
+            }
         }
         !state.is_gone
     }
@@ -73,20 +88,11 @@ impl Peer {
     /// Sends what there is room for. True: there is more, and nobody else sees to it: [`drain`](Self::drain) has to.
     pub(super) fn flush(&self, from: u64) -> bool {
         let mut state = self.state();
-        if state.is_drained {
+        if state.has_drainer {
             return false;
         }
-        while !state.outbox.is_empty() {
-            match state.outbox.send(from, |parts| self.write(parts)) {
-                Ok(()) => {}
-                Err(error) if is_full(&error) => {
-                    state.is_drained = true;
-                    return true;
-                }
-                Err(_) => state.close(),
-            }
-        }
-        false
+        state.has_drainer = !self.empty(&mut state, from);
+        state.has_drainer
     }
 
     /// Sends what is in the outbox, as worker `from`, until there is nothing left or nobody reads it. Costs nothing
@@ -115,8 +121,13 @@ impl Peer {
     }
 
     /// A task is at what is in its outbox.
-    pub(super) fn is_late(&self) -> bool {
-        self.state().is_drained
+    pub(super) fn has_drainer(&self) -> bool {
+        self.state().has_drainer
+    }
+
+    /// How many messages it has not got, and does not know of.
+    pub(super) fn unsent(&self) -> u64 {
+        self.state().outbox.messages()
     }
 
     /// Nothing is sent to it any more.
@@ -135,10 +146,31 @@ impl Peer {
             Ok(()) if !state.outbox.is_empty() => return Next::More,
             Err(error) if is_full(&error) => return Next::Full,
             Ok(()) => {}
-            Err(_) => state.close(),
+            Err(error) => self.close(&mut state, &error),
         }
-        state.is_drained = false;
+        state.has_drainer = false;
         Next::Nothing
+    }
+
+    /// Sends what there is room for. False: there is more.
+    fn empty(&self, state: &mut State, from: u64) -> bool {
+        while !state.outbox.is_empty() {
+            match state.outbox.send(from, |parts| self.write(parts)) {
+                Ok(()) => {}
+                Err(error) if is_full(&error) => return false,
+                Err(error) => self.close(state, &error),
+            }
+        }
+        true
+    }
+
+    fn close(&self, state: &mut State, error: &io::Error) {
+        // The end of its worker is no news.
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            tracing::error!(to = self.worker, error = %error, "a worker's mailbox takes no messages: nothing reaches it from here any more");
+        }
+        state.is_gone = true;
+        state.outbox = Outbox::default();
     }
 
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
@@ -155,13 +187,6 @@ enum Next {
     Nothing,
     More,
     Full,
-}
-
-impl State {
-    fn close(&mut self) {
-        self.is_gone = true;
-        self.outbox = Outbox::default();
-    }
 }
 
 /// There may be room later. Anything else is the end: a message has a size that every mailbox takes.
