@@ -283,6 +283,11 @@ impl Shell {
             name: new.name,
             author: new.author,
         };
+        // Who was not taken over comes back to where it began.
+        let direction = match (&resume, state.core.goes_back()) {
+            (Event::Resume, false) | (Event::ExecFailed { .. }, true) => "forward",
+            _ => "back",
+        };
         let core = Core::adopt(policy, fastrand::u64(..), state.core, now());
         let mut shell = Self::assemble(core, children, equipment, epoll, news);
         shell.waiting = state.waiting.into_iter().collect::<BTreeMap<_, _>>();
@@ -293,7 +298,7 @@ impl Shell {
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();
         let took = state.left_at.map(|left| now().since(left));
-        journal::image(&shell.equipment.images.program, took);
+        journal::image(&shell.equipment.images.program, direction, took);
         shell
     }
 }

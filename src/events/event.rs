@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[non_exhaustive]
 pub struct LifecycleEvent {
     /// Each event of the service has the number after the one before it, over reloads as well. It begins with the
-    /// time in microseconds, so that it goes on rising when the service is started again.
+    /// time in microseconds, so that it goes on rising when the service is started again, as long as the clock is not
+    /// set back.
     pub number: u64,
     /// When, in seconds since 1970.
     pub time: f64,
