@@ -16,8 +16,8 @@ pub(super) const HTML: &str = concat!(
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-v619LoSLLvLZt6GMf7tqjfJR1FTgMXiaZs8Bg54Nx+0='; \
-    style-src 'sha256-MxR3jcM1Jkk0MMQ/l/ydrJKDlOSGv/lHR43/vbO2MEU='; \
+    script-src 'sha256-UG+/kMtGT+mtV3x5b5Ff4HHB+iRWNJYzBz3sKSR7hCc='; \
+    style-src 'sha256-YRYW78EEb3bNlv6xtW+iFBDQC0Bj7xzPy65vDPlz8H4='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

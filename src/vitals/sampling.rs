@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::proc::Kernel;
-use super::ring::Place;
+use super::ring::{Place, Placed};
 use super::sample::{Process, Sample};
 use super::sampler::{self, Sampler};
 use super::state::Vitals;
@@ -35,10 +35,8 @@ const KEEP: Duration = Duration::from_secs(2);
 /// With the panic of a sample that could not be taken, for the supervisor to see.
 pub(super) async fn run(context: PayloadContext) -> Result<()> {
     let vitals = context.state::<Vitals>()?;
-    if let Some(part) = context.kept().as_deref().and_then(wire::read::<Part>) {
-        // A lease from a clock that was set back since would hide everything that comes now.
-        let samples = part.samples();
-        vitals.learn(samples.filter(|(place, _)| place.epoch <= context.epoch()));
+    if let Some(kept) = context.kept() {
+        vitals.learn(inherited(&kept, context.epoch()));
     }
     let messages = context.messages();
     let asks = messages.subscribe(ASK);
@@ -55,6 +53,13 @@ pub(super) async fn run(context: PayloadContext) -> Result<()> {
     }
     keeper.keep().await;
     Ok(())
+}
+
+/// What was kept by those before this lease. What is of a later one was taken before the clock was set back, and would
+/// hide everything that comes now.
+fn inherited(kept: &[u8], epoch: u64) -> impl Iterator<Item = Placed> {
+    let samples = wire::read::<Part>(kept).into_iter().flat_map(Part::samples);
+    samples.filter(move |(place, _)| place.epoch <= epoch)
 }
 
 /// Sample after sample. A late tick is skipped, not made up for.
@@ -170,5 +175,24 @@ impl Keeper<'_> {
         if let Err(error) = self.context.keep(bytes) {
             tracing::debug!(error = %error, "the history could not be kept for the next sampler");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_history_from_before_the_clock_was_set_back_hides_nothing_that_comes() {
+        let sample = |epoch| {
+            let place = Place { epoch, number: 0 };
+            (place, Arc::new(Sample::at(1.0)))
+        };
+        let (kept, _) = wire::legacy(&[sample(5), sample(7), sample(9)], usize::MAX);
+        let known: Vec<u64> = inherited(&kept, 7).map(|(place, _)| place.epoch).collect();
+        assert_eq!(known, [5, 7]);
+        assert_eq!(inherited(b"something else", 7).count(), 0);
     }
 }

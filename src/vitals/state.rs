@@ -86,7 +86,7 @@ impl Vitals {
         state.told = Instant::now();
         self.spread(
             state,
-            |state| self.tick(state, state.ring.latest(), None),
+            |state| self.tick(state, state.ring.latest().as_ref(), None),
             Frames::tick,
         );
     }
@@ -162,14 +162,19 @@ impl Vitals {
             capacity: self.settings.capacity(),
             events: state.story.events().into_iter().map(Into::into).collect(),
         };
-        let frame = self.tick(state, state.ring.latest(), Some(greeting));
+        let frame = self.tick(state, state.ring.latest().as_ref(), Some(greeting));
         state.frames.greet(frame)
     }
 
-    fn tick(&self, state: &State, sample: Option<Placed>, greeting: Option<Greeting<'_>>) -> Bytes {
+    fn tick(
+        &self,
+        state: &State,
+        sample: Option<&Placed>,
+        greeting: Option<Greeting<'_>>,
+    ) -> Bytes {
         let tick = Tick {
             pid: std::process::id(),
-            sample: sample.as_ref().map(Into::into),
+            sample: sample.map(Into::into),
             age: state.age(),
             processes: self.processes(state),
             service: &self.status(),

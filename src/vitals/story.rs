@@ -76,7 +76,7 @@ pub(super) fn is_detail(event: &LifecycleEvent) -> bool {
 mod tests {
     use super::*;
 
-    fn event(number: u64, name: &str, fields: serde_json::Value) -> Arc<LifecycleEvent> {
+    fn event(number: u64, name: &str, fields: &serde_json::Value) -> Arc<LifecycleEvent> {
         let event = serde_json::json!({
             "number": number, "time": 1.5, "name": name, "level": "info", "message": "", "worker": 1, "slot": 0,
             "generation": 1, "pid": 7, "fields": fields,
@@ -88,15 +88,15 @@ mod tests {
     fn the_details_of_many_workers_push_no_line_of_the_story_out() {
         let mut story = Story::default();
         let none = serde_json::json!({});
-        assert!(story.add(&event(1, "reloaded", none.clone())));
+        assert!(story.add(&event(1, "reloaded", &none)));
         for number in 2..=1000 {
-            story.add(&event(number, "payload-ended", none.clone()));
+            story.add(&event(number, "payload-ended", &none));
         }
         let events = story.events();
         assert_eq!(events.len(), 1 + KEPT);
         assert_eq!(events[0].name, "reloaded");
         assert_eq!((events[1].number, events[KEPT].number), (881, 1000));
-        assert!(!story.add(&event(1000, "reloaded", none)), "it is known");
+        assert!(!story.add(&event(1000, "reloaded", &none)), "it is known");
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
         let names = ["worker-exited", "reloaded", "payload-started", "recycle"];
         let story: Story = (1..)
             .zip(names)
-            .map(|(number, name)| event(number, name, none.clone()))
+            .map(|(number, name)| event(number, name, &none))
             .collect();
         let told: Vec<_> = story.events().iter().map(|event| &*event.name).collect();
         assert_eq!(told, names);
@@ -142,7 +142,7 @@ mod tests {
             ("lease-granted", serde_json::json!({}), false),
             ("from-the-future", serde_json::json!({}), false),
         ] {
-            assert_eq!(is_detail(&event(1, name, fields)), detail, "{name}");
+            assert_eq!(is_detail(&event(1, name, &fields)), detail, "{name}");
         }
     }
 }

@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::ring::{Place, Ring};
+use super::ring::Place;
 use super::sample::{Footprint, Process, Sample};
 use super::state::{View, Vitals};
 use super::wire::{self, Fresh};
@@ -115,7 +115,7 @@ async fn the_keys_of_a_sample() {
     insta::assert_snapshot!(json);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_keys_of_an_event() {
     let app = Rig::with_view(Arc::new(|| status(101)));
     let member = Process {

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use super::support::eventually;
 use super::support::http::Client;
-use super::support::service::{Quiet as _, signal_to};
+use super::support::service::{LIMIT, Quiet as _, signal_to};
 use super::{LIVE, browser, socket, start, start_with};
 
 #[test]
@@ -116,10 +117,12 @@ fn a_generation_that_fails_on_trial_is_taken_back_and_the_old_one_serves_on() {
     ));
 
     let mut clients = Vec::new();
-    for _ in 0..16 {
-        clients.push(greedy(address));
-    }
-    browser.until(&is_busy(2));
+    eventually("a request for each new worker", LIMIT, || {
+        if clients.len() < 200 {
+            clients.push(greedy(address));
+        }
+        browser.is(&is_busy(2)).then_some(())
+    });
     let victim = "document.querySelector('.gen[data-generation=\"2\"] .row:has(.mine[hidden]) .pid').textContent";
     let victim = browser.value(victim);
     let victim = victim.strip_prefix("pid ").unwrap().parse().unwrap();

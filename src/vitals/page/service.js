@@ -83,7 +83,7 @@ function service({ pid, service, processes }) {
     if (!box) {
       box = make("section", { class: tree.children.length ? "gen new" : "gen", "data-generation": generation, "aria-label": "Generation " + generation });
       box.append(make("h3"), make("ol"));
-      box.firstChild.append(make("b"), make("span"), make("span", { class: "pill role" }));
+      box.firstChild.append(make("b"), make("span"), " ", make("span", { class: "pill role" }));
     }
     const next = [...tree.children].find(other => Number(other.dataset.generation) > generation) ?? null;
     if (!box.isConnected) tree.insertBefore(box, next);
