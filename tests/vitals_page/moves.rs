@@ -151,7 +151,7 @@ fn a_table_says_how_much_of_it_is_not_shown() {
     browser.is(
         "globalThis.lease = slot => ({ payload: 'p', scope: 'slot', slot, holder: null, finished: false, grants: 0, gap: 0 }), \
          leases(Array.from({ length: 70 }, (_, slot) => lease(slot))), \
-         globalThis.seen = [document.querySelector('#leases').tBodies[0].rows.length, document.querySelector('#leases').tFoot.innerText.trim()].join(), true",
+         globalThis.seen = [document.querySelector('#leases').tBodies[0].rows.length, document.querySelector('#leases').tFoot.checkVisibility(), document.querySelector('#leases').tFoot.innerText.trim()].join(), true",
     );
-    assert_eq!(browser.value("seen"), "64,and 6 more");
+    assert_eq!(browser.value("seen"), "64,true,and 6 more");
 }
