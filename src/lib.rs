@@ -41,6 +41,7 @@
 //! | settings, the worker's place, the notices of its end and their deadlines | [`Context`], [`Token`] |
 //! | messages between workers, lifecycle events | [`Messages`], [`Events`] |
 //! | tests of an app, in process | [`testing`] |
+//! | the built-in app: a reference for much of this, to run alone or within another app | [`vitals`] |
 //!
 //! # Four questions
 //!
@@ -85,7 +86,6 @@ pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
-#[doc(hidden)]
 pub mod vitals;
 pub(crate) mod worker;
 

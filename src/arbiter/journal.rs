@@ -89,9 +89,10 @@ pub(super) fn socket(listener: &Listener) {
 }
 
 /// `took`: how long the arbiter has neither heard nor said anything.
-pub(super) fn image(program: &Program, took: Option<Duration>) {
+pub(super) fn image(program: &Program, direction: &str, took: Option<Duration>) {
     lifecycle!(
         Event::ImageChanged,
+        direction,
         program = %program.path.display(),
         seconds = took.map(|took| took.as_secs_f64()),
         "the arbiter runs another program"

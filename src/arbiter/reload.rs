@@ -285,6 +285,11 @@ impl Shell {
             name: new.name,
             author: new.author,
         };
+        // Who was not taken over comes back to where it began.
+        let direction = match (&resume, state.core.goes_back()) {
+            (Event::Resume, false) | (Event::ExecFailed { .. }, true) => "forward",
+            _ => "back",
+        };
         let core = Core::adopt(
             policy,
             fastrand::u64(..),
@@ -298,11 +303,11 @@ impl Shell {
         shell.earlier_drops = earlier_drops;
         shell.deposits = deposits;
         shell.events.push_back(resume);
-        // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.blind_since = state.left_at;
+        // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();
         let took = state.left_at.map(|left| now().since(left));
-        journal::image(&shell.equipment.images.program, took);
+        journal::image(&shell.equipment.images.program, direction, took);
         shell
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct LifecycleEvent {
     /// Each event of the service has the number after the one before it, over reloads as well; a gap stands for events
     /// that only the log has. It begins with the time in microseconds, so that it goes on rising when the service is
-    /// started again.
+    /// started again, as long as the clock is not set back.
     pub number: u64,
     /// When, in seconds since 1970.
     pub time: f64,

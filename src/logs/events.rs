@@ -159,8 +159,8 @@ events! {
          the outermost function of the service's own code: it blocks its thread."
     WorkerKilled "worker-killed" WARN "90e19cceddd042cc96c2b007f27a333a"
         "Worker @PAYLOAD_WORKER@ was killed"
-        "The worker did not leave within its limits, so it got SIGKILL. Its teardown did\n\
-         not run."
+        "The worker did not leave within its limits, or the stop was hurried so far that\n\
+         nobody waits for it. It got SIGKILL, and the rest of its teardown does not run."
     WorkerBackoff "worker-backoff" WARN "f803dcb3d6394dd5b1361231d681d5e2"
         "Slot @PAYLOAD_SLOT@ waits before its next worker"
         "The slot's workers failed several times in a row before they served. The next\n\
@@ -187,16 +187,18 @@ events! {
          is now. The old generation serves until the new one has proved itself."
     ImageChanged "image-changed" INFO "f5cdbecaf7a64dd7b16647f734a14f3d"
         "The arbiter runs another program"
-        "In the same process, as a part of a reload: the program that is on disk now, or,\n\
-         when that has failed, the one that ran before. The workers served meanwhile."
+        "In the same process, as a part of a reload: the program that is on disk now, where\n\
+         DIRECTION is forward, or, when that has failed, the one that ran before, where it\n\
+         is back. The workers served meanwhile."
     Reloaded "reloaded" INFO "2c5201bbfe0543ad99cbdf8a8f87bb96"
         "The service has been reloaded"
         "The workers of generation @PAYLOAD_GENERATION@ serve. Those before them give\n\
          their connections away, finish what they have and leave."
     ReloadFailed "reload-failed" ERROR "283c346181c14ab1a2c91fd254714d0c"
         "The reload failed: @REASON@"
-        "Nothing has changed: generation @PAYLOAD_GENERATION@ serves on, with the binary and\n\
-         the configuration that it was started with. Cure the reason and reload again."
+        "The workers that served before serve on, with the binary and the configuration that\n\
+         they were started with, and those that replace them have the same, unless the reason\n\
+         says that the way back failed as well. Cure the reason and reload again."
     ConnectionsKept "connections-kept" INFO "447a2b43fd6b459a82336fb69b6def8a"
         "Connections are kept over the restart"
         "The service stops to be started again, and the service manager's file\n\

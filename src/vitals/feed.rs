@@ -7,24 +7,27 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Vitals;
+use super::gaps::Gaps;
 use super::ring::Place;
+use super::state::Vitals;
 use super::wire::{self, ASK, Ask, Fresh, HISTORY, Part, SAMPLE};
 use crate::app::{PayloadContext, Result};
-use crate::events::EventStream;
+use crate::events::{EventStream, EventsMissed, LifecycleEvent};
 use crate::messages::{Lagged, Message, Messages, Subscription};
 
 /// When nobody has answered: perhaps there is no sampler for the moment.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The payload: until it is told to stop.
-pub(super) async fn run(vitals: Arc<Vitals>, context: PayloadContext) -> Result<()> {
-    let messages = context.messages();
+pub(super) async fn run(context: PayloadContext) -> Result<()> {
+    let (vitals, messages) = (context.state::<Vitals>()?, context.messages());
     let mut feed = Feed {
         samples: messages.subscribe(SAMPLE),
         history: messages.subscribe(HISTORY),
-        events: vitals.events.subscribe(),
-        missing: None,
+        // What the page knows already it does not take twice.
+        events: vitals.events.replay(),
+        gaps: Gaps::default(),
+        ask_again: Instant::now(),
         messages,
         vitals,
     };
@@ -43,34 +46,35 @@ struct Feed {
     samples: Subscription,
     history: Subscription,
     events: EventStream,
-    missing: Option<Missing>,
-}
-
-/// Everything after that place was asked for.
-#[derive(Clone, Copy)]
-struct Missing {
-    after: Option<Place>,
+    gaps: Gaps,
     ask_again: Instant,
 }
 
 impl Feed {
     async fn follow(&mut self) -> std::convert::Infallible {
         loop {
-            let ask_again = self.missing.map(|missing| missing.ask_again);
+            let ask_again = self.gaps.is_open().then_some(self.ask_again);
             tokio::select! {
                 biased;
-                event = self.events.recv() => {
-                    // What was missed here, a page gets with its next greeting.
-                    let rest = from_fn(|| self.events.try_recv());
-                    let events: Vec<_> = once(event).chain(rest).flatten().collect();
-                    self.vitals.happened(&events);
-                }
+                event = self.events.recv() => self.happen(event),
                 sample = self.samples.recv() => self.hear(sample),
                 part = self.history.recv() => self.learn(part),
                 () = sleep_until_some(ask_again) => self.ask(),
                 () = self.vitals.silence() => self.vitals.tick_without_sample(),
             }
         }
+    }
+
+    /// What was missed here is gone for the pages of this worker: they are told how much it was.
+    fn happen(&mut self, first: std::result::Result<Arc<LifecycleEvent>, EventsMissed>) {
+        let (mut events, mut missed) = (Vec::new(), 0);
+        for event in once(first).chain(from_fn(|| self.events.try_recv())) {
+            match event {
+                Ok(event) => events.push(event),
+                Err(gone) => missed += gone.missed(),
+            }
+        }
+        self.vitals.happened(&events, missed);
     }
 
     fn hear(&mut self, message: std::result::Result<Message, Lagged>) {
@@ -81,7 +85,7 @@ impl Feed {
         match fresh {
             Some(fresh) => {
                 let is_new = newest.is_none_or(|newest| newest.epoch != fresh.place.epoch);
-                if is_new && self.missing.is_some() {
+                if is_new && self.gaps.is_open() {
                     // This sampler was not there yet when it was asked for.
                     self.ask();
                 }
@@ -95,41 +99,33 @@ impl Feed {
     }
 
     fn learn(&mut self, message: std::result::Result<Message, Lagged>) {
-        // A part that was missed is asked for again, as no last one has come for it.
-        let Some(part) = message
-            .ok()
-            .and_then(|message| wire::read::<Part>(message.bytes()))
-        else {
+        let Ok(message) = message else {
+            self.gaps.lose();
             return;
         };
-        self.missing = self.missing.filter(|missing| !part.ends(missing.after));
+        // One of another form is for others.
+        let Some(part) = wire::read::<Part>(message.bytes()) else {
+            return;
+        };
+        let more = self.gaps.fill(&part);
         self.vitals.learn(part.samples());
+        if more {
+            self.ask();
+        }
     }
 
-    /// Asks for everything after that place, and goes on asking until there is an answer.
     fn miss(&mut self, after: Option<Place>) {
-        match &mut self.missing {
-            // The answer to the last question has this too, or the next question has.
-            Some(missing) => missing.after = missing.after.min(after),
-            None => {
-                self.missing = Some(Missing {
-                    after,
-                    ask_again: Instant::now(),
-                });
-                self.ask();
-            }
+        if self.gaps.miss(after) {
+            self.ask();
         }
     }
 
     fn ask(&mut self) {
-        let Some(missing) = &mut self.missing else {
+        let Some(after) = self.gaps.ask() else {
             return;
         };
-        missing.ask_again = Instant::now() + AGAIN;
-        let ask = Ask {
-            after: missing.after,
-        };
-        if let Err(error) = self.messages.publish(ASK, wire::write(&ask)) {
+        self.ask_again = Instant::now() + AGAIN;
+        if let Err(error) = self.messages.publish(ASK, wire::write(&Ask { after })) {
             tracing::warn!(error = %error, "the sampler could not be asked for its history");
         }
     }

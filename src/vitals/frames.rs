@@ -39,10 +39,14 @@ impl Frames {
         self.place
     }
 
-    /// `None`: there is something new, and nobody to send it to.
+    /// `None`: there is something new, and nobody to send it to. Whoever comes begins with a greeting, so that nothing
+    /// has to be kept for anybody.
     pub(super) fn tick(&mut self, frame: Option<Bytes>) {
         self.greeting = None;
-        let Some(frame) = frame else { return };
+        let Some(frame) = frame else {
+            self.forget();
+            return;
+        };
         self.place += 1;
         self.tick = Some((self.place, frame));
     }
@@ -50,12 +54,20 @@ impl Frames {
     /// The same.
     pub(super) fn lifecycle(&mut self, frame: Option<Bytes>) {
         self.greeting = None;
-        let Some(frame) = frame else { return };
+        let Some(frame) = frame else {
+            self.forget();
+            return;
+        };
         self.place += 1;
         if self.lifecycle.len() >= KEPT {
             self.lifecycle.pop_front();
         }
         self.lifecycle.push_back((self.place, frame));
+    }
+
+    fn forget(&mut self) {
+        self.tick = None;
+        self.lifecycle.clear();
     }
 
     /// Takes a greeting over that was just built, and gives back where it leads to.
@@ -126,6 +138,19 @@ mod tests {
         frames.lifecycle(some("b"));
         assert_eq!(frames.after(0), Next::Greeting);
         assert_eq!(frames.after(1), Next::Frame(2, frame("a")));
+    }
+
+    #[tokio::test]
+    async fn when_nobody_listens_any_more_nothing_is_kept() {
+        let mut frames = Frames::default();
+        frames.tick(some("a"));
+        frames.lifecycle(some("b"));
+        frames.lifecycle(None);
+        assert_eq!((&frames.tick, frames.lifecycle.len()), (&None, 0));
+        frames.tick(some("c"));
+        assert_eq!(frames.after(2), Next::Frame(3, frame("c")));
+        frames.tick(None);
+        assert_eq!(frames.tick, None);
     }
 
     #[tokio::test(start_paused = true)]

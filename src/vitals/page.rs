@@ -1,13 +1,23 @@
-//! The page: one HTML file, embedded, with its own style and script and nothing from outside.
+//! The page: one HTML document, embedded, with its own style and script and nothing from outside.
 
-/// All of it.
-pub(super) const HTML: &str = include_str!("page.html");
+/// All of it, put together from parts with one job each. The parts of the script share one scope.
+pub(super) const HTML: &str = concat!(
+    include_str!("page/head.html"),
+    include_str!("page/page.css"),
+    include_str!("page/body.html"),
+    include_str!("page/words.js"),
+    include_str!("page/machine.js"),
+    include_str!("page/service.js"),
+    include_str!("page/events.js"),
+    include_str!("page/connection.js"),
+    include_str!("page/foot.html"),
+);
 
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-PDMFU4jBQ0JUJlBFA3vPRSqFKLRTsjw8wbmr0JZbOtg='; \
-    style-src 'sha256-hk0LkqJIhCobP4+MgdXIKigyWwbUv7RXp3KCEl991n4='; \
+    script-src 'sha256-UG+/kMtGT+mtV3x5b5Ff4HHB+iRWNJYzBz3sKSR7hCc='; \
+    style-src 'sha256-YRYW78EEb3bNlv6xtW+iFBDQC0Bj7xzPy65vDPlz8H4='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -15,10 +15,13 @@ pub(crate) struct Place {
     pub(crate) number: u64,
 }
 
+/// A sample, at its place.
+pub(crate) type Placed = (Place, Arc<Sample>);
+
 /// Holds a fixed number of samples; a new one takes the place of the oldest.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    samples: VecDeque<(Place, Arc<Sample>)>,
+    samples: VecDeque<Placed>,
     capacity: usize,
 }
 
@@ -48,12 +51,13 @@ impl Ring {
         }
     }
 
-    pub(crate) fn latest(&self) -> Option<Arc<Sample>> {
-        self.samples.back().map(|(_, sample)| sample.clone())
+    pub(crate) fn latest(&self) -> Option<Placed> {
+        self.samples.back().cloned()
     }
 
-    pub(crate) fn oldest(&self) -> Option<Arc<Sample>> {
-        self.samples.front().map(|(_, sample)| sample.clone())
+    /// The place of the oldest.
+    pub(crate) fn oldest(&self) -> Option<Place> {
+        self.samples.front().map(|(place, _)| *place)
     }
 
     /// The place of the latest.
@@ -66,24 +70,23 @@ impl Ring {
     }
 
     /// The newest `count` samples.
-    pub(crate) fn last(&self, count: usize) -> Vec<Arc<Sample>> {
+    pub(crate) fn last(&self, count: usize) -> Vec<Placed> {
         let skip = self.samples.len().saturating_sub(count);
-        let last = self.samples.iter().skip(skip);
-        last.map(|(_, sample)| sample.clone()).collect()
+        self.samples.iter().skip(skip).cloned().collect()
     }
 
     /// The samples with a time after `time`. The wall clock may have been set back in between, so that the ring need
     /// not be sorted by it.
-    pub(crate) fn since(&self, time: f64) -> Vec<Arc<Sample>> {
-        let samples = self.samples.iter().map(|(_, sample)| sample);
+    pub(crate) fn since(&self, time: f64) -> Vec<Placed> {
+        let samples = self.samples.iter();
         samples
-            .filter(|sample| sample.time > time)
+            .filter(|(_, sample)| sample.time > time)
             .cloned()
             .collect()
     }
 
     /// Those behind that place, or all.
-    pub(crate) fn after(&self, place: Option<Place>) -> Vec<(Place, Arc<Sample>)> {
+    pub(crate) fn after(&self, place: Option<Place>) -> Vec<Placed> {
         let skip = place.map_or(0, |place| self.index_after(place));
         self.samples.iter().skip(skip).cloned().collect()
     }
@@ -109,15 +112,15 @@ mod tests {
         ring
     }
 
-    fn times(samples: &[Arc<Sample>]) -> Vec<f64> {
-        samples.iter().map(|sample| sample.time).collect()
+    fn times(samples: &[Placed]) -> Vec<f64> {
+        samples.iter().map(|(_, sample)| sample.time).collect()
     }
 
     #[test]
     fn the_oldest_makes_room() {
         let ring = ring(3, 1..=5);
         assert_eq!(times(&ring.last(usize::MAX)), [3.0, 4.0, 5.0]);
-        assert_eq!(ring.latest().unwrap().time, 5.0);
+        assert_eq!(ring.latest().unwrap().1.time, 5.0);
     }
 
     #[test]

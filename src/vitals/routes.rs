@@ -1,82 +1,76 @@
 //! What is answered to which request.
 
-use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
+use super::page;
+use super::ring::{Place, Placed, Ring};
+use super::state::Vitals;
+use super::stream::Stream;
+use crate::app::{Mounted, Result, State};
 use crate::body::Body;
 
-use super::ring::Ring;
-use super::sample::Sample;
-use super::stream::Stream;
-use super::{Vitals, page};
-
-/// The HTTP service. Cloning is one reference count.
-#[derive(Clone)]
-pub(crate) struct VitalsService {
-    vitals: Arc<Vitals>,
+/// The HTTP service.
+pub(super) async fn answer(request: Request<Body>) -> Result<Response<Body>> {
+    let state = request.extensions().get::<State>();
+    let vitals = state.cloned().unwrap_or_default().get::<Vitals>()?;
+    Ok(respond(&vitals, &request))
 }
 
-impl VitalsService {
-    pub(crate) fn new(vitals: Arc<Vitals>) -> Self {
-        Self { vitals }
-    }
-
-    fn answer(&self, request: &Request<Body>) -> Response<Body> {
-        let Some(route) = Route::of(request.uri().path()) else {
-            return text(StatusCode::NOT_FOUND, NOT_FOUND);
-        };
-        let is_head = request.method() == Method::HEAD;
-        if !is_head && request.method() != Method::GET {
-            let mut response = text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this can only be read: GET or HEAD\n",
-            );
-            set(&mut response, header::ALLOW, "GET, HEAD");
-            return response;
-        }
-        let query = request.uri().query().unwrap_or("");
-        let response = match route {
-            Route::Page => page(request.headers()),
-            Route::Vitals => match Window::parse(query) {
-                Ok(window) => json(self.vitals.history(|ring| window.of(ring))),
-                Err(cure) => text(StatusCode::BAD_REQUEST, cure),
-            },
-            Route::Stream => stream(Stream::new(self.vitals.clone())),
-            Route::Service => json(serde_json::to_vec(&self.vitals.status())),
-            Route::Events => json(self.vitals.lifecycle()),
-            Route::Health => match self.vitals.health() {
-                Ok(()) => text(StatusCode::OK, "ok\n"),
-                Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
-            },
-        };
-        if is_head {
-            headers_only(response)
-        } else {
-            response
-        }
-    }
+pub(super) fn respond(vitals: &Arc<Vitals>, request: &Request<Body>) -> Response<Body> {
+    let mut response = response_to(vitals, request);
+    set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    set(&mut response, header::REFERRER_POLICY, "no-referrer");
+    response
 }
 
-impl tower_service::Service<Request<Body>> for VitalsService {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+fn response_to(vitals: &Arc<Vitals>, request: &Request<Body>) -> Response<Body> {
+    let Some(route) = Route::of(request.uri().path()) else {
+        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+    };
+    let is_head = request.method() == Method::HEAD;
+    if !is_head && request.method() != Method::GET {
+        let mut response = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this can only be read: GET or HEAD\n",
+        );
+        set(&mut response, header::ALLOW, "GET, HEAD");
+        return response;
     }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut response = self.answer(&request);
-        set(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-        set(&mut response, header::REFERRER_POLICY, "no-referrer");
-        ready(Ok(response))
+    let query = request.uri().query().unwrap_or("");
+    let response = match route {
+        Route::Page => match below_itself(request) {
+            Some(place) => redirect(&place),
+            None => page(request.headers()),
+        },
+        Route::Vitals => match Window::parse(query) {
+            Ok(window) => json(vitals.history(|ring| window.of(ring))),
+            Err(cure) => text(StatusCode::BAD_REQUEST, cure),
+        },
+        Route::Stream => stream(Stream::new(Arc::clone(vitals))),
+        Route::Service => json(serde_json::to_vec(&vitals.status())),
+        Route::Events => {
+            let recent = vitals.events.recent();
+            let events: Vec<_> = recent.iter().map(Arc::as_ref).collect();
+            json(serde_json::to_vec(&events))
+        }
+        Route::Health => {
+            let health = vitals.health();
+            let status = if health.is_well {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            text(status, health.says + "\n")
+        }
+    };
+    if is_head {
+        headers_only(response)
+    } else {
+        response
     }
 }
 
@@ -105,20 +99,49 @@ impl Route {
 
 const NOT_FOUND: &str = "nothing is here; there are /, /api/vitals, /api/vitals/stream, /api/service, /api/events and /healthz\n";
 
+/// Where the app is mounted at `/machine` and its page is asked for there, without a slash: `./machine/`. The page's own
+/// addresses are relative, so that they lead to this app behind every path, also one that a proxy has put in front.
+fn below_itself(request: &Request<Body>) -> Option<String> {
+    let mounted = request.extensions().get::<Mounted>()?;
+    let (_, last) = mounted.original_uri().path().rsplit_once('/')?;
+    (!last.is_empty()).then(|| format!("./{last}/"))
+}
+
+fn redirect(place: &str) -> Response<Body> {
+    let mut response = text(StatusCode::PERMANENT_REDIRECT, format!("{place}\n"));
+    if let Ok(place) = HeaderValue::from_str(place) {
+        response.headers_mut().insert(header::LOCATION, place);
+    }
+    response
+}
+
 /// Which samples `/api/vitals` is asked for.
 #[derive(Debug, PartialEq)]
 enum Window {
     All,
     Last(usize),
+    /// By the wall clock: where that was set back, some are missing or come twice.
     Since(f64),
+    After(Place),
 }
 
 impl Window {
-    fn parse(query: &str) -> Result<Self, &'static str> {
-        const CURE: &str = "the query is ?last=COUNT or ?since=TIME, a sample's time in seconds since 1970, or nothing\n";
+    fn parse(query: &str) -> std::result::Result<Self, &'static str> {
+        const CURE: &str = "the query is ?last=COUNT, ?after=EPOCH,NUMBER (a sample's place), \
+            ?since=TIME (a sample's time in seconds since 1970), or nothing\n";
         match query.split_once('=') {
             None if query.is_empty() => Ok(Window::All),
             Some(("last", count)) => count.parse().map(Window::Last).map_err(|_| CURE),
+            Some(("after", place)) => place
+                .split_once(',')
+                .and_then(|(epoch, number)| {
+                    Some(Place {
+                        epoch: epoch.parse().ok()?,
+                        number: number.parse().ok()?,
+                    })
+                })
+                .map(Window::After)
+                .ok_or(CURE),
             Some(("since", time)) => match time.parse() {
                 Ok(time) if f64::is_finite(time) => Ok(Window::Since(time)),
                 _ => Err(CURE),
@@ -127,11 +150,12 @@ impl Window {
         }
     }
 
-    fn of(&self, ring: &Ring) -> Vec<Arc<Sample>> {
+    fn of(&self, ring: &Ring) -> Vec<Placed> {
         match *self {
             Window::All => ring.last(usize::MAX),
             Window::Last(count) => ring.last(count),
             Window::Since(time) => ring.since(time),
+            Window::After(place) => ring.after(Some(place)),
         }
     }
 }

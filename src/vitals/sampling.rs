@@ -1,17 +1,18 @@
 //! The sampler: one in the whole service. It tells all workers what it sees, and leaves what it knows to the next one.
 
 use std::panic::resume_unwind;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::proc::Kernel;
-use super::ring::Place;
+use super::ring::{Place, Placed};
 use super::sample::{Process, Sample};
 use super::sampler::{self, Sampler};
+use super::state::Vitals;
+use super::wall_clock;
 use super::wire::{self, ASK, Ask, Fresh, HISTORY, Part, SAMPLE};
-use super::{Vitals, wall_clock};
 use crate::app::{PayloadContext, Result};
 use crate::messages::{Lagged, Message, Messages, Subscription};
 use crate::moment::Moment;
@@ -24,31 +25,45 @@ const TOGETHER: Duration = Duration::from_millis(100);
 /// So many parts of a history are sent at once, and then nothing for a moment, so that nobody is flooded.
 const BATCH: usize = 4;
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often a history of up to 1,000 samples is kept for the successor; a longer one more rarely.
+/// How often a history of up to 1,000 samples is kept for the successor. One of up to 2,000 is kept half as often, and
+/// so on: what that costs in a second does not grow with it.
 const KEEP: Duration = Duration::from_secs(2);
 
 /// The payload: samples until told to stop, then returns at once. The sample that is being taken then is lost.
 ///
 /// # Panics
 /// With the panic of a sample that could not be taken, for the supervisor to see.
-pub(super) async fn run(vitals: Arc<Vitals>, context: PayloadContext) -> Result<()> {
-    if let Some(part) = context.kept().as_deref().and_then(wire::read::<Part>) {
-        vitals.learn(part.samples());
+pub(super) async fn run(context: PayloadContext) -> Result<()> {
+    let vitals = context.state::<Vitals>()?;
+    if let Some(kept) = context.kept() {
+        vitals.learn(inherited(&kept, context.epoch()));
     }
     let messages = context.messages();
     let asks = messages.subscribe(ASK);
+    let keeper = Keeper {
+        vitals: &vitals,
+        context: &context,
+        has_warned: AtomicBool::new(false),
+    };
     tokio::select! {
         biased;
         () = context.stopped() => {}
         () = answer(&vitals, &messages, asks) => {}
-        () = take(&vitals, &context, &messages) => {}
+        () = take(&vitals, &context, &messages, &keeper) => {}
     }
-    keep(&vitals, &context);
+    keeper.keep().await;
     Ok(())
 }
 
+/// What was kept by those before this lease. What is of a later one was taken before the clock was set back, and would
+/// hide everything that comes now.
+fn inherited(kept: &[u8], epoch: u64) -> impl Iterator<Item = Placed> {
+    let samples = wire::read::<Part>(kept).into_iter().flat_map(Part::samples);
+    samples.filter(move |(place, _)| place.epoch <= epoch)
+}
+
 /// Sample after sample. A late tick is skipped, not made up for.
-async fn take(vitals: &Vitals, context: &PayloadContext, messages: &Messages) {
+async fn take(vitals: &Vitals, context: &PayloadContext, messages: &Messages, keeper: &Keeper<'_>) {
     let every = vitals.settings.sample_interval;
     let mut before = vitals.newest();
     // A rate needs two readings. The first sample should have them all, since the page shows a gap where it has not.
@@ -78,7 +93,7 @@ async fn take(vitals: &Vitals, context: &PayloadContext, messages: &Messages) {
         };
         tell(messages, SAMPLE, &fresh);
         if keep_at <= Instant::now() {
-            keep(vitals, context);
+            keeper.keep().await;
             let thousands = u32::try_from(vitals.count() / 1000).unwrap_or(u32::MAX);
             keep_at = Instant::now() + KEEP.saturating_mul(thousands.saturating_add(1));
         }
@@ -134,9 +149,50 @@ fn tell(messages: &Messages, topic: &str, message: &impl serde::Serialize) {
     }
 }
 
-fn keep(vitals: &Vitals, context: &PayloadContext) {
-    let history = wire::write(&Part::whole(&vitals.after(None)));
-    if let Err(error) = context.keep(history) {
-        tracing::debug!(error = %error, "the history could not be kept for the next sampler");
+/// Leaves the history to the next sampler.
+struct Keeper<'a> {
+    vitals: &'a Vitals,
+    context: &'a PayloadContext,
+    has_warned: AtomicBool,
+}
+
+impl Keeper<'_> {
+    async fn keep(&self) {
+        let history = self.vitals.after(None);
+        let known = history.len();
+        // Many samples of many cores take a moment to be written down, in which requests are to be answered.
+        let legacy = move || wire::legacy(&history, PayloadContext::MOST_KEPT);
+        let Ok((bytes, kept)) = tokio::task::spawn_blocking(legacy).await else {
+            return;
+        };
+        if kept < known && !self.has_warned.swap(true, Relaxed) {
+            tracing::warn!(
+                kept,
+                known,
+                "the next sampler gets only a part of the history, which is too long; shorten it or sample less often"
+            );
+        }
+        if let Err(error) = self.context.keep(bytes) {
+            tracing::debug!(error = %error, "the history could not be kept for the next sampler");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_history_from_before_the_clock_was_set_back_hides_nothing_that_comes() {
+        let sample = |epoch| {
+            let place = Place { epoch, number: 0 };
+            (place, Arc::new(Sample::at(1.0)))
+        };
+        let (kept, _) = wire::legacy(&[sample(5), sample(7), sample(9)], usize::MAX);
+        let known: Vec<u64> = inherited(&kept, 7).map(|(place, _)| place.epoch).collect();
+        assert_eq!(known, [5, 7]);
+        assert_eq!(inherited(b"something else", 7).count(), 0);
     }
 }

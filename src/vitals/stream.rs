@@ -14,8 +14,8 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::app::Token;
 use crate::exit::BoxError;
 
-use super::Vitals;
 use super::frames::Next;
+use super::state::Vitals;
 
 /// After this long without a sample a comment is sent, so that no proxy takes the connection for dead.
 const BEAT: Duration = Duration::from_secs(15);

@@ -1,18 +1,24 @@
 //! The app as a client sees it.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tower_service::Service as _;
 
-use super::sample::Footprint;
+use super::ring::Place;
+use super::sample::{Footprint, Process, Sample};
+use super::state::{View, Vitals};
+use super::wire::{self, Fresh};
 use super::*;
+use crate::app::Token;
 use crate::body::Body;
+use crate::events::{Events, LifecycleEvent};
 use crate::messages::Subscription;
 use crate::testing::TestApp;
 use crate::vitals::fixture::{full_sample, status};
@@ -30,12 +36,12 @@ impl Rig {
     fn with_view(view: View) -> Self {
         let drain = CancellationToken::new();
         Self {
-            vitals: Vitals::new(
+            vitals: Arc::new(Vitals::new(
                 Settings::default(),
                 view,
                 Events::default(),
                 Token::new(drain.clone()),
-            ),
+            )),
             drain,
         }
     }
@@ -58,10 +64,7 @@ impl Rig {
     }
 
     async fn call(&self, request: Request<Body>) -> Response<Body> {
-        VitalsService::new(self.vitals.clone())
-            .call(request)
-            .await
-            .unwrap()
+        std::future::ready(routes::respond(&self.vitals, &request)).await
     }
 
     async fn send(&self, method: Method, uri: &str) -> Response<Body> {
@@ -112,7 +115,7 @@ async fn the_keys_of_a_sample() {
     insta::assert_snapshot!(json);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_keys_of_an_event() {
     let app = Rig::with_view(Arc::new(|| status(101)));
     let member = Process {
@@ -241,6 +244,8 @@ async fn the_history_is_given_whole_or_in_part() {
     assert_eq!(times("/api/vitals").await, [1.0, 2.0, 3.0, 4.0, 5.0]);
     assert_eq!(times("/api/vitals?last=2").await, [4.0, 5.0]);
     assert_eq!(times("/api/vitals?since=3").await, [4.0, 5.0]);
+    assert_eq!(times("/api/vitals?after=1,2").await, [4.0, 5.0]);
+    assert_eq!(times("/api/vitals?after=2,0").await, [0.0; 0]);
     let json = app.get_json("/api/vitals?last=0").await;
     assert_eq!(json["interval"], 1.0);
     assert_eq!(json["capacity"], 900);
@@ -255,6 +260,8 @@ async fn a_query_that_is_not_understood_is_refused_with_the_cure() {
         "last=",
         "since=x",
         "since=inf",
+        "after=1",
+        "after=1,x",
         "first=3",
         "last",
         "last=1&since=2",
@@ -274,47 +281,16 @@ async fn the_service_is_shown_as_it_says_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn health_follows_the_sampler_where_there_is_one() {
-    static IS_HELD: AtomicBool = AtomicBool::new(true);
-    let app = Rig::with_view(Arc::new(|| {
-        let mut status = status(std::process::id());
-        status.leases[0].holder.take_if(|_| !IS_HELD.load(Relaxed));
-        status
-    }));
-    assert_eq!(
-        app.get("/healthz").await.0,
-        StatusCode::OK,
-        "it has just begun"
-    );
+async fn health_is_that_of_this_worker_and_its_sampler() {
+    let app = Rig::new();
+    let (status, _, text) = app.get("/healthz").await;
+    assert_eq!((status, &*text), (StatusCode::OK, "ok\n"), "just begun");
     tokio::time::advance(Duration::from_secs(9)).await;
     let (status, _, text) = app.get("/healthz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(text, "the sampler, in worker 0, has been silent for 9 s\n");
-    IS_HELD.store(false, Relaxed);
-    assert_eq!(
-        app.get("/healthz").await.0,
-        StatusCode::OK,
-        "nobody samples, and that is not this worker's fault"
-    );
-    IS_HELD.store(true, Relaxed);
     app.push(full_sample());
     assert_eq!(app.get("/healthz").await.0, StatusCode::OK);
-}
-
-#[tokio::test]
-async fn health_follows_every_payload_of_this_worker_and_of_no_other() {
-    static IS_OWN: AtomicBool = AtomicBool::new(false);
-    let app = Rig::with_view(Arc::new(|| {
-        let own = IS_OWN.load(Relaxed);
-        let mut status = status(if own { std::process::id() } else { 1 });
-        status.workers[0].payloads[0].state = PayloadState::Restarting;
-        status
-    }));
-    assert_eq!(app.get("/healthz").await.0, StatusCode::OK);
-    IS_OWN.store(true, Relaxed);
-    let (status, _, text) = app.get("/healthz").await;
-    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(text, "payload 'sampler' does not run\n");
 }
 
 async fn next(body: &mut Body) -> Option<String> {
@@ -561,6 +537,171 @@ async fn a_stream_without_samples_still_shows_the_service() {
     assert_eq!(before.elapsed().as_millis(), 1500);
 }
 
+/// The data of the next event of a stream.
+async fn data(body: &mut Body) -> serde_json::Value {
+    let frame = next(body).await.unwrap();
+    let (_, data) = frame.split_once("data: ").unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_old_the_latest_sample_is_is_said_to_who_comes_and_who_stays() {
+    let app = Rig::new();
+    let process = Process {
+        pid: 100,
+        slot: None,
+        uses: Footprint::default(),
+    };
+    app.push_with(Sample::at(1.0), vec![process]);
+    tokio::time::advance(Duration::from_secs(4)).await;
+    let response = app.send(Method::GET, "/api/vitals/stream").await;
+    let mut body = response.into_body();
+    let greeting = data(&mut body).await;
+    assert_eq!(
+        (&greeting["age"], &greeting["sample"]["time"]),
+        (&4.0.into(), &1.0.into())
+    );
+    assert_eq!(greeting["processes"].as_array().unwrap().len(), 1);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    app.vitals.tick_without_sample();
+    let tick = data(&mut body).await;
+    assert_eq!(
+        (&tick["age"], &tick["sample"]),
+        (&5.0.into(), &serde_json::Value::Null)
+    );
+    assert!(
+        tick["processes"].as_array().unwrap().is_empty(),
+        "that was another time"
+    );
+    let history = app.get_json("/api/vitals").await;
+    assert!(history["processes"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_history_that_was_only_learned_is_as_old_as_it_is() {
+    let app = Rig::new();
+    let place = Place::default();
+    let old = Sample::at(wall_clock() - 60.0);
+    app.vitals.learn([(place, Arc::new(old))]);
+    let response = app.send(Method::GET, "/api/vitals/stream").await;
+    let age = data(&mut response.into_body()).await["age"].as_f64();
+    assert!(age.is_some_and(|age| age >= 60.0), "{age:?}");
+}
+
+#[tokio::test]
+async fn while_nobody_listens_nobody_looks_at_the_service() {
+    static LOOKS: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let app = Rig::with_view(Arc::new(|| {
+        LOOKS.fetch_add(1, Relaxed);
+        status(101)
+    }));
+    let event = serde_json::json!({
+        "number": 1, "time": 1.5, "name": "recycle", "level": "info", "message": "", "worker": 1, "slot": 0,
+        "generation": 1, "pid": 7, "fields": {},
+    });
+    let event: LifecycleEvent = serde_json::from_value(event).unwrap();
+    app.push(Sample::at(1.0));
+    app.vitals.happened(&[Arc::new(event)], 0);
+    app.vitals.tick_without_sample();
+    assert_eq!(LOOKS.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn below_a_path_it_is_the_same_app() {
+    let app = TestApp::load(Settings::default(), async |context: Context<Settings>| {
+        let machine = load(context).await?;
+        let nothing = service_fn(async |_| Ok(Response::new(Body::empty())));
+        Result::Ok(App::builder().mount("/a/machine", machine).build(nothing))
+    });
+    let app = app.await.unwrap();
+    let get = async |uri: &str| {
+        let request = Request::builder().uri(uri).body(Body::empty()).unwrap();
+        read(app.call(request).await.unwrap()).await
+    };
+    let (status, headers, _) = get("/a/machine").await;
+    assert_eq!(status, StatusCode::PERMANENT_REDIRECT);
+    assert_eq!(headers[header::LOCATION], "./machine/");
+    let (status, _, html) = get("/a/machine/").await;
+    assert_eq!(status, StatusCode::OK);
+    for word in ["\"/api", "\"/health", "`/api"] {
+        assert!(!html.contains(word), "{word} leads elsewhere");
+    }
+    assert_eq!(get("/a/machine/api/vitals").await.0, StatusCode::OK);
+    assert_eq!(get("/a/machine/healthz").await.0, StatusCode::OK);
+}
+
+/// Where there is what kind of value, in any order; what has no keys of its own is a value.
+fn outline(json: &serde_json::Value, path: &str, into: &mut std::collections::BTreeSet<String>) {
+    match json {
+        // By name what else a record has.
+        serde_json::Value::Object(keys) if !path.ends_with(".fields") => {
+            for (key, value) in keys {
+                outline(value, &format!("{path}.{key}"), into);
+            }
+        }
+        serde_json::Value::Array(list)
+            if list.first().is_some_and(serde_json::Value::is_object) =>
+        {
+            for value in list {
+                outline(value, &format!("{path}[]"), into);
+            }
+        }
+        _ => {
+            into.insert(path.to_owned());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_interface_is_as_it_is_written_down() {
+    let app = Rig::with_view(Arc::new(|| {
+        let mut status = status(101);
+        status.sockets.push(crate::status::Socket {
+            name: "http".to_owned(),
+            address: "127.0.0.1:8080".to_owned(),
+            origin: "bound".to_owned(),
+        });
+        status
+    }));
+    let event = serde_json::json!({
+        "number": 1, "time": 1.5, "name": "recycle", "level": "info", "message": "", "worker": 1, "slot": 0,
+        "generation": 1, "pid": 7, "fields": {},
+    });
+    let event = |number: u64| {
+        let mut event: LifecycleEvent = serde_json::from_value(event.clone()).unwrap();
+        event.number = number;
+        Arc::new(event)
+    };
+    let process = Process {
+        pid: 100,
+        slot: None,
+        uses: Footprint::default(),
+    };
+    app.push_with(full_sample(), vec![process]);
+    app.vitals.happened(&[event(1)], 0);
+    let response = app.send(Method::GET, "/api/vitals/stream").await;
+    let mut body = response.into_body();
+    let greeting = data(&mut body).await;
+    app.vitals.happened(&[event(2)], 0);
+    let lifecycle = data(&mut body).await;
+    let all = [app.get_json("/api/vitals").await, greeting, lifecycle];
+    let text = include_str!("interface.md");
+    let written: Vec<&str> = text
+        .split("```json\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(written.len(), all.len());
+    for (sent, written) in all.iter().zip(written) {
+        let parsed =
+            serde_json::from_str(written).unwrap_or_else(|error| panic!("{error}: {written}"));
+        let (mut is, mut should) = Default::default();
+        outline(sent, "", &mut is);
+        outline(&parsed, "", &mut should);
+        assert_eq!(is, should);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn lifecycle_events_are_sent_as_they_come_and_the_last_ones_first_of_all() {
     let app = Rig::new();
@@ -571,7 +712,7 @@ async fn lifecycle_events_are_sent_as_they_come_and_the_last_ones_first_of_all()
         });
         Arc::new(serde_json::from_value::<LifecycleEvent>(event).unwrap())
     };
-    app.vitals.events.extend([event(1)]);
+    app.vitals.happened(&[event(1)], 0);
     let mut body = app
         .send(Method::GET, "/api/vitals/stream")
         .await
@@ -581,15 +722,18 @@ async fn lifecycle_events_are_sent_as_they_come_and_the_last_ones_first_of_all()
         greeting.contains("\"events\":[{\"number\":1,"),
         "{greeting}"
     );
-    app.vitals.happened(&[event(2), event(3)]);
+    app.vitals.happened(&[event(1), event(2), event(3)], 7);
     let frame = next(&mut body).await.unwrap();
     assert!(
         frame.starts_with("event: lifecycle\ndata: {\"pid\":"),
         "{frame}"
     );
+    assert!(!frame.contains("\"number\":1,"), "it was told");
     assert!(frame.contains("\"number\":2,") && frame.contains("\"number\":3,"));
+    assert!(frame.contains("\"missed\":7,"));
     app.push(Sample::at(1.0));
     assert!(!next(&mut body).await.unwrap().contains("\"events\""));
+    app.vitals.events.extend([event(1)]);
     assert_eq!(
         app.get_json("/api/events").await[0]["name"],
         "worker-forked"

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::ring::Place;
+use super::ring::{Place, Placed};
 use super::sample::{Cpu, Disk, Footprint, Memory, Network, Pressure, Process, Sample};
 
 pub(super) const SAMPLE: &str = "vitals/1/sample";
@@ -65,7 +65,7 @@ type Row = (
 
 impl Part {
     /// The samples after that place, in as many parts as it takes: at least one.
-    pub(super) fn split(after: Option<Place>, samples: &[(Place, Arc<Sample>)]) -> Vec<Self> {
+    pub(super) fn split(after: Option<Place>, samples: &[Placed]) -> Vec<Self> {
         let mut parts = vec![Self::default()];
         let mut length = 0;
         for (place, sample) in samples {
@@ -90,7 +90,7 @@ impl Part {
     }
 
     /// All of it in one part, for whom no length is too long.
-    pub(super) fn whole(samples: &[(Place, Arc<Sample>)]) -> Self {
+    fn whole(samples: &[Placed]) -> Self {
         Self {
             after: None,
             rows: samples
@@ -101,13 +101,26 @@ impl Part {
         }
     }
 
-    pub(super) fn samples(self) -> impl Iterator<Item = (Place, Arc<Sample>)> {
+    pub(super) fn samples(self) -> impl Iterator<Item = Placed> {
         self.rows.into_iter().map(sample)
     }
 
     /// Whether this ends an answer to who has everything up to that place.
     pub(super) fn ends(&self, asked: Option<Place>) -> bool {
         self.is_last && self.after <= asked
+    }
+}
+
+/// What a sampler leaves to the next one, in up to `most` bytes, and of how many samples that is: of more than have room
+/// the newer half, as often as it takes.
+pub(super) fn legacy(samples: &[Placed], most: usize) -> (Bytes, usize) {
+    let mut samples = samples;
+    loop {
+        let bytes = write(&Part::whole(samples));
+        if bytes.len() <= most || samples.is_empty() {
+            return (bytes, samples.len());
+        }
+        samples = &samples[samples.len().div_ceil(2)..];
     }
 }
 
@@ -151,7 +164,7 @@ fn row(place: Place, sample: &Sample) -> Row {
     )
 }
 
-fn sample(row: Row) -> (Place, Arc<Sample>) {
+fn sample(row: Row) -> Placed {
     let (
         (epoch, number),
         time,
@@ -196,7 +209,7 @@ mod tests {
     use super::*;
     use crate::vitals::fixture::full_sample;
 
-    fn samples(count: u64) -> Vec<(Place, Arc<Sample>)> {
+    fn samples(count: u64) -> Vec<Placed> {
         let place = |number| Place {
             epoch: 1_763_800_000_000_000,
             number,
@@ -234,6 +247,20 @@ mod tests {
     fn a_quarter_of_an_hour_is_small() {
         let bytes = write(&Part::whole(&samples(900)));
         assert!(bytes.len() < 200_000, "{}", bytes.len());
+    }
+
+    #[test]
+    fn what_has_no_room_is_left_in_halves_the_newest_last() {
+        let all = samples(900);
+        let (bytes, count) = legacy(&all, usize::MAX);
+        assert_eq!(count, 900);
+        let (half, count) = legacy(&all, bytes.len() - 1);
+        assert_eq!(count, 450);
+        assert!(half.len() < bytes.len());
+        let part: Part = read(&half).unwrap();
+        let left: Vec<_> = part.samples().collect();
+        assert_eq!(left, all[450..]);
+        assert_eq!(legacy(&all, 10).1, 0);
     }
 
     #[test]

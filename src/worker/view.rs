@@ -1,5 +1,6 @@
 //! The whole service as this worker sees it: the scoreboard, and what the arbiter tells.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,10 +34,21 @@ impl View {
     /// Takes over what the arbiter tells.
     pub(super) fn hear(&self, bulletin: Bulletin) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let names_workers = !bulletin.payloads.is_empty();
         let events = known.apply(bulletin);
+        if names_workers {
+            self.forget_the_gone(&mut known);
+        }
         drop(known);
         // Who is woken by them looks at what is known.
         self.events.extend(events.into_iter().map(Arc::new));
+    }
+
+    /// Nobody says when a worker is gone: it has no seat any more. One that has payloads to tell of has one.
+    fn forget_the_gone(&self, known: &mut Known) {
+        let seats = self.meter.board().seats.iter();
+        let seated: BTreeSet<u64> = seats.map(|seat| seat.worker.load(Relaxed)).collect();
+        known.payloads.retain(|worker, _| seated.contains(worker));
     }
 
     pub(super) fn events(&self) -> Events {
@@ -83,5 +95,38 @@ fn payloads<'a>(
     match known.payloads.get(&worker) {
         Some(declared) => (&declared.names, &declared.scopes),
         None => (&[], &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::bulletin::Declared;
+    use crate::ipc::scoreboard;
+
+    #[test]
+    fn the_payloads_of_workers_that_are_gone_are_forgotten() {
+        let board = scoreboard::create().unwrap();
+        let meter = Meter::new(board.clone(), 0);
+        let view = View::new(Briefing::default(), meter, Arc::new([]));
+        let hear = |worker: u64| {
+            let declared = Declared {
+                worker,
+                names: vec!["p".to_owned()],
+                scopes: Vec::new(),
+            };
+            view.hear(Bulletin {
+                payloads: vec![declared],
+                ..Bulletin::default()
+            });
+        };
+        for worker in 1..=100 {
+            let seat = &board.seats[usize::try_from(worker).unwrap() % 2];
+            seat.worker.store(worker, Relaxed);
+            hear(worker);
+        }
+        let known = view.known.lock().unwrap();
+        let workers: Vec<u64> = known.payloads.keys().copied().collect();
+        assert_eq!(workers, [99, 100]);
     }
 }

@@ -96,26 +96,27 @@ fn the_death_of_the_sampler_costs_some_samples_and_no_history() {
 }
 
 #[test]
-fn a_worker_is_healthy_without_the_sampler_and_says_when_that_is_silent() {
+fn a_sampler_that_is_silent_takes_no_other_worker_out_of_service() {
     let service = serve(2);
     more(&service, 1, 0.0);
     let sampler = holder(&service);
     let mut all = clients(&service);
     for (_, client) in &mut all {
-        assert_eq!(client.get("/healthz").unwrap().status, 200);
+        assert_eq!(client.get("/healthz").unwrap().body, "ok\n");
     }
     signal_to(sampler, Signal::SIGSTOP);
     let (_, other) = all
         .iter_mut()
         .find(|(pid, _)| *pid != sampler)
         .expect("another");
-    let said = eventually("the other worker's complaint", LIMIT, || {
+    let said = eventually("the other worker's word", LIMIT, || {
         let health = other.get("/healthz").ok()?;
-        (health.status == 503).then_some(health.body)
+        assert_eq!(health.status, 200, "{}", health.body);
+        (health.body != "ok\n").then_some(health.body)
     });
-    assert!(said.starts_with("the sampler, in worker "), "{said}");
+    assert!(said.starts_with("ok; the sampler, in worker "), "{said}");
     signal_to(sampler, Signal::SIGCONT);
     eventually("its content", LIMIT, || {
-        (other.get("/healthz").ok()?.status == 200).then_some(())
+        (other.get("/healthz").ok()?.body == "ok\n").then_some(())
     });
 }

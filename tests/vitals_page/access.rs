@@ -1,8 +1,12 @@
 //! For every eye, hand and ear.
 
-use super::{LIVE, browser, socket, start};
+use std::net::TcpListener;
 
-/// For every piece of text: its contrast with what is behind it, as WCAG 2.2 computes it.
+use super::browser::Browser;
+use super::support::service::Quiet as _;
+use super::{LIVE, browser, socket, start, start_with};
+
+/// For every piece of text, and for the lines of the tree: the contrast with what is behind it, as WCAG 2.2 computes it.
 const FAINT: &str = r"
     (() => {
         const numbers = color => color.match(/[\d.]+/g).map(Number);
@@ -16,43 +20,137 @@ const FAINT: &str = r"
             }
             return [255, 255, 255];
         };
+        // What an element and those around it let through.
+        const opacity = node => node ? Number(getComputedStyle(node).opacity) * opacity(node.parentElement) : 1;
+        const filtered = node => node && (getComputedStyle(node).filter !== 'none' || filtered(node.parentElement));
         const faint = [];
+        const judge = (name, node, color, least) => {
+            const paper = behind(node), part = opacity(node) * (color[3] ?? 1);
+            const [a, b] = [light(color.slice(0, 3).map((v, at) => v * part + paper[at] * (1 - part))), light(paper)];
+            const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+            if (contrast < least || filtered(node)) faint.push(name + ': ' + contrast.toFixed(2));
+        };
+        for (const row of document.querySelectorAll('.row')) {
+            if (getComputedStyle(row, '::after').content === 'none') continue;
+            judge('the trunk', row.closest('#tree'), numbers(getComputedStyle(row, '::after').borderLeftColor), 3);
+        }
+        for (const wire of document.querySelectorAll('.wire, .node')) {
+            if (wire.checkVisibility()) judge('a wire', wire.parentElement, numbers(getComputedStyle(wire).borderTopColor), 3);
+        }
         const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
         while (texts.nextNode()) {
             const node = texts.currentNode.parentElement;
             if (!texts.currentNode.data.trim() || !node.checkVisibility() || node.closest('script, style, noscript')) continue;
-            const [a, b] = [light(numbers(getComputedStyle(node).color)), light(behind(node))];
-            const contrast = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            if (contrast < 4.5) faint.push(texts.currentNode.data.trim() + ': ' + contrast.toFixed(2));
+            judge(texts.currentNode.data.trim(), node, numbers(getComputedStyle(node).color), 4.5);
         }
         return faint.join('\n');
     })()";
+
+const SCREENS: [(u32, u32); 4] = [(320, 640), (390, 844), (768, 1024), (1440, 900)];
+
+/// The page as it stands, on every screen, by day and by night. Gives the colors of the paper.
+#[track_caller]
+fn readable(browser: &mut Browser) -> Vec<String> {
+    let mut papers = Vec::new();
+    for (width, height) in SCREENS {
+        for scheme in ["light", "dark"] {
+            browser.look(width, height, scheme);
+            let wide = browser.number("document.documentElement.scrollWidth");
+            assert!(
+                wide <= f64::from(width),
+                "{width} px wide: the page needs {wide} px"
+            );
+            let cut = browser.value(CUT);
+            assert_eq!(cut, "", "cut off at {width} px");
+            let faint = browser.value(FAINT);
+            assert_eq!(faint, "", "too faint in the {scheme}, {width} px");
+            papers.push(browser.value("getComputedStyle(document.body).backgroundColor"));
+        }
+    }
+    papers
+}
+
+/// What sticks out of the box that it belongs to.
+const CUT: &str = "[...document.querySelectorAll('.node, td, th, .sign')].filter(n => n.checkVisibility() && n.scrollWidth > n.clientWidth + 1) \
+    .map(n => n.className + ': ' + n.innerText).join()";
+
+const UNFOLD: &str = "document.querySelectorAll('details').forEach(d => d.open = true), document.querySelector('[value=all]').click(), true";
 
 #[test]
 fn it_is_readable_on_a_phone_and_on_a_desk_by_day_and_by_night() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
     let _service = start(socket, 2);
-    let mut papers = Vec::new();
-    for (width, height) in [(320, 640), (390, 844), (768, 1024), (1440, 900)] {
-        for scheme in ["light", "dark"] {
-            browser.look(width, height, scheme);
-            browser.open(&url);
-            browser.until(LIVE);
-            browser.until("document.querySelectorAll('#log li').length > 3");
-            browser.is("document.querySelectorAll('details').forEach(d => d.open = true), document.querySelector('[value=all]').click(), true");
-            let wide = browser.number("document.documentElement.scrollWidth");
-            assert!(
-                wide <= f64::from(width),
-                "{width} px wide: the page needs {wide} px"
-            );
-            let faint = browser.value(FAINT);
-            assert_eq!(faint, "", "too faint in the {scheme}");
-            papers.push(browser.value("getComputedStyle(document.body).backgroundColor"));
-        }
-    }
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelectorAll('#log li').length > 3 && samples.length > 1");
+    browser.is(UNFOLD);
+    let papers = readable(&mut browser);
     assert_ne!(papers[0], papers[1], "the night has its own paper");
 }
+
+#[test]
+fn two_generations_of_many_workers_are_readable_too() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let service = start_with(socket, "workers = 7\nreload.trial = '1h'");
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelectorAll('.gen.many .row').length === 7");
+    browser.is(UNFOLD);
+    let mut reload = service.reload_command().spawn_quiet();
+    browser.until(
+        "document.querySelector('.gen[data-generation=\"2\"] .role').textContent === 'is on trial'",
+    );
+    browser.until("document.querySelectorAll('.gen.many').length === 2");
+    browser.until("document.getAnimations().every(one => one.animationName !== 'arrive')");
+    readable(&mut browser);
+    assert_eq!(service.stop(), 0);
+    reload.wait().unwrap();
+}
+
+#[test]
+fn it_is_as_readable_when_the_connection_is_lost_and_tries_again_by_the_keyboard() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let address = socket.local_addr().unwrap();
+    let first = start(socket, 2);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelectorAll('#log li').length > 3 && samples.length > 1");
+    browser.is(UNFOLD);
+    let alive = browser.value(COLORS);
+    assert_eq!(first.stop(), 0);
+    browser.until("document.body.dataset.link === 'lost'");
+    // What has ended stays for a moment.
+    browser.until("document.querySelectorAll('.gone').length === 0");
+    assert_ne!(browser.value(COLORS), alive, "it has lost its colors");
+    readable(&mut browser);
+
+    // Nobody tries again but the user.
+    browser.is("again = () => {}, clearTimeout(timer), true");
+    let _second = start(TcpListener::bind(address).unwrap(), 1);
+    browser.is("document.activeElement.blur(), true");
+    for _ in 0..3 {
+        browser.key("Tab");
+        if browser.value("document.activeElement.id") == "again" {
+            break;
+        }
+    }
+    assert_eq!(browser.value("document.activeElement.id"), "again");
+    assert_ne!(browser.value(RING), "none");
+    browser.until("document.body.dataset.link === 'lost'");
+    browser.key("Enter");
+    browser.until("document.body.dataset.link !== 'lost'");
+    assert_eq!(
+        browser.value("document.activeElement.id"),
+        "service",
+        "the focus is not lost"
+    );
+}
+
+/// What is green while all is well.
+const COLORS: &str = "getComputedStyle(document.querySelector('#a-state')).color + getComputedStyle(document.querySelector('.chart path.a')).stroke";
 
 /// How the element that has the focus can be told from the others.
 const RING: &str = "getComputedStyle(document.activeElement.matches('input') ? document.activeElement.parentElement \
@@ -92,11 +190,11 @@ fn it_can_be_used_from_the_keyboard_and_named_by_a_screen_reader() {
         "questions",
         "SUMMARY",
         "range",
-        "/api/vitals?last=1",
-        "/api/service",
-        "/api/events",
-        "/api/vitals/stream",
-        "/healthz",
+        "api/vitals?last=1",
+        "api/service",
+        "api/events",
+        "api/vitals/stream",
+        "healthz",
     ];
     assert_eq!(stops, expected);
 

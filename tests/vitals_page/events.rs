@@ -2,7 +2,7 @@
 
 use super::{LIVE, browser, socket, start};
 
-const LINES: &str = "document.querySelectorAll('#log li').length";
+const LINES: &str = "document.querySelectorAll('#log [data-event]:not(.detail)').length";
 
 #[test]
 fn they_appear_as_they_happen_in_words() {
@@ -49,10 +49,85 @@ fn a_flood_of_them_floods_neither_the_page_nor_the_ear() {
          message: '', worker: 1, slot: 0, generation: 1, pid: 1, fields: { exit: 'signal ' + n } }]); return true; })()",
     );
     assert_eq!(browser.number(LINES), 120.0);
-    assert!(browser.text("#log li:first-child").contains("signal 1000"));
+    assert!(browser.text("#log [data-event]").contains("signal 1000"));
     // Five seconds later it says what there was in between.
     browser.until("document.querySelector('#heard').textContent.includes('and 998 more')");
     assert_eq!(browser.number("said"), 2.0);
+}
+
+#[test]
+fn the_details_of_many_workers_leave_the_story_as_it_is() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelector('#log [data-event=service-ready]') !== null");
+    browser.is(
+        "(() => { for (let n = 1; n <= 1000; n++) happened([{ number: newest + 1, time: 1, name: 'worker-exited', level: 'info', \
+         message: '', detail: true, worker: 1, slot: 0, generation: 1, pid: 1, fields: {} }]); return true; })()",
+    );
+    assert!(
+        browser.is("document.querySelector('#log [data-event=service-ready]').checkVisibility()")
+    );
+    assert_eq!(
+        browser.number("document.querySelectorAll('#log .detail').length"),
+        120.0
+    );
+}
+
+#[test]
+fn what_a_worker_has_not_heard_of_is_said() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("newest > 0");
+    browser.is("happened([], 3), true");
+    assert_eq!(
+        browser.text("#log .missed"),
+        "3 events that this worker has not heard of"
+    );
+}
+
+#[test]
+fn its_sentences_say_no_more_than_the_event() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    for (name, fields, says) in [
+        (
+            "image-changed",
+            "direction: 'forward'",
+            "The arbiter runs the program that is on disk now, in the same process",
+        ),
+        (
+            "image-changed",
+            "direction: 'back'",
+            "The arbiter is back in the program that ran before, in the same process",
+        ),
+        (
+            "image-changed",
+            "",
+            "The arbiter runs another program, in the same process",
+        ),
+        (
+            "lease-pauses",
+            "payload: 'p', lease_slot: 2, failures: 3, delay_seconds: 1",
+            "Payload “p” of slot 2 has failed 3×: it waits 1.0 s",
+        ),
+        (
+            "worker-killed",
+            "",
+            "Worker 1 is killed: what is left of its cleanup does not run",
+        ),
+    ] {
+        let event = format!("{{ slot: 1, generation: null, fields: {{ {fields} }} }}");
+        assert_eq!(browser.value(&format!("SAY['{name}']({event})")), says);
+    }
 }
 
 #[test]
@@ -67,6 +142,6 @@ fn an_event_that_it_does_not_know_has_the_words_of_the_log() {
         "happened([{ number: newest + 1, time: 1, name: 'from-the-future', level: 'warn', message: '<b>something</b>', \
          worker: null, slot: null, generation: null, pid: null, fields: {} }]), true",
     );
-    assert_eq!(browser.text("#log li:first-child p"), "<b>something</b>");
-    assert_eq!(browser.text("#log li:first-child code"), "from-the-future");
+    assert_eq!(browser.text("#log [data-event] p"), "<b>something</b>");
+    assert_eq!(browser.text("#log [data-event] code"), "from-the-future");
 }

@@ -18,6 +18,8 @@ mod access;
 mod browser;
 mod events;
 mod moves;
+mod reload;
+mod time;
 
 use std::net::TcpListener;
 
@@ -41,9 +43,11 @@ fn socket() -> (TcpListener, String) {
 
 /// The real binary on a passed socket; it may not yet accept, but a connection waits in the socket's queue.
 fn start(socket: TcpListener, workers: u32) -> Service {
-    Setup::shipped(&format!("workers = {workers}"))
-        .pass(socket)
-        .start()
+    start_with(socket, &format!("workers = {workers}"))
+}
+
+fn start_with(socket: TcpListener, configuration: &str) -> Service {
+    Setup::shipped(configuration).pass(socket).start()
 }
 
 const LIVE: &str = "document.body.dataset.link === 'live'";

@@ -1,61 +1,13 @@
 //! What the page shows while the service changes under it.
 
-use super::{LIVE, browser, socket, start};
+use std::net::SocketAddr;
 
-#[test]
-fn a_reload_shows_both_generations_and_then_the_new_one() {
-    let Some(mut browser) = browser() else { return };
-    let (socket, url) = socket();
-    let service = start(socket, 2);
-    browser.open(&url);
-    browser.until(LIVE);
-    browser.until("document.querySelectorAll('.row').length === 2");
-    browser.is(
-        "globalThis.most = '', new MutationObserver(() => { \
-         const seen = [...document.querySelectorAll('.gen')].map(g => g.dataset.generation).join(); \
-         if (seen.length > most.length) most = seen; }).observe(document.querySelector('#tree'), { childList: true }), true",
-    );
-    assert!(service.reload().status.success());
-    browser.until("document.querySelector('.gen h3 b').textContent === 'Generation 2' && document.querySelectorAll('.gen').length === 1");
-    assert_eq!(
-        browser.value("most"),
-        "1,2",
-        "side by side, the old one first"
-    );
-    browser.until("document.querySelectorAll('.row').length === 2 && [...document.querySelectorAll('.phase')].every(p => p.textContent === 'serving')");
-    browser.until("document.querySelector('#a-gen').textContent === '2'");
-    for event in ["reload-started", "image-changed", "reloaded"] {
-        browser.until(&format!(
-            "document.querySelector('#log [data-event={event}]') !== null"
-        ));
-    }
-    browser.until(
-        "document.querySelector('#log').innerText.includes('Generation 2 has taken over, after')",
-    );
-    let twice = "(seen => seen.length - new Set(seen).size)([...document.querySelectorAll('#log [data-event=reloaded]')].map(l => l.innerText))";
-    assert_eq!(
-        browser.number(twice),
-        0.0,
-        "each event once, although the stream was another"
-    );
-    assert_eq!(browser.complaints(), [""; 0]);
-}
+use nix::sys::signal::Signal;
 
-#[test]
-fn a_reload_that_fails_says_why() {
-    let Some(mut browser) = browser() else { return };
-    let (socket, url) = socket();
-    let service = start(socket, 1);
-    browser.open(&url);
-    browser.until(LIVE);
-    service.configure("workers = 1\nno_such_key = true\n");
-    assert!(!service.reload().status.success());
-    browser.until("!document.querySelector('#a-trouble').hidden && document.querySelector('#a-trouble').textContent.includes('no_such_key')");
-    browser.until("document.querySelector('#log [data-event=reload-failed]')?.innerText.includes('generation 1 serves on')");
-    service.configure("workers = 1\n");
-    assert!(service.reload().status.success());
-    browser.until("document.querySelector('#a-trouble').hidden");
-}
+use super::support::eventually;
+use super::support::http::Client;
+use super::support::service::{LIMIT, signal_to};
+use super::{LIVE, browser, socket, start, start_with};
 
 #[test]
 fn it_asks_nobody_but_its_own_service() {
@@ -79,54 +31,127 @@ fn it_asks_nobody_but_its_own_service() {
     assert_eq!(asked.iter().find(foreign), None);
 }
 
-/// The generation of the worker in which the sampler sits, as the tree shows it and as the table does.
-const SEAT: &str = "[...document.querySelectorAll('.tasks .holds')].map(h => h.closest('.gen').dataset.generation).join()";
-const HELD_BY: &str = "(document.querySelector('#leases tbody tr')?.cells[1].innerText ?? '')";
+fn samples(address: SocketAddr) -> Option<usize> {
+    let vitals = Client::connect(address).ok()?.get("/api/vitals").ok()?;
+    let vitals: serde_json::Value = serde_json::from_str(&vitals.body).ok()?;
+    Some(vitals["samples"].as_array()?.len())
+}
 
 #[test]
-fn the_sampler_sits_in_one_worker_and_moves_with_a_reload_and_its_history_with_it() {
+fn without_a_sampler_it_says_how_old_the_data_is_and_shows_the_service_on() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let service = start(socket, 2);
+    let address = socket.local_addr().unwrap();
+    let service = start_with(
+        socket,
+        "workers = 2\ntimeouts.heartbeat_serving = '10m'\n[app]\nsample_interval = '100ms'",
+    );
+    service.event("service-ready");
+    eventually("some samples", LIMIT, || {
+        samples(address).filter(|count| *count > 5)
+    });
+    let holder = eventually("a sampler", LIMIT, || {
+        service.status()["leases"][0]["holder"]["pid"].as_u64()
+    });
+    let holder = u32::try_from(holder).unwrap();
+    signal_to(holder, Signal::SIGSTOP);
+    eventually("a word about it", LIMIT, || {
+        let health = Client::connect(address).ok()?.get("/healthz").ok()?;
+        health.body.contains("has been silent for").then_some(())
+    });
+
+    // Somebody who comes only now is told as well, at once.
     browser.open(&url);
     browser.until(LIVE);
+    let says = browser.text("#sampled");
+    let age = says
+        .strip_prefix("no data for ")
+        .map(|rest| rest.split(' ').next());
+    let age: Option<u32> = age.flatten().and_then(|age| age.parse().ok());
+    assert!(age.is_some_and(|age| age >= 5), "{says}");
+    assert!(says.ends_with("is silent"), "{says}");
+    let up = browser.text("#a-up");
     browser.until(&format!(
-        "{SEAT} === '1' && {HELD_BY}.includes('generation 1')"
+        "document.querySelector('#a-up').textContent !== '{up}'"
     ));
-    browser.until("document.querySelectorAll('.tasks .elsewhere').length === 1");
-    browser.until("document.querySelector('#sampled').textContent.endsWith('generation 1')");
-    browser.until("samples.length >= 3");
-    let first = browser.number("samples[0].time");
-    assert!(service.reload().status.success());
-    browser.until(&format!(
-        "{SEAT} === '2' && {HELD_BY}.includes('generation 2')"
-    ));
-    browser.until(
-        "document.querySelector('#log').innerText.includes('Payload “sampler” goes to worker')",
-    );
-    browser.until("document.querySelector('#sampled').textContent.endsWith('generation 2')");
+    // What was measured long ago is not shown as of now; what the service counts itself is.
+    browser.until("[...document.querySelectorAll('.cpu')].every(n => n.textContent === '–')");
+    browser.until("/, [0-9.,]+ requests\\/s,/.test(document.querySelector('#sum').textContent)");
+    let busy = std::iter::repeat_with(|| Client::connect(address)?.get("/healthz"));
+    assert!(busy.take(50).all(|answer| answer.is_ok()));
+    browser.until("[...perWorker.values()].some(rate => rate > 0)");
 
-    // Somebody who comes only now sees what was before.
-    browser.open(&url);
-    browser.until(&format!(
-        "samples.length >= 4 && samples[0].time === {first}"
-    ));
+    signal_to(holder, Signal::SIGCONT);
+    browser.until("document.querySelector('#sampled').textContent.startsWith('measured by')");
+    browser.until("[...document.querySelectorAll('.cpu')].every(n => n.textContent !== '–')");
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
 #[test]
-fn without_a_sampler_it_says_that_there_is_no_data_and_shows_the_service_on() {
+fn with_nobody_to_hold_the_sampler_it_does_not_say_who_measures() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
     let _service = start(socket, 1);
     browser.open(&url);
     browser.until(LIVE);
     browser.until("samples.length >= 1");
-    // As the stream says it while nobody samples.
-    let up = browser.text("#a-up");
-    let says = "lastSample -= 60000, sampled(), document.querySelector('#sampled').textContent";
-    assert!(browser.value(says).starts_with("no data for 1 min"));
-    browser.until(&format!(
-        "document.querySelector('#a-up').textContent !== '{up}'"
-    ));
+    for (age, says) in [
+        ("0", "no worker runs the sampler at this moment"),
+        ("60000", "no data for 1 min 0 s: no worker runs the sampler"),
+    ] {
+        let script =
+            format!("sampler = null, lastSample = performance.now() - {age}, sampled(), true");
+        browser.is(&format!(
+            "{script}, globalThis.said = document.querySelector('#sampled').textContent, true"
+        ));
+        assert_eq!(browser.value("said"), says);
+    }
+}
+
+#[test]
+fn it_is_alive_only_when_it_has_shown_what_came() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.is("service = () => { throw new Error('spoiled by the test') }, true");
+    browser.until("document.body.dataset.link === 'lost'");
+    assert!(
+        browser
+            .complaints()
+            .iter()
+            .any(|said| said.contains("spoiled by the test"))
+    );
+}
+
+#[test]
+fn it_offers_itself_anew_when_the_service_is_of_another_version() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    assert!(browser.is("document.querySelector('#renew').hidden"));
+    browser.is("version = '0.0.0', true");
+    browser.until("!document.querySelector('#renew').hidden");
+    browser.is("globalThis.before = true, document.querySelector('#anew').click(), true");
+    browser.until("typeof before === 'undefined' && document.querySelector('#renew').hidden");
+    browser.until(LIVE);
+}
+
+#[test]
+fn a_table_says_how_much_of_it_is_not_shown() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    assert!(browser.is("document.querySelector('#leases').tFoot.hidden"));
+    browser.is(
+        "globalThis.lease = slot => ({ payload: 'p', scope: 'slot', slot, holder: null, finished: false, grants: 0, gap: 0 }), \
+         leases(Array.from({ length: 70 }, (_, slot) => lease(slot))), \
+         globalThis.seen = [document.querySelector('#leases').tBodies[0].rows.length, document.querySelector('#leases').tFoot.checkVisibility(), document.querySelector('#leases').tFoot.innerText.trim()].join(), true",
+    );
+    assert_eq!(browser.value("seen"), "64,true,and 6 more");
 }
