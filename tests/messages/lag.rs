@@ -43,7 +43,8 @@ fn a_frozen_worker_costs_only_its_own_subscribers_and_they_hear_how_many() {
     println!("a call of publish, ns: {before:?}; with a frozen worker: {during:?}");
     workers.wait_for(other, 2 * COUNT).is_complete();
     workers.wait_for(publisher, 2 * COUNT).is_complete();
-    assert!(during.p99 < 1_000_000, "{during:?}");
+    // One that waited for the frozen worker would take seconds.
+    assert!(during.p99 < 100_000_000, "{during:?}");
     // It waits for room, and that must cost nothing.
     let ticks = || stat(publisher).unwrap().1.ticks + stat(other).unwrap().1.ticks;
     let start = ticks();
