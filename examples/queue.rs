@@ -13,8 +13,11 @@
 //!
 //! - A job belongs to one slot, and that slot's payload runs in one worker at a time: the lease sees to it.
 //! - A job that was begun is finished when the worker is told to leave.
-//! - If the worker dies under it, it is done again by the next one: *at least once*. After five such deaths it is left
-//!   alone, since it may be what kills them.
+//! - If the worker dies under it, it is done again by the next one: *at least once*. So it is after an error, and if it
+//!   had to be aborted because it was not done 10 s after the worker had been told to leave: a job that takes longer is
+//!   begun anew at each reload.
+//! - After five attempts it is parked, since it may be what kills the workers: the log says so, `/jobs` counts it, and
+//!   nobody takes it before somebody sets its `attempts` and `parked` to 0.
 //! - A result is written only by the last one who took the job, see [`Queue::finish`].
 
 use std::path::PathBuf;
@@ -33,6 +36,9 @@ use serde::{Deserialize, Serialize};
 
 /// The topic on which the workers tell each other that there is something to do.
 const NEW_JOBS: &str = "new jobs";
+
+/// How often a job is begun.
+const ATTEMPTS: u32 = 5;
 
 /// The `[app]` table.
 #[derive(Deserialize)]
@@ -89,6 +95,13 @@ async fn load(context: Context<Settings>, _prepared: &'static ()) -> payload::Re
 async fn consume(context: PayloadContext, work: Duration) -> payload::Result<()> {
     let queue = context.state::<Queue>()?;
     let share = Share::of(&context)?;
+    for job in queue.park(share).await? {
+        tracing::warn!(
+            job,
+            attempts = ATTEMPTS,
+            "a job is parked: no attempt came to its end"
+        );
+    }
     let stop = context.stop_token();
     // Asked between two jobs only, so that the one in work is finished.
     while !stop.is_fired() {
@@ -150,6 +163,7 @@ const SCHEMA: &str = "
         text TEXT NOT NULL,
         attempts INTEGER NOT NULL DEFAULT 0,
         epoch INTEGER NOT NULL DEFAULT 0, -- of who took it last
+        parked INTEGER NOT NULL DEFAULT 0,
         result TEXT
     ) STRICT;
     CREATE INDEX IF NOT EXISTS open ON jobs (id) WHERE result IS NULL;
@@ -166,17 +180,33 @@ struct Job {
     id: i64,
     text: String,
     attempts: u32,
+    parked: bool,
     result: Option<String>,
 }
 
 impl Queue {
+    /// Leaves those jobs of this share alone that were begun too often; which ones are new among them. Only when a
+    /// consumer begins: then none is in work, and whatever has broken an attempt off is behind it.
+    async fn park(&self, share: Share) -> payload::Result<Vec<i64>> {
+        let Share { slot, slots, epoch } = share;
+        self.call(move |connection| {
+            let park = "UPDATE jobs SET parked = 1
+                WHERE result IS NULL AND NOT parked AND id % ?2 = ?1 AND epoch <= ?3 AND attempts >= ?4
+                RETURNING id";
+            let mut park = connection.prepare_cached(park)?;
+            let ids = park.query_map(params![slot, slots, epoch, ATTEMPTS], |row| row.get(0))?;
+            ids.collect()
+        })
+        .await
+    }
+
     /// The next job of this share, which is now ours. It may have been somebody else's who died, or our own before an
     /// error: we do one at a time, so none that is open is in work.
     async fn take(&self, share: Share) -> payload::Result<Option<Job>> {
         let Share { slot, slots, epoch } = share;
         self.call(move |connection| {
             let next = "UPDATE jobs SET epoch = ?3, attempts = attempts + 1 WHERE id =
-                (SELECT id FROM jobs WHERE result IS NULL AND id % ?2 = ?1 AND epoch <= ?3 AND attempts < 5
+                (SELECT id FROM jobs WHERE result IS NULL AND NOT parked AND id % ?2 = ?1 AND epoch <= ?3
                  ORDER BY id LIMIT 1)
                 RETURNING *";
             let mut next = connection.prepare_cached(next)?;
@@ -214,6 +244,7 @@ impl Job {
             id: row.get("id")?,
             text: row.get("text")?,
             attempts: row.get("attempts")?,
+            parked: row.get("parked")?,
             result: row.get("result")?,
         })
     }
@@ -248,17 +279,20 @@ async fn look(State(queue): State<Queue>, Path(id): Path<i64>) -> Result<Respons
 #[derive(Serialize)]
 struct Counts {
     open: i64,
+    parked: i64,
     done: i64,
 }
 
 async fn count(State(queue): State<Queue>) -> Result<Json<Counts>, Failure> {
     let counts = queue.call(|connection| {
-        let mut all = connection
-            .prepare_cached("SELECT count(*) - count(result), count(result) FROM jobs")?;
+        let all = "SELECT count(*) FILTER (WHERE result IS NULL AND NOT parked),
+            count(*) FILTER (WHERE result IS NULL AND parked), count(result) FROM jobs";
+        let mut all = connection.prepare_cached(all)?;
         all.query_one([], |row| {
             Ok(Counts {
                 open: row.get(0)?,
-                done: row.get(1)?,
+                parked: row.get(1)?,
+                done: row.get(2)?,
             })
         })
     });

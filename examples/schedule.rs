@@ -72,7 +72,12 @@ async fn schedule(context: PayloadContext, settings: Settings) -> payload::Resul
     // stop it is gone, and we begin with what is due next. To make up for that too, write it down instead.
     let mut next = match context.kept() {
         Some(kept) => str::from_utf8(&kept)?.parse()?,
-        None => timetable.now() + 1,
+        None => {
+            let first = timetable.now() + 1;
+            // At once: if this run fails, whoever tries next must know of it.
+            context.keep(first.to_string())?;
+            first
+        }
     };
     while !stop.is_fired() {
         let wait = timetable.until(next);

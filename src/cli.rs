@@ -336,9 +336,10 @@ mod tests {
             "run --config f --workers 2",
         ];
         for line in same {
-            let flags = run(line).unwrap().flags;
-            assert_eq!(flags.file, Some("f".into()));
-            assert!(!flags.clone().others_than(&["workers"]) || flags.file.is_some());
+            let mut flags = run(line).unwrap().flags;
+            assert_eq!(flags.file.take(), Some("f".into()));
+            assert!(flags.others_than(&[]), "with the number of workers");
+            assert!(!flags.others_than(&["workers"]), "and nothing else");
         }
         run("--control /x status").unwrap();
     }

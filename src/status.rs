@@ -98,7 +98,7 @@ pub struct Arbiter {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Worker {
-    /// Its number, which no other worker of this service ever has.
+    /// Its number, which no other worker has as long as the service runs.
     #[serde(default)]
     pub worker: u64,
     /// The stable place that it fills.

@@ -48,6 +48,7 @@ impl Disturbance {
 /// Puts a new file in the place of the program that runs.
 pub(crate) fn upgrade(program: &Path) -> Result<(), Error> {
     let new = program.with_extension("new");
+    // By the only thread that starts processes, as where the server was copied first.
     fs::copy(program, &new)?;
     fs::rename(new, program)?;
     Ok(())

@@ -93,6 +93,8 @@ impl Server {
             program: folder.path().join("loss"),
             control: folder.path().join("control"),
         };
+        // Only this thread starts processes: what another one forked now would hold the copy open for writing, and a
+        // file that is written cannot be run.
         fs::copy(std::env::current_exe()?, &paths.program)?;
         let address = free_address()?;
         let mut command = Command::new(&paths.program);

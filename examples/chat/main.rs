@@ -13,7 +13,7 @@
 //! - A worker that drains says goodbye (close code 1001), and listens until the client has said it too. So what was on
 //!   its way is published as well.
 //! - The client connects again, to a worker of the new generation. That has heard everything since it was started,
-//!   before the old one drained, and begins with what was said last. Lines are numbered: the client drops those that it
+//!   before the old one drained, and begins with what was said last. Lines have names: the client drops those that it
 //!   has already.
 
 use std::collections::VecDeque;
@@ -37,12 +37,12 @@ const TOPIC: &str = "chat";
 const RECENT: usize = 200;
 /// The longest line that somebody can say, in bytes. A message between workers has room for 64 KiB.
 const LONGEST: usize = 8 * 1024;
-/// For the other half of a goodbye.
+/// For the other half of a goodbye, and for all that a guest has still to take when the worker drains.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn load(context: Context) -> payload::Result<App> {
     let room = Arc::new(Room {
-        worker: context.worker(),
+        mark: fastrand::u64(..),
         said: AtomicU64::new(0),
         recent: Mutex::default(),
         lines: broadcast::Sender::new(RECENT),
@@ -66,7 +66,9 @@ async fn load(context: Context) -> payload::Result<App> {
 
 /// What the clients of one worker share.
 struct Room {
-    worker: u64,
+    /// Drawn in this worker. Its number would not do: after a restart of the service there is another worker 1, and a
+    /// page that is still open would take what that one says for what it has.
+    mark: u64,
     /// How many lines this worker has numbered.
     said: AtomicU64,
     /// What was said last, in any worker.
@@ -80,7 +82,7 @@ struct Room {
 /// As it goes to the other workers and to the clients.
 #[derive(Serialize)]
 struct Line<'a> {
-    /// No other line has it: no two workers of a service have the same number.
+    /// No other line has it.
     id: String,
     name: &'a str,
     text: &'a str,
@@ -89,7 +91,7 @@ struct Line<'a> {
 impl Room {
     fn say(&self, name: &str, text: &str) -> payload::Result<()> {
         let number = self.said.fetch_add(1, Ordering::Relaxed);
-        let id = format!("{}-{number}", self.worker);
+        let id = format!("{:016x}-{number}", self.mark);
         let line = serde_json::to_vec(&Line { id, name, text })?;
         // To everybody in every worker, the one who says it among them.
         Ok(self.messages.publish(TOPIC, line)?)
@@ -144,10 +146,21 @@ async fn enter(
         .max_message_size(LONGEST)
         .on_upgrade(async move |mut socket| {
             // Most connections end without a goodbye: that is no failure of the service.
-            if let Err(error) = talk(&mut socket, &room, &guest.name).await {
+            let ended = tokio::select! {
+                ended = talk(&mut socket, &room, &guest.name) => ended,
+                () = out_of_patience(&room) => Err("it does not take what it is sent".into()),
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, guest = guest.name, "a guest is gone");
             }
         })
+}
+
+/// A guest that reads nothing keeps a line from being sent, for as long as it likes. That holds up nobody before the
+/// worker drains, and must not hold up the worker.
+async fn out_of_patience(room: &Room) {
+    room.drain.fired().await;
+    tokio::time::sleep(PATIENCE).await;
 }
 
 async fn talk(socket: &mut WebSocket, room: &Room, name: &str) -> payload::Result<()> {

@@ -70,7 +70,8 @@ impl<S> Context<S> {
         &self.0.settings
     }
 
-    /// The number of this worker, which no other worker of this service ever has.
+    /// The number of this worker. No other one has it as long as the service runs, over all its reloads; a service
+    /// that is started anew counts from 1 again.
     pub fn worker(&self) -> u64 {
         self.0.worker
     }

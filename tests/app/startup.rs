@@ -140,11 +140,9 @@ async fn a_stop_that_comes_with_the_end_of_the_last_step_still_unwinds_that_step
         .unwrap_err();
     assert!(failed.failure().is_cancelled());
     let lines = failed.trace().lines();
-    assert_eq!(
-        lines.contains(&"startup 'last' done".to_owned()),
-        lines.contains(&"teardown 'last' done".to_owned()),
-        "a step that succeeded is torn down: {lines:?}"
-    );
+    for line in ["startup 'last' done", "teardown 'last' done"] {
+        assert!(lines.contains(&line.to_owned()), "{line}: {lines:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

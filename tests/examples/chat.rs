@@ -1,6 +1,7 @@
 //! `examples/chat`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use socket2::SockRef;
 use tungstenite::error::ProtocolError;
 
+use crate::manager::Manager;
 use crate::support::service::{Service, Setup, signal_to};
 use crate::support::websocket::{self, CloseCode, Error, Message, WebSocket};
 use crate::support::{DEADLINE, eventually};
@@ -211,6 +214,34 @@ fn nobody_loses_a_line_over_reloads() {
     assert_eq!(service.stop(), 0);
 }
 
+/// Its workers are numbered from 1 again; a line that has the name of an older one would not be heard.
+#[test]
+fn nobody_loses_a_line_over_a_restart_of_the_service() {
+    let manager = Manager::new(100);
+    let life = || manager.serve(Setup::example("chat", "workers = 1"));
+    let mut guest = Guest::new("guest", manager.address());
+    let say = |guest: &mut Guest, lines| {
+        for count in lines {
+            assert!(guest.say());
+            guest.listen_until_heard(count);
+        }
+    };
+    let first = life();
+    say(&mut guest, 1..=3);
+    first.signal(Signal::SIGUSR2);
+    eventually("a goodbye", DEADLINE, || {
+        guest.listen();
+        guest.socket.is_none().then_some(())
+    });
+    assert_eq!(guest.ends, [Some(CloseCode::Away)]);
+    assert_eq!(first.exit(), 0);
+    let second = life();
+    say(&mut guest, 4..=6);
+    assert_eq!(guest.lines().len(), 6);
+    drop(guest);
+    assert_eq!(second.stop(), 0);
+}
+
 #[test]
 fn guests_of_a_worker_that_is_killed_go_on_with_another() {
     let service = chat(2);
@@ -277,6 +308,28 @@ fn a_stop_does_not_wait_long_for_a_guest_who_is_silent() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[test]
+fn a_stop_does_not_wait_long_for_a_guest_who_reads_nothing() {
+    let settings = "workers = 1\n[timeouts]\ngraceful = '2m'\n";
+    let service = Setup::example("chat", settings).serve();
+    let deaf = websocket::connect(service.address(), "/chat?name=deaf");
+    SockRef::from(deaf.get_ref())
+        .set_recv_buffer_size(4096)
+        .unwrap();
+    // More than the worker's side can have in its buffer.
+    let buffer = fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").unwrap();
+    let most: usize = buffer.split_whitespace().last().unwrap().parse().unwrap();
+    let line = "x".repeat(8000);
+    let mut speaker = websocket::connect(service.address(), "/chat?name=speaker");
+    for _ in 0..(most + (1 << 20)) / line.len() {
+        speaker.send(line.as_str().into()).unwrap();
+        assert!(websocket::text(&mut speaker).contains(&line));
+    }
+    drop(speaker);
+    assert_eq!(service.stop(), 0);
+    drop(deaf);
 }
 
 /// A line crosses the goodbye on its way: the guest has not read that yet.

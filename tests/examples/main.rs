@@ -15,8 +15,13 @@ mod support;
 #[path = "../../examples/behind_proxy/forwarded.rs"]
 mod rules;
 
+#[allow(dead_code, reason = "what other tests use of it")]
+#[path = "../restart/manager.rs"]
+mod manager;
+
 mod chat;
 mod forwarded;
+mod hello;
 mod proxy;
 mod queue;
 mod schedule;

@@ -11,13 +11,18 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 
+use crate::manager::Manager;
 use crate::support::http::{Client, get, request};
 use crate::support::service::{Record, Service, Setup, signal_to};
 use crate::support::{DEADLINE, eventually, skip};
 use crate::users::{Users, ask, post};
 
+fn setup() -> Setup {
+    Setup::example("behind_proxy", "workers = 2\n[reload]\ntrial = '200ms'")
+}
+
 fn service() -> Service {
-    Setup::example("behind_proxy", "workers = 2\n[reload]\ntrial = '200ms'").serve()
+    setup().serve()
 }
 
 /// A proxy in front of a service. Dropping it kills it.
@@ -28,7 +33,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn nginx(service: &Service) -> Option<Self> {
+    fn nginx(service: SocketAddr) -> Option<Self> {
         let server = include_str!("../../examples/behind_proxy/nginx.conf");
         let around = "
             daemon off; user root; worker_processes 2; pid @FOLDER@/pid; error_log @FOLDER@/log;
@@ -40,7 +45,7 @@ impl Proxy {
                 include @FOLDER@/server.conf;
             }";
         Self::start("nginx", |folder, address| {
-            let server = replaced(server, "127.0.0.1:8080", &service.address().to_string());
+            let server = replaced(server, "127.0.0.1:8080", &service.to_string());
             let server = replaced(&server, "listen 80;", &format!("listen {address};"));
             fs::write(folder.join("server.conf"), server).unwrap();
             let around = around.replace("@FOLDER@", folder.to_str().unwrap());
@@ -54,14 +59,10 @@ impl Proxy {
         })
     }
 
-    fn haproxy(service: &Service) -> Option<Self> {
+    fn haproxy(service: SocketAddr) -> Option<Self> {
         let configuration = include_str!("../../examples/behind_proxy/haproxy.cfg");
         Self::start("haproxy", |folder, _| {
-            let text = replaced(
-                configuration,
-                "127.0.0.1:8080",
-                &service.address().to_string(),
-            );
+            let text = replaced(configuration, "127.0.0.1:8080", &service.to_string());
             let text = replaced(&text, "bind :80", "bind fd@0");
             fs::write(folder.join("haproxy.cfg"), text).unwrap();
             let mut command = Command::new("haproxy");
@@ -181,7 +182,7 @@ fn no_two_requests_have_the_same_number() {
 #[test]
 fn nginx() {
     let service = service();
-    if let Some(proxy) = Proxy::nginx(&service) {
+    if let Some(proxy) = Proxy::nginx(service.address()) {
         behind(&proxy, &service, 502);
     }
 }
@@ -189,12 +190,22 @@ fn nginx() {
 #[test]
 fn haproxy() {
     let service = service();
-    if let Some(proxy) = Proxy::haproxy(&service) {
+    if let Some(proxy) = Proxy::haproxy(service.address()) {
         behind(&proxy, &service, 503);
     }
 }
 
-/// All that a proxy can see of a service.
+#[test]
+fn nginx_over_a_restart() {
+    a_restart_is_a_moments_wait(Proxy::nginx);
+}
+
+#[test]
+fn haproxy_over_a_restart() {
+    a_restart_is_a_moments_wait(Proxy::haproxy);
+}
+
+/// What a proxy sees of a service as long as that goes on, and of its end.
 fn behind(proxy: &Proxy, service: &Service, gone: u16) {
     clients_are_known(proxy, service);
     a_reload_is_not_seen(proxy, service);
@@ -218,15 +229,19 @@ fn clients_are_known(proxy: &Proxy, service: &Service) {
     assert_ne!(second.header("x-request-id"), Some(number.as_str()));
 }
 
-/// Requests that a proxy does not send again: each that fails would be seen.
-fn a_reload_is_not_seen(proxy: &Proxy, service: &Service) {
-    let users = Users::start(proxy.address, 6, |client, user, _| {
+fn users_of(proxy: &Proxy) -> Users<()> {
+    Users::start(proxy.address, 6, |client, user, _| {
         if user == 0 {
+            // A request that a proxy does not send again: if it failed, that would be seen.
             ask(client, &post("/slow", ""), 200);
         } else {
             ask(client, &request("/"), 200);
         }
-    });
+    })
+}
+
+fn a_reload_is_not_seen(proxy: &Proxy, service: &Service) {
+    let users = users_of(proxy);
     for _ in 0..4 {
         users.advance(200);
         let reload = service.reload();
@@ -237,6 +252,28 @@ fn a_reload_is_not_seen(proxy: &Proxy, service: &Service) {
     service.wait_until_replaced(killed);
     users.advance(200);
     users.finish();
+}
+
+/// As `systemctl restart` does it, with a socket that is the manager's.
+fn a_restart_is_a_moments_wait(proxy: impl Fn(SocketAddr) -> Option<Proxy>) {
+    let manager = Manager::new(100);
+    let mut service = manager.serve(setup());
+    let Some(proxy) = proxy(manager.address()) else {
+        return;
+    };
+    let users = users_of(&proxy);
+    for _ in 0..2 {
+        users.advance(200);
+        manager.end(&service);
+        let kept = service.event("connections-kept");
+        assert!(kept.number("kept") > 0, "{kept}");
+        assert_eq!(kept.number("closed"), 0, "{kept}");
+        service = manager.serve(setup());
+    }
+    users.advance(200);
+    users.finish();
+    drop(proxy);
+    assert_eq!(service.stop(), 0);
 }
 
 fn a_stop_answers_what_is_in_flight(proxy: &Proxy, service: &Service, gone: u16) {

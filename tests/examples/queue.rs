@@ -32,26 +32,24 @@ fn enqueue(service: &Service, count: usize) {
     }
 }
 
-fn counts(service: &Service) -> (u64, u64) {
+/// How many jobs are open, parked and done.
+fn counts(service: &Service) -> [u64; 3] {
     let counts: Value = serde_json::from_str(&service.get("/jobs")).unwrap();
-    (
-        counts["open"].as_u64().unwrap(),
-        counts["done"].as_u64().unwrap(),
-    )
+    ["open", "parked", "done"].map(|which| counts[which].as_u64().unwrap())
 }
 
 #[track_caller]
 fn wait_until_done(service: &Service, at_least: u64) {
     eventually("jobs are done", DEADLINE, || {
-        (counts(service).1 >= at_least).then_some(())
+        (counts(service)[2] >= at_least).then_some(())
     });
 }
 
 /// Every job, each of which was done by the slot that it belongs to.
 #[track_caller]
 fn done(service: &Service) -> Vec<Job> {
-    let (open, count) = counts(service);
-    assert_eq!(open, 0);
+    let [open, parked, count] = counts(service);
+    assert_eq!((open, parked), (0, 0));
     let jobs = (1..=count).map(|id| {
         let job: Value = serde_json::from_str(&service.get(&format!("/jobs/{id}"))).unwrap();
         let result = job["result"].as_str().unwrap();
@@ -161,7 +159,7 @@ fn a_result_of_somebody_who_was_overtaken_is_dropped() {
         (database.execute(overtake, []).unwrap() == 1).then_some(())
     });
     service.message("somebody else has taken the job meanwhile; the result is dropped");
-    assert_eq!(counts(&service), (1, 0));
+    assert_eq!(counts(&service), [1, 0, 0]);
     // Whoever has the share next has a greater epoch.
     assert!(service.reload().status.success());
     wait_until_done(&service, 1);
@@ -170,13 +168,34 @@ fn a_result_of_somebody_who_was_overtaken_is_dropped() {
 }
 
 #[test]
-fn a_job_that_has_killed_five_workers_is_left_alone() {
-    let service = queue(1, "5ms");
+fn a_job_that_was_begun_five_times_in_vain_is_parked() {
+    let service = queue(1, "600s");
     let database = database(service.folder());
     database
-        .execute_batch("INSERT INTO jobs (text, attempts) VALUES ('deadly', 5), ('harmless', 0)")
+        .execute_batch("INSERT INTO jobs (text, attempts) VALUES ('deadly', 4), ('harmless', 0)")
         .unwrap();
-    wait_until_done(&service, 1);
-    assert_eq!(counts(&service), (1, 1));
-    assert_eq!(service.stop(), 0);
+    let begun = |job: u32, attempts: u32| {
+        let number = "SELECT attempts FROM jobs WHERE id = ?";
+        eventually("it is begun", DEADLINE, || {
+            let begun: u32 = database.query_one(number, [job], |row| row.get(0)).unwrap();
+            (begun == attempts).then_some(())
+        });
+    };
+    begun(1, 5);
+    assert_eq!(counts(&service), [2, 0, 0], "this attempt could end well");
+    for attempt in 1..=2 {
+        let killed = service.workers()[0];
+        signal_to(killed, Signal::SIGKILL);
+        service.wait_until_replaced(killed);
+        begun(2, attempt);
+        let parked = service.count("it is told", 1, |record| {
+            record.text("message") == "a job is parked: no attempt came to its end"
+        });
+        assert_eq!(parked.len(), 1, "once");
+        assert_eq!(
+            (&parked[0]["job"], parked[0].text("level")),
+            (&1.into(), "warn")
+        );
+        assert_eq!(counts(&service), [1, 1, 0]);
+    }
 }

@@ -1,8 +1,10 @@
 //! `examples/schedule.rs`.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
@@ -110,13 +112,38 @@ fn what_was_due_meanwhile_is_made_up_for() {
     signal_to(frozen, Signal::SIGCONT);
     advance(&service, 3);
     assert_eq!(service.stop(), 0);
-    let made = std::fs::read_dir(service.folder().join("reports")).unwrap();
+    let made = fs::read_dir(service.folder().join("reports")).unwrap();
     let made = made.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut made: Vec<u64> = made
         .filter_map(|name| name.strip_suffix(".txt")?.parse().ok())
         .collect();
     made.sort_unstable();
     assert!(check(&service, &made) >= 3);
+}
+
+/// Nothing is kept before it, and it was due all the same.
+#[test]
+fn a_first_run_that_fails_is_made_up_for() {
+    let setup = schedule(2, 1000);
+    let reports = setup.folder().join("reports");
+    // A folder that nobody can write into, not even root.
+    symlink("/proc/self", &reports).unwrap();
+    let service = setup.serve();
+    let failed = |record: &Record| record.is("payload-failed");
+    service.record("the first run", failed);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let due = u64::try_from(since.as_millis()).unwrap() / 100;
+    service.count("it is tried again and again", 3, failed);
+    let (good, link) = (service.folder().join("good"), service.folder().join("link"));
+    fs::create_dir(&good).unwrap();
+    symlink(&good, &link).unwrap();
+    fs::rename(link, reports).unwrap();
+    let first = eventually("a report", DEADLINE, || runs(&service).first().copied());
+    assert!(
+        first <= due,
+        "{first} was not the first one to be due: {due}"
+    );
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]

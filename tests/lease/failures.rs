@@ -133,7 +133,9 @@ fn one_that_blocks_its_thread_keeps_it_to_the_end_of_its_worker() {
 
 #[test]
 fn one_that_does_not_stop_is_aborted_and_moves() {
-    let service = policy("workers = 1\n[reload]\ntrial = '100ms'", "critical").serve();
+    let timeouts = "[timeouts]\ngraceful = '60s'\ncleanup = '60s'";
+    let settings = format!("workers = 1\n[reload]\ntrial = '100ms'\n{timeouts}");
+    let service = policy(&settings, "critical").serve();
     let ledger = Ledger::of(&service);
     let first = ledger.wait_for(1)[0].pid;
     ledger.tell("ignore");
@@ -141,7 +143,8 @@ fn one_that_does_not_stop_is_aborted_and_moves() {
     let stints = ledger.wait_for(2);
     assert!(!stints[0].ended);
     let gap = gaps(&stints)[0].as_secs_f64();
-    assert!((0.9..2.5).contains(&gap), "its time to stop is 1 s: {gap}");
+    // Not to the deadline of the whole stop, which is a minute later.
+    assert!((0.9..10.0).contains(&gap), "its time to stop is 1 s: {gap}");
     assert_eq!(releases(&service, 1)[0].text("cause"), "stopped");
     ledger.tell_nothing();
     // That it had to be aborted is a failure of its worker's teardown, and would be one of the stop.

@@ -89,8 +89,7 @@ fn over_reloads_of_which_some_are_rolled_back() {
             continue;
         }
         // Nothing more is kept: what was before has to come along to the other image and back.
-        ledger.tell("pause");
-        ledger.wait_until_silent();
+        ledger.pause();
         // A generation that would not know of it, and that does not come up.
         service.steer("startup = 'fail'");
         assert_ne!(service.reload().status.code(), Some(0));

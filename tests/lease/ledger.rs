@@ -137,16 +137,13 @@ impl Ledger {
         })
     }
 
-    /// Waits until nobody has written anything for several times as long as a writer pauses.
+    /// Has whoever writes it do nothing, and waits until that is so.
     #[track_caller]
-    pub(crate) fn wait_until_silent(&self) {
-        let mut before = u64::MAX;
-        let length = || fs::metadata(&self.0).unwrap().len();
-        eventually("nobody writes", DEADLINE, || {
-            let silent = length() == before;
-            before = length();
-            silent.then_some(())
-        });
+    pub(crate) fn pause(&self) {
+        let paused = self.0.with_extension("paused");
+        let _ = fs::remove_file(&paused);
+        self.tell("pause");
+        eventually("nobody writes", DEADLINE, || paused.exists().then_some(()));
     }
 
     /// Waits until this process writes, and has written for a while.

@@ -11,7 +11,7 @@ use crate::support::service::{Record, Service, Setup, signal_to, wait_for_end_of
 use crate::support::status::workers_of;
 
 /// For how long a busy machine may keep a process from running.
-const SLACK: f64 = 1.0;
+const SLACK: f64 = 8.0;
 
 const RELOAD: &str = "workers = 3\n[reload]\ntrial = '300ms'\npreflight = '3s'";
 
@@ -176,7 +176,7 @@ fn a_reload_hands_it_over_when_it_is_committed_and_the_old_one_has_stopped() {
             && event["payload_generation"] == 2
     };
     let serving = service.count("they serve", 3, served);
-    let trial = next.time() - serving[2].time();
+    let trial = next.seconds_after(&serving[2]);
     assert!(trial > 0.29, "not in the trial: {trial}");
     assert_eq!(service.stop(), 0);
     ledger.stints();

@@ -2,7 +2,9 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::service::{Setup, signal_to, wait_for_end_of};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, Setup, signal_to, wait_for_end_of};
+use crate::worker_of;
 
 #[test]
 fn load_runs_once_in_every_worker_and_never_in_the_arbiter() {
@@ -40,21 +42,46 @@ fn load_runs_once_in_every_worker_and_never_in_the_arbiter() {
     assert!(records.all(|record| record.text("probe").is_empty() || record["process"] == "worker"));
 }
 
+/// With one thread for all that the author has written.
+#[test]
+fn load_runs_in_the_runtime_that_answers() {
+    let service = Setup::new("workers = 2\nthreads = 1").serve();
+    let mut seen = 0;
+    for pid in service.workers() {
+        let worker = worker_of(&service, pid);
+        let load = service.record("its load", |record| {
+            record.text("probe") == "load" && record.worker() == Some(worker)
+        });
+        let thread = load.number("thread");
+        assert_ne!(thread, pid, "the first one keeps the worker");
+        eventually("an answer of this worker", LIMIT, || {
+            let mut client = service.client();
+            let this = client.get("/").ok()?.number() == pid;
+            this.then(|| assert_eq!(client.get("/thread").unwrap().number(), thread))
+        });
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+    assert_eq!(service.stop(), 0);
+}
+
+/// Between its fork and its first line, where nothing of it could handle a signal.
 #[test]
 fn a_worker_that_a_signal_meets_at_its_birth_leaves_in_order() {
-    for round in 0..5 {
-        let service = Setup::new("workers = 2\nrestart.backoff_initial = '1ms'").serve();
-        let first = service.workers()[1];
-        signal_to(first, Signal::SIGKILL);
-        let born = service.event_where("worker-forked", |event| event.worker() > Some(2));
-        let (pid, worker) = (born.number("worker_pid"), born.worker());
-        signal_to(pid, Signal::SIGTERM);
-        wait_for_end_of(pid);
-        let end = service.record("its end", |record| {
-            record.worker() == worker && (record.is("worker-failed") || record.is("worker-exited"))
-        });
-        assert_eq!(end.text("exit"), "exit code 0", "round {round}: {end}");
-        service.wait_until_serving(2);
-        assert_eq!(service.stop(), 0);
-    }
+    let setup = Setup::new("workers = 2\nrestart.backoff_initial = '1ms'");
+    let hold = setup.folder().join("hold");
+    let service = setup.env("PROBE_BIRTH", hold.to_str().unwrap()).serve();
+    service.write("hold", "");
+    signal_to(service.workers()[1], Signal::SIGKILL);
+    let born = service.event_where("worker-forked", |event| event.worker() > Some(2));
+    let (pid, worker) = (born.number("worker_pid"), born.worker());
+    signal_to(pid, Signal::SIGTERM);
+    std::fs::remove_file(hold).unwrap();
+    wait_for_end_of(pid);
+    let end = service.record("its end", |record| {
+        record.worker() == worker && (record.is("worker-failed") || record.is("worker-exited"))
+    });
+    assert_eq!(end.text("exit"), "exit code 0", "{end}");
+    service.wait_until_serving(2);
+    assert_eq!(service.stop(), 0);
 }

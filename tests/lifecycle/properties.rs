@@ -1,4 +1,4 @@
-//! What is promised, and the tests that show it: `path: test`, or `path: "text"` where the compiler does the showing.
+//! What is promised, word by word, and the tests that show it: `path: test`, or `path: "text"` where the compiler does the showing.
 //! `support/trace.rs` has rules for some of them, by which every service of every test is read besides.
 
 use std::fs;
@@ -11,16 +11,19 @@ const PROPERTIES: &[Property] = &[
     // The app in its worker
     Property(
         1,
-        "Every worker calls load once, after its fork and in its own runtime; the arbiter has no app.",
+        "`load` runs once per worker process, after the fork, inside that worker's runtime. The arbiter never builds an app.",
         &[
+            "tests/lifecycle/instance.rs: load_runs_in_the_runtime_that_answers",
             "tests/lifecycle/instance.rs: load_runs_once_in_every_worker_and_never_in_the_arbiter",
             "tests/processes/trace.rs: one_clean_run",
         ],
     ),
     Property(
         2,
-        "States and phases only go forward; an app starts once and stops once.",
+        "New → Starting → Serving → Draining → Stopping → Stopped or Failed, monotonic; start and stop at most once; a \
+         second stop does nothing.",
         &[
+            "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
             "tests/app/teardown.rs: an_app_goes_through_its_states_in_order_and_once",
             "src/app/event.rs: an_app_never_goes_back_and_never_enters_a_state_twice",
             "src/worker/phase.rs: no_phase_leads_back",
@@ -29,15 +32,18 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         3,
-        "What an app owns is released before its worker ends.",
+        "No app outlives its runtime; tasks, memory and fds that the app owns are released before exit 0.",
         &[
+            "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
+            "tests/processes/trace.rs: one_clean_run",
+            "tests/examples/sqlite.rs: notes_are_added_listed_and_removed",
             "tests/app/teardown.rs: a_stopped_app_has_released_its_state_its_service_and_its_tasks",
             "tests/app/payloads.rs: an_app_that_is_dropped_takes_its_payloads_with_it",
         ],
     ),
     Property(
         4,
-        "A reload makes new processes, of the new program, configuration and preload.",
+        "A reload always means new processes with the new code, configuration and preload.",
         &[
             "tests/reload/exec.rs: an_upgrade_puts_another_file_into_the_place_of_the_first",
             "tests/reload/triggers.rs: a_signal_reloads",
@@ -46,13 +52,14 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         5,
-        "What is built takes no more registrations: that does not compile.",
+        "Nothing can be registered after the app is built: by type.",
         &["src/app/builder.rs: \"compile_fail,E0599\""],
     ),
     // The way in
     Property(
         6,
-        "Nothing is accepted before every step has succeeded; who comes early waits.",
+        "No request is accepted before every startup step has succeeded. Early connections wait in the backlog; none is \
+         refused.",
         &[
             "tests/processes/trace.rs: early_connections_wait_and_are_served",
             "tests/processes/trace.rs: no_worker_serves_before_all_are_prepared",
@@ -61,7 +68,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         7,
-        "A step that fails, panics, is too slow or is given up unwinds those before it, and not itself.",
+        "When step k fails, panics, times out or is cancelled, steps k-1…1 unwind in reverse order, once each; k's own \
+         teardown does not run.",
         &[
             "tests/app/startup.rs: a_step_that_fails_unwinds_the_steps_before_it",
             "tests/app/startup.rs: a_step_that_panics_unwinds_the_steps_before_it",
@@ -74,7 +82,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         8,
-        "So does a failure between the startup and the first request.",
+        "A failure between startup and serving unwinds the same way.",
         &[
             "tests/app/startup.rs: a_critical_payload_that_ends_during_the_startup_unwinds_it",
             "tests/app/startup.rs: a_stop_that_comes_with_the_end_of_the_last_step_still_unwinds_that_step",
@@ -84,7 +92,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         9,
-        "The startup's deadline is its own, whatever the heartbeat is to be while serving.",
+        "Startup has its own deadline, independent of the serving heartbeat.",
         &[
             "tests/lifecycle/startup.rs: a_startup_has_its_own_deadline_whatever_the_heartbeat_while_serving_allows",
             "src/arbiter/core/tests.rs: each_phase_has_its_own_limit",
@@ -92,7 +100,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         10,
-        "A stop during the startup takes effect at once, unwinds, and is a clean one.",
+        "A stop signal during startup cancels it promptly, unwinds, and counts as a clean stop.",
         &[
             "tests/processes/boot.rs: a_stop_during_the_boot_is_prompt_and_clean",
             "tests/processes/boot.rs: a_stop_before_the_workers_do_anything",
@@ -102,7 +110,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         11,
-        "The first error is told once, with its causes.",
+        "The original error is reported once, with its chain of causes: by the worker as the end of its step, and by the \
+         arbiter as the reason why there is no service or no new generation.",
         &[
             "tests/app/startup.rs: the_first_error_is_reported_once_with_its_chain_of_causes",
             "tests/processes/boot.rs: a_startup_step_fails",
@@ -112,8 +121,10 @@ const PROPERTIES: &[Property] = &[
     // The teardown
     Property(
         12,
-        "Steps, contexts, mounted apps and payloads are one list, torn down last-in first-out.",
+        "One list for everything (steps, contexts, nested apps, payloads), torn down strictly last-in first-out; a nested \
+         app before its parent.",
         &[
+            "tests/lifecycle/shutdown.rs: a_mounted_app_ends_before_its_parent",
             "tests/app/teardown.rs: everything_is_torn_down_last_in_first_out_and_a_mounted_app_before_its_parent",
             "tests/app/mounts.rs: a_mounted_app_lives_at_its_place_in_the_one_list_and_is_named_with_its_path",
             "tests/processes/trace.rs: one_clean_run",
@@ -121,8 +132,10 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         13,
-        "Every step is attempted; what fails is collected in order and is no clean end.",
+        "Every step is attempted whatever the earlier ones did; errors, panics and per-step timeouts are collected in order \
+         and make the exit status non-zero.",
         &[
+            "tests/lifecycle/shutdown.rs: several_teardowns_that_fail_are_all_attempted_and_told_in_order",
             "tests/app/teardown.rs: every_teardown_is_attempted_and_what_failed_is_collected_in_order",
             "tests/app/startup.rs: what_fails_while_unwinding_is_collected_beside_the_first_error",
             "tests/processes/stop.rs: a_teardown_that_goes_wrong_is_told_and_skips_nothing",
@@ -130,7 +143,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         14,
-        "Whatever ends a worker, its app is torn down.",
+        "Teardown runs on every exit path: signal, recycle, arbiter death, payload failure, fatal accept error.",
         &[
             "tests/lifecycle/ways_out.rs: after_a_stop_graceful_or_quick",
             "tests/lifecycle/ways_out.rs: after_a_reload",
@@ -145,23 +158,27 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         15,
-        "A drain step that fails skips neither the drain nor the teardown.",
+        "A failing shutdown step skips neither the drain nor the cleanup.",
         &[
+            "tests/lifecycle/shutdown.rs: a_drain_step_that_fails_skips_neither_the_drain_nor_the_teardown",
             "tests/app/teardown.rs: drain_steps_that_fail_skip_neither_the_other_drain_steps_nor_the_teardown",
         ],
     ),
     // Payloads
     Property(
         16,
-        "Every payload is under the app's supervisor and ends with it.",
+        "Every payload runs under the app's supervisor; nothing runs detached.",
         &[
+            "tests/processes/payloads.rs: one_that_does_not_stop_is_aborted",
+            "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
             "tests/app/payloads.rs: an_app_that_is_dropped_takes_its_payloads_with_it",
             "tests/app/teardown.rs: a_stopped_app_has_released_its_state_its_service_and_its_tasks",
         ],
     ),
     Property(
         17,
-        "Its end is seen at once, told once, and followed by what its policy says.",
+        "Its end (return, error, panic) is seen at once, logged once, and handled by its declared policy: critical (the \
+         default: drain and replace the worker), restart with backoff, or once.",
         &[
             "tests/app/payloads.rs: a_critical_payload_that_returns_is_a_failure",
             "tests/app/payloads.rs: a_critical_payload_that_fails_is_a_failure",
@@ -175,7 +192,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         18,
-        "Without its critical payload a worker is not ready.",
+        "A dead critical payload makes the worker unready; never green without its payload.",
         &[
             "tests/lifecycle/shutdown.rs: a_payload_that_is_dead_is_never_hidden_behind_green",
             "tests/processes/payloads.rs: a_critical_one_that_returns_takes_its_worker_along",
@@ -184,7 +201,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         19,
-        "At the stop a payload is told, awaited and then aborted, after the requests unless it asks.",
+        "At stop: told to stop through its token, awaited to its deadline, then aborted; none is left when the runtime \
+         ends. By default payloads stop after the requests have drained; a payload may ask to be stopped before.",
         &[
             "tests/app/payloads.rs: a_payload_is_awaited_to_its_limit_and_then_aborted",
             "tests/app/payloads.rs: a_payload_stops_after_the_requests_unless_it_asks_to_stop_before",
@@ -195,8 +213,11 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         20,
-        "One that is alone never runs twice, moves on when its holder goes, and its gap is measured.",
+        "Scope is declared: one per worker; one per slot, exclusive over replacement; or one in the whole service. An \
+         exclusive payload never runs twice at the same time, moves on when its holder drains or dies, and its gap is \
+         measured.",
         &[
+            "tests/processes/trace.rs: one_clean_run",
             "tests/lease/storm.rs: one_in_the_service",
             "tests/lease/storm.rs: one_for_each_slot",
             "tests/lease/moves.rs: it_moves_at_once_when_its_holder_is_killed",
@@ -210,7 +231,8 @@ const PROPERTIES: &[Property] = &[
     // The stop
     Property(
         21,
-        "One deadline with a slice for the cleanup; more than the unit allows is refused with the numbers.",
+        "One absolute deadline for all, with a slice reserved for cleanup that a stuck handler cannot eat; configuration \
+         that would exceed the unit's stop timeout is refused by `payload check` with the numbers.",
         &[
             "tests/lifecycle/limits.rs: stuck_requests_and_a_deaf_payload_leave_every_step_its_time",
             "tests/service/drain.rs: the_deadline_cancels_a_handler_and_the_cleanup_still_runs",
@@ -223,16 +245,22 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         22,
-        "Accepting, what was accepted, idle connections, streams, handlers, payloads, cleanup: in this order.",
+        "Order: stop accepting → what was accepted is served → idle connections handed on or closed → long-lived streams \
+         get the drain token → handlers cancelled and awaited → payloads → cleanup.",
         &[
+            "tests/service/drain.rs: while_one_worker_drains_the_others_take_what_is_new",
+            "tests/processes/stop.rs: a_term_waits_for_requests",
+            "tests/handoff/moves.rs: a_slow_response_ends_on_the_old_worker_while_idle_connections_move",
             "tests/lifecycle/shutdown.rs: each_thing_ends_in_its_turn",
             "tests/upgrade/drain.rs: a_stop_is_the_apps_to_announce",
             "src/worker/connection/tests/drain.rs: a_connection_just_accepted_may_still_send_its_request",
         ],
     ),
+    // An idle worker looks at its listener every half second, for a connection that the kernel has dealt to a dead one
+    // (src/worker/accept.rs). The way out does not wait for that.
     Property(
         23,
-        "It is over when the work is; with nothing to do, within 100 ms.",
+        "It returns as soon as the work is done; with nothing to do, under 100 ms. Nothing on the way out waits for a poll.",
         &[
             "tests/processes/stop.rs: with_nothing_to_do_it_takes_no_time",
             "tests/service/drain.rs: with_nothing_to_do_it_is_prompt",
@@ -241,7 +269,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         24,
-        "A limit of 0 is at once; only the word \"unlimited\" lifts it.",
+        "A timeout of 0 means at once; unlimited must be written \"unlimited\".",
         &[
             "tests/lifecycle/limits.rs: a_limit_is_ended_by_zero_and_lifted_only_by_a_word",
             "tests/processes/stop.rs: a_timeout_of_zero_is_at_once",
@@ -250,7 +278,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         25,
-        "TERM is graceful, INT and QUIT are quick, a second one goes on to the next phase and says so.",
+        "TERM: graceful. INT, QUIT: quick, cleanup still runs within its slice. A second signal goes on to the next phase \
+         and says so; it never skips cleanup silently.",
         &[
             "tests/processes/stop.rs: a_term_waits_for_requests",
             "tests/processes/stop.rs: an_interrupt_is_quick_and_the_cleanup_runs",
@@ -261,8 +290,10 @@ const PROPERTIES: &[Property] = &[
     // Supervision
     Property(
         26,
-        "The heartbeat covers boot, serving, drain and cleanup, each with its own limit.",
+        "The heartbeat covers boot, serving, drain and cleanup, each with its own limit, on one monotonic clock.",
         &[
+            "tests/processes/stuck.rs: blocked_in_its_drain",
+            "src/sys/clock.rs: \"ClockId::CLOCK_MONOTONIC\"",
             "src/arbiter/core/tests.rs: each_phase_has_its_own_limit",
             "tests/processes/stuck.rs: blocked_in_load",
             "tests/processes/stuck.rs: blocked_in_its_startup",
@@ -272,8 +303,9 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         27,
-        "It comes from the runtime that runs handlers and payloads.",
+        "Beats come from the runtime that executes handlers and payloads.",
         &[
+            "tests/processes/stuck.rs: blocked_by_its_payload",
             "tests/processes/stuck.rs: a_blocked_worker_says_where_and_is_replaced",
             "tests/service/threads.rs: a_worker_whose_every_thread_is_blocked_is_found_and_replaced",
             "tests/processes/stuck.rs: a_worker_that_is_busy_for_less_than_its_limit_is_left_alone",
@@ -281,7 +313,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         28,
-        "A worker that is killed for being stuck leaves a diagnosis.",
+        "A worker killed for being stuck leaves a diagnosis: phase, how long, backtrace.",
         &[
             "tests/processes/stuck.rs: a_blocked_worker_says_where_and_is_replaced",
             "tests/processes/stuck.rs: a_stopped_worker_is_diagnosed_killed_and_replaced",
@@ -289,7 +321,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         29,
-        "A first boot that fails ends the service; later there are pauses, a budget, and \"degraded\".",
+        "First boot fails: the service ends with its own exit code. Later: backoff and crash budget, state \"degraded\" in \
+         STATUS; healthy workers stay.",
         &[
             "tests/processes/boot.rs: load_fails",
             "tests/processes/replacement.rs: a_step_fails",
@@ -299,7 +332,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         30,
-        "Foreign children are reaped and mean nothing.",
+        "Only known children change state; foreign ones are reaped and ignored.",
         &[
             "tests/processes/orphans.rs: a_foreign_child_is_reaped_and_means_nothing",
             "tests/processes/pid_one.rs: it_reaps_orphans",
@@ -307,7 +340,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         31,
-        "No signal is lost between the fork and its handler.",
+        "No signal is lost between fork and handler.",
         &[
             "tests/lifecycle/instance.rs: a_worker_that_a_signal_meets_at_its_birth_leaves_in_order",
             "tests/processes/boot.rs: a_stop_before_the_workers_do_anything",
@@ -317,8 +350,9 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         32,
-        "What the manager hears follows the truth about all workers.",
+        "READY, RELOADING, STOPPING, WATCHDOG and STATUS follow the true aggregate.",
         &[
+            "tests/reload/triggers.rs: whoever_asks_during_a_reload_joins_it",
             "tests/service/notify.rs: ready_only_when_the_last_worker_serves_and_a_long_boot_asks_for_time",
             "tests/service/notify.rs: boot_and_stop_are_told_in_order_on_a_path",
             "tests/service/notify.rs: the_watchdog_is_not_fed_while_nobody_serves_and_every_attempt_crashes",
@@ -328,7 +362,8 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         33,
-        "No worker closes or unlinks a listener, and nobody is refused.",
+        "No worker closes, shuts down or unlinks a listener; over reload and recycling no connection is refused and no \
+         request lost.",
         &[
             "tests/service/status.rs: a_worker_never_removes_the_socket",
             "tests/processes/crash.rs: no_connection_is_refused_while_workers_are_killed",
@@ -339,7 +374,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         34,
-        "Old workers leave when their replacements serve.",
+        "Old workers leave only after their replacements serve.",
         &[
             "tests/service/recycle.rs: by_age_under_load",
             "tests/reload/triggers.rs: both_generations_are_shown_while_it_goes_on",
@@ -349,7 +384,7 @@ const PROPERTIES: &[Property] = &[
     ),
     Property(
         35,
-        "Without their arbiter workers drain and clean up, within their deadline.",
+        "The arbiter's death: workers drain and clean up within their deadline.",
         &[
             "tests/processes/crash.rs: without_its_arbiter_a_worker_drains_and_leaves",
             "tests/processes/crash.rs: without_its_arbiter_a_blocked_worker_is_ended_by_its_keeper",
@@ -360,7 +395,8 @@ const PROPERTIES: &[Property] = &[
     // The trace
     Property(
         36,
-        "One event for each transition; each start has one end, or the record of a kill.",
+        "One structured event per transition (worker, slot, generation, cause, how long the phase took). Every start has \
+         exactly one end, or the arbiter's record of the kill.",
         &[
             "tests/processes/trace.rs: what_each_event_says",
             "tests/app/teardown.rs: every_step_that_begins_ends_once_in_the_trace",
@@ -491,7 +527,41 @@ fn exists(test: &str) -> bool {
             .any(|line| line.starts_with("#[test]") || line.starts_with("#[tokio::test"))
     };
     let found = lines.iter().position(|line| line.contains(&function));
-    found.is_some_and(|at| is_test(at) || is_listed(root, path, name))
+    is_included(&root.join(path))
+        && found.is_some_and(|at| is_test(at) || is_listed(root, path, name))
+}
+
+/// Whether the module is in its parent, and that in its own, up to the root of a test or of the crate.
+fn is_included(file: &Path) -> bool {
+    let (Some(folder), Some(stem)) = (file.parent(), file.file_stem()) else {
+        return false;
+    };
+    let stem = stem.to_string_lossy();
+    let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    if ["main", "lib"].contains(&&*stem) || folder == targets {
+        return true;
+    }
+    // The file that stands for its folder is a module of the folder above.
+    let (folder, name) = match &*stem {
+        "mod" => (
+            folder.parent(),
+            folder.file_name().map(|name| name.to_string_lossy()),
+        ),
+        _ => (Some(folder), Some(stem)),
+    };
+    let (Some(folder), Some(name)) = (folder, name) else {
+        return false;
+    };
+    let parents = ["main.rs", "lib.rs", "mod.rs"].map(|parent| folder.join(parent));
+    let parents = parents.into_iter().chain([folder.with_extension("rs")]);
+    parents.into_iter().any(|parent| {
+        let text = fs::read_to_string(&parent).unwrap_or_default();
+        let line = format!("mod {name};");
+        let has = text
+            .lines()
+            .any(|own| own == line || own.ends_with(&format!(" {line}")));
+        has && is_included(&parent)
+    })
 }
 
 /// The tests under a real systemd are functions in a list.
@@ -513,5 +583,21 @@ fn a_test_that_is_none_is_not_taken_for_one() {
         "src/app/builder.rs: \"no such text\"",
     ] {
         assert!(!exists(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn a_file_that_no_module_has_holds_no_tests() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (file, included) in [
+        ("tests/config.rs", true),
+        ("tests/app/startup.rs", true),
+        ("tests/lifecycle/forgotten.rs", false),
+        ("src/testing.rs", true),
+        ("src/arbiter/core/tests/lease.rs", true),
+        ("src/worker/connection/tests/drain.rs", true),
+        ("src/worker/connection/tests/forgotten.rs", false),
+    ] {
+        assert_eq!(is_included(&root.join(file)), included, "{file}");
     }
 }

@@ -91,6 +91,14 @@ impl Spoiled<'_> {
         self
     }
 
+    /// All of them.
+    fn with_all(mut self, fits: impl Fn(&Record) -> bool, field: &str, value: &Value) -> Self {
+        for record in self.records.iter_mut().filter(|record| fits(record)) {
+            record.0[field] = value.clone();
+        }
+        self
+    }
+
     fn and(mut self, record: Value) -> Self {
         self.records.push(Record(record));
         self
@@ -140,6 +148,12 @@ fn each_rule_finds_what_breaks_it() {
         .must_be_found();
     spoiled(2, "the service began to stop twice")
         .twice(event("service-stopping"))
+        .must_be_found();
+    spoiled(3, "what the app owns was left")
+        .without(probe("released", ""))
+        .must_be_found();
+    spoiled(3, "what the app owns outlived its runtime")
+        .before(phase("exited"), probe("released", ""))
         .must_be_found();
     spoiled(6, "it served before it was prepared")
         .without(phase("prepared"))
@@ -195,6 +209,19 @@ fn each_rule_finds_what_breaks_it() {
         .must_be_found();
     spoiled(32, "it was ready too early")
         .before(event("service-ready"), phase("loading"))
+        .must_be_found();
+    spoiled(32, "it was ready with one that had left before it served")
+        .with(phase("serving"), "phase", json!("cleaning"))
+        .must_be_found();
+    spoiled(34, "a replacement had left before it served")
+        .with_all(phase("serving"), "phase", &json!("cleaning"))
+        .and(json!({"payload_event": "worker-replaced", "payload_worker": 1}))
+        .must_be_found();
+    spoiled(34, "the new ones had left before they served")
+        .with_all(phase("serving"), "phase", &json!("cleaning"))
+        .must_be_found();
+    spoiled(20, "it was given to one that had left before it served")
+        .with_all(phase("serving"), "phase", &json!("cleaning"))
         .must_be_found();
     spoiled(34, "the new ones did not serve yet")
         .behind(event("reload-started"), event("service-ready"))

@@ -3,13 +3,15 @@
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::support::notify::Manager;
 use crate::support::service::Setup;
 use crate::support::status::workers_of;
-use crate::trace;
+use crate::support::{DEADLINE, eventually};
+use crate::{assert_torn_down, trace};
 
 #[test]
 fn each_thing_ends_in_its_turn() {
-    let settings = "workers = 1\ntimeouts.graceful = '3s'\n[app]\npayload = 'run'";
+    let settings = "workers = 1\ntimeouts.graceful = '10m'\n[app]\npayload = 'run'";
     let service = Setup::new(settings).serve();
     let (mut idle, mut short, mut long, mut events) = (
         service.client(),
@@ -18,7 +20,10 @@ fn each_thing_ends_in_its_turn() {
         service.client(),
     );
     idle.get("/").unwrap();
-    short.send("/sleep?ms=1000").unwrap();
+    let gate = service.folder().join("gate");
+    short
+        .send(&format!("/gate?file={}", gate.display()))
+        .unwrap();
     long.send("/sleep?ms=600000").unwrap();
     events.send("/events?ms=20&drain=true").unwrap();
     service.wait_for_sum("in_flight", 3);
@@ -32,6 +37,7 @@ fn each_thing_ends_in_its_turn() {
             .body
             .ends_with("\n\n")
     );
+    service.write("gate", "");
     assert_eq!(short.answer().expect("it was accepted").status, 200);
     let so_far = trace(&service, 1);
     assert_eq!(
@@ -39,7 +45,8 @@ fn each_thing_ends_in_its_turn() {
         "draining",
         "the long one is waited for"
     );
-    // Until the deadline.
+    // Until the deadline, or until somebody is in a hurry.
+    service.signal(Signal::SIGINT);
     assert!(long.answer().is_err());
     assert_eq!(service.exit(), 0);
     let trace = trace(&service, 1);
@@ -51,6 +58,7 @@ fn each_thing_ends_in_its_turn() {
         "teardown three",
         "teardown two",
         "teardown one",
+        "released",
         "exited",
     ];
     assert_eq!(end, expected);
@@ -58,11 +66,15 @@ fn each_thing_ends_in_its_turn() {
 
 #[test]
 fn a_payload_that_is_dead_is_never_hidden_behind_green() {
-    let settings = "workers = 1\ntimeouts.graceful = '20s'\n[app]\npayload = 'fail'";
-    let service = Setup::new(settings).serve();
+    let settings = "workers = 1\ntimeouts.graceful = '10m'\n[app]\npayload = 'fail'";
+    let manager = Manager::on_path();
+    let service = Setup::new(settings).notify(&manager).serve();
+    manager.hear_until("READY=1");
     let old = service.workers()[0];
+    let gate = service.folder().join("gate");
     let mut busy = service.client();
-    busy.send("/sleep?ms=2000").unwrap();
+    busy.send(&format!("/gate?file={}", gate.display()))
+        .unwrap();
     service.wait_for_sum("in_flight", 1);
     let mut client = service.client();
     client.get("/payload").unwrap();
@@ -70,10 +82,15 @@ fn a_payload_that_is_dead_is_never_hidden_behind_green() {
     // It finishes what it has, and is counted as serving no more.
     let draining = service.event_where("worker-phase", |event| event.text("phase") == "draining");
     assert_eq!(draining.worker(), Some(1));
-    let status = service.status_where("it is not counted any more", |status| {
+    let replaced = |status: &Value| {
         let serves = |worker: &Value| worker["phase"] == "serving" && worker["pid"] != old;
-        let text = status["arbiter"]["status"].as_str().unwrap();
-        text.contains("0/1 workers") || workers_of(status).iter().any(serves)
+        workers_of(status).iter().any(serves)
+    };
+    let is_green = |text: &str| text.contains("1/1 workers");
+    let told = |status: &Value| status["arbiter"]["status"].as_str().unwrap().to_owned();
+    // As soon as the arbiter has heard of it there is no way back, until somebody else serves.
+    let status = service.status_where("it is not counted any more", |status| {
+        !is_green(&told(status)) || replaced(status)
     });
     let old_one = workers_of(&status)
         .iter()
@@ -83,8 +100,112 @@ fn a_payload_that_is_dead_is_never_hidden_behind_green() {
         "draining",
         "{status:#}"
     );
+    service.status_where("somebody else serves", |status| {
+        assert!(replaced(status) || !is_green(&told(status)), "{status:#}");
+        replaced(status)
+    });
+    eventually("the manager hears so", DEADLINE, || {
+        let told = manager.hear(DEADLINE)?;
+        let text = told.value("STATUS")?;
+        text.contains("0/1 workers").then_some(())
+    });
+    service.write("gate", "");
     assert_eq!(busy.answer().unwrap().number(), old);
     service.wait_until_replaced(old);
     let failed = service.event("worker-failed");
     assert!(failed.text("reason").contains("'task'"), "{failed}");
+}
+
+#[test]
+fn a_mounted_app_ends_before_its_parent() {
+    let service = Setup::new("workers = 1\n[app]\nmount = true\npayload = 'run'").serve();
+    assert_eq!(service.stop(), 0);
+    let trace = trace(&service, 1);
+    let started = trace
+        .iter()
+        .filter_map(|word| word.strip_prefix("startup "));
+    assert!(started.eq(["one", "two", "three", "inner"]), "{trace:?}");
+    let cleaning = trace.iter().position(|word| word == "cleaning");
+    let expected = [
+        // The payloads, the last one first.
+        "payload-ended",
+        "payload-ended",
+        "teardown inner",
+        "teardown three",
+        "teardown two",
+        "teardown one",
+        "released",
+        "exited",
+    ];
+    assert_eq!(trace[cleaning.unwrap() + 1..], expected);
+    let ended = service.events("payload-ended");
+    let names: Vec<&str> = ended.iter().map(|event| event.text("payload")).collect();
+    assert_eq!(names, ["task", "/inner: inner"]);
+}
+
+#[test]
+fn several_teardowns_that_fail_are_all_attempted_and_told_in_order() {
+    for (teardown, limit, errors) in [
+        ("fail", "", ["no such table"; 2]),
+        ("panic", "", ["asked to panic"; 2]),
+        ("hang", "step_timeout = 0.2", ["its limit of 200ms"; 2]),
+    ] {
+        let service = Setup::new(&format!(
+            "workers = 1\ntimeouts.cleanup = '10m'\n[app]\nteardown = '{teardown}'\n\
+             teardown_of = ['three', 'one']\n{limit}"
+        ))
+        .serve();
+        assert_eq!(service.stop(), 70, "{teardown}");
+        assert_torn_down(&trace(&service, 1));
+        let failed = service.events("step-failed");
+        let told = failed.iter().map(|event| event.text("step"));
+        assert!(told.eq(["three", "one"]), "{failed:#?}");
+        for (event, error) in failed.iter().zip(errors) {
+            assert!(event.text("error").contains(error), "{event}");
+        }
+        let end = service.event("worker-failed");
+        let reason = end.text("reason");
+        assert!(
+            reason.contains("'three'") && reason.ends_with("(and 1 more)"),
+            "{end}"
+        );
+    }
+}
+
+#[test]
+fn a_drain_step_that_fails_skips_neither_the_drain_nor_the_teardown() {
+    for (conduct, error) in [
+        ("fail", "no such table"),
+        ("panic", "asked to panic"),
+        ("hang", "was cut off"),
+    ] {
+        let graceful = if conduct == "hang" { "5s" } else { "10m" };
+        let service = Setup::new(&format!(
+            "workers = 1\ntimeouts.graceful = '{graceful}'\n[app]\ndrain = '{conduct}'"
+        ))
+        .serve();
+        let gate = service.folder().join("gate");
+        let mut client = service.client();
+        client
+            .send(&format!("/gate?file={}", gate.display()))
+            .unwrap();
+        service.wait_for_sum("in_flight", 1);
+        service.signal(Signal::SIGTERM);
+        service.record("the step", |record| record.text("probe") == "drain");
+        // One that hangs is cut off at the deadline, with the requests.
+        if conduct != "hang" {
+            service.event("step-failed");
+        }
+        service.write("gate", "");
+        client.answer().expect("it is served");
+        assert_eq!(service.exit(), 70, "{conduct}");
+        assert_torn_down(&trace(&service, 1));
+        let failed = service.events("step-failed");
+        assert_eq!(failed.len(), 1, "{failed:#?}");
+        assert_eq!(
+            (failed[0].text("stage"), failed[0].text("step")),
+            ("drain", "drain")
+        );
+        assert!(failed[0].text("error").contains(error), "{}", failed[0]);
+    }
 }

@@ -1,7 +1,7 @@
 //! Between the startup and the first request.
 
 use crate::support::service::Setup;
-use crate::{ALL, torn_down, trace};
+use crate::{assert_torn_down, trace};
 
 #[test]
 fn a_worker_that_was_prepared_and_never_served_is_torn_down() {
@@ -11,7 +11,7 @@ fn a_worker_that_was_prepared_and_never_served_is_torn_down() {
     let worker = prepared.worker().unwrap();
     assert_eq!(service.exit(), 70);
     let trace = trace(&service, worker);
-    assert_eq!(torn_down(&trace), ALL);
+    assert_torn_down(&trace);
     assert!(!trace.contains(&"serving".to_owned()), "{trace:?}");
     assert_eq!(trace.last().map(String::as_str), Some("exited"));
 }

@@ -6,8 +6,9 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd as _;
 
-use crate::support::service::{Service, Setup, signal_to};
-use crate::{ALL, torn_down, trace, worker_of};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, Record, Service, Setup, signal_to};
+use crate::{assert_torn_down, trace, worker_of};
 
 fn start(settings: &str) -> Service {
     Setup::new(&format!("workers = 2\nreload.trial = '0s'\n{settings}")).serve()
@@ -21,7 +22,7 @@ fn left_in_order(service: &Service, worker: u64) {
         event.worker() == Some(worker) && last(event.text("phase"))
     });
     let trace = trace(service, worker);
-    assert_eq!(torn_down(&trace), ALL, "{trace:?}");
+    assert_torn_down(&trace);
     assert!(trace.contains(&"draining".to_owned()), "{trace:?}");
 }
 
@@ -55,7 +56,7 @@ fn after_a_reload_that_was_rolled_back() {
     let service = start("[app]\nslot = 0\n");
     service.configure("workers = 2\n[app]\nslot = 0\nstartup_delay = 1\nstartup = 'fail'");
     assert!(!service.reload().status.success());
-    let prepared = |record: &crate::Record| {
+    let prepared = |record: &Record| {
         record.is("worker-phase")
             && record.text("phase") == "prepared"
             && record["payload_generation"] == 2
@@ -67,7 +68,7 @@ fn after_a_reload_that_was_rolled_back() {
     service.event_where("worker-phase", |event| {
         event.worker() == Some(worker) && event.text("phase") == "exited"
     });
-    assert_eq!(torn_down(&trace(&service, worker)), ALL);
+    assert_torn_down(&trace(&service, worker));
 }
 
 #[test]
@@ -81,12 +82,10 @@ fn after_scaling_down() {
 #[test]
 fn after_recycling() {
     let service = start("recycle.max_requests = 10");
-    let recycled = loop {
+    let recycled = eventually("enough requests", LIMIT, || {
         service.get("/");
-        if let Some(recycle) = service.events("recycle").first() {
-            break recycle.worker().unwrap();
-        }
-    };
+        service.events("recycle").first()?.worker()
+    });
     left_in_order(&service, recycled);
 }
 

@@ -63,8 +63,8 @@ fn frozen_worker(threads: u32) {
     println!("a call of publish, ns: {before:?}; with a frozen worker: {during:?}");
     workers.wait_for(other, 2 * COUNT).is_complete();
     workers.wait_for(publisher, 2 * COUNT).is_complete();
-    // A publisher that waited would wait for seconds.
-    assert!(during.p99 < 4 * before.p99 + 1_000_000, "{during:?}");
+    // One that waited for the frozen worker would take seconds.
+    assert!(during.p99 < 4 * before.p99 + 100_000_000, "{during:?}");
     // It waits for room, and that must cost nothing.
     let ticks = || stat(publisher).unwrap().1.ticks + stat(other).unwrap().1.ticks;
     let start = ticks();

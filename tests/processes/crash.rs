@@ -141,7 +141,7 @@ fn without_its_arbiter_a_worker_drains_and_leaves() {
         service.event_where("worker-phase", |event| {
             event.worker() == Some(worker) && event.text("phase") == "exited"
         });
-        assert_torn_down(&trace(&service.records(), worker));
+        assert_torn_down(&trace(&service, worker));
     }
     service.count("both say why", 2, |record| record.is("arbiter-lost"));
 }
@@ -167,7 +167,7 @@ fn without_its_arbiter_a_starting_worker_leaves() {
     service.signal(Signal::SIGKILL);
     service.gone();
     assert_eq!(
-        trace(&service.records(), 1).last().map(String::as_str),
+        trace(&service, 1).last().map(String::as_str),
         Some("exited")
     );
 }
@@ -198,7 +198,7 @@ fn a_worker_that_is_told_to_leave_drains_and_is_replaced() {
         event.number("payload_slot") == slot && event.worker() > Some(2)
     });
     assert_eq!(replacement.text("cause"), "failure");
-    assert_torn_down(&trace(&service.records(), worker_of(&service, old)));
+    assert_torn_down(&trace(&service, worker_of(&service, old)));
     assert_eq!(service.stop(), 0);
 }
 

@@ -33,39 +33,7 @@ mod stuck;
 mod trace;
 mod watchdog;
 
-use support::service::{Record, Service};
-
-/// What one worker did, in order: its phases by name, and what the probe and its payload said.
-fn trace(records: &[Record], worker: u64) -> Vec<String> {
-    let own = records
-        .iter()
-        .filter(|record| record.text("process") == "worker" && record.worker() == Some(worker));
-    own.filter_map(|record| match record.text("payload_event") {
-        "" if record.text("probe").is_empty() => None,
-        "" => Some(format!("{} {}", record.text("probe"), record.text("step"))),
-        "worker-phase" => Some(record.text("phase").to_owned()),
-        event => Some(event.to_owned()),
-    })
-    .map(|word| word.trim_end().to_owned())
-    .collect()
-}
-
-/// The number of the worker with this pid.
-#[track_caller]
-fn worker_of(service: &Service, pid: u32) -> u64 {
-    let forked = service.event_where("worker-forked", |event| event.number("worker_pid") == pid);
-    forked.worker().unwrap()
-}
-
-/// The teardown of the probe's three steps is in this trace, once and in order.
-#[track_caller]
-fn assert_torn_down(trace: &[String]) {
-    let steps: Vec<&str> = trace
-        .iter()
-        .filter_map(|word| word.strip_prefix("teardown "))
-        .collect();
-    assert_eq!(steps, ["three", "two", "one"], "{trace:?}");
-}
+use support::life::{assert_torn_down, trace, worker_of};
 
 /// Whether this is root; else says what is skipped. A failure in CI, where nothing may be skipped.
 fn is_root(what: &str) -> bool {

@@ -1,6 +1,9 @@
 //! Processes that are none of the service's own.
 
-use std::time::Duration;
+use std::fs::File;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 use crate::support::eventually;
 use crate::support::service::{LIMIT, Setup};
@@ -8,18 +11,22 @@ use crate::support::service::{LIMIT, Setup};
 /// A child that the arbiter inherited: started by the shell that became it.
 #[test]
 fn a_foreign_child_is_reaped_and_means_nothing() {
-    let service = Setup::new("workers = 1")
-        .through(&["sh", "-c", "sleep 1 & exec \"$@\"", "sh"])
-        .serve();
+    let setup = Setup::new("workers = 1");
+    // It lives until somebody has opened the other end.
+    let pipe = setup.folder().join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    let script = format!("cat '{}' & exec \"$@\"", pipe.display());
+    let service = setup.through(&["sh", "-c", &script, "sh"]).serve();
     let worker = service.workers()[0];
     let foreign = || {
         service
             .processes()
             .into_iter()
-            .find(|process| process.name == "sleep")
+            .find(|process| process.name == "cat")
     };
-    let child = eventually("the child", Duration::from_millis(900), foreign);
+    let child = eventually("the child", LIMIT, foreign);
     assert_eq!(child.parent, service.pid());
+    drop(File::options().write(true).open(pipe).unwrap());
     eventually("it is reaped, too", LIMIT, || {
         std::fs::read_to_string(format!("/proc/{}/stat", child.pid))
             .is_err()

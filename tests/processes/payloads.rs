@@ -45,7 +45,7 @@ fn critical(payload: &str, cause: &str) {
     });
     assert_ne!(number(&status["workers"][0]["pid"]), workers[0]);
     assert_eq!(number(&status["workers"][1]["pid"]), workers[1]);
-    let trace = trace(&service.records(), worker);
+    let trace = trace(&service, worker);
     assert_torn_down(&trace);
     let reported = trace
         .iter()
@@ -115,7 +115,7 @@ fn one_that_does_not_stop_is_aborted() {
     assert_eq!(service.stop(), 70, "an abort is a failure of the teardown");
     let failed = service.event("payload-failed");
     assert!(failed.text("cause").contains("1s"), "{}", failed.0);
-    assert_torn_down(&trace(&service.records(), worker));
+    assert_torn_down(&trace(&service, worker));
 }
 
 /// It cannot be aborted, and the teardown cannot run on the thread that it holds.
@@ -140,5 +140,5 @@ fn one_that_blocks_a_thread_of_several() {
     assert_eq!(service.stop(), 70);
     let failed = service.event("payload-failed");
     assert!(failed.text("cause").contains("block"), "{}", failed.0);
-    assert_torn_down(&trace(&service.records(), 1));
+    assert_torn_down(&trace(&service, 1));
 }

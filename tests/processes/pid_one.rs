@@ -43,6 +43,7 @@ fn it_reaps_orphans() {
             .find(|process| process.name == "sleep" && process.parent == first)
     };
     let orphan = eventually("the orphan is its child", LIMIT, orphan);
+    signal_to(orphan.pid, Signal::SIGKILL);
     eventually("it is reaped", LIMIT, || {
         std::fs::read_to_string(format!("/proc/{}/stat", orphan.pid))
             .is_err()

@@ -89,6 +89,48 @@ fn blocked_in_load() {
     names_the_blocking_function(&service);
 }
 
+/// Each of the other limits would let it be for as long as the test is willing to wait.
+#[test]
+fn blocked_in_its_drain() {
+    let limits = "timeouts.heartbeat_boot = '10m'\ntimeouts.heartbeat_serving = '10m'\n\
+                  timeouts.heartbeat_stopping = '1s'\ntimeouts.graceful = '10m'\ntimeouts.abort_grace = '1s'";
+    let service = Setup::new("workers = 1").with(limits).serve();
+    let mut client = service.client();
+    client.send("/drain-block?ms=600000").unwrap();
+    service.wait_for_sum("in_flight", 1);
+    assert_eq!(service.stop(), 70);
+    let stuck = service.event("worker-stuck");
+    assert_eq!(
+        (stuck.text("phase"), stuck.text("limit")),
+        ("draining", "heartbeat")
+    );
+    names_the_blocking_function(&service);
+}
+
+/// By a payload, while it could serve.
+#[test]
+fn blocked_by_its_payload() {
+    let service = Setup::new("workers = 1\n[app]\npayload = 'block'")
+        .with(SHORT)
+        .serve();
+    let worker = service.workers()[0];
+    let mut client = service.client();
+    client.send("/payload").unwrap();
+    let stuck = service.event("worker-stuck");
+    assert_eq!(
+        (stuck.text("phase"), stuck.text("limit")),
+        ("serving", "heartbeat")
+    );
+    names_the_blocking_function(&service);
+    assert_eq!(end_of(&service, worker).text("exit"), "killed by SIGABRT");
+    service.wait_until_replaced(worker);
+    assert_eq!(
+        service.stop(),
+        70,
+        "so does that of its successor, at the stop"
+    );
+}
+
 #[test]
 fn blocked_in_its_teardown() {
     let service = Setup::new("workers = 1\n[app]\nteardown = 'block'")

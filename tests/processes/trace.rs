@@ -18,7 +18,7 @@ fn one_clean_run() {
     }
     assert_eq!(service.stop(), 0);
     for pid in workers {
-        let done = trace(&service.records(), worker_of(&service, pid));
+        let done = trace(&service, worker_of(&service, pid));
         let expected = [
             "loading",
             "load",
@@ -35,6 +35,7 @@ fn one_clean_run() {
             "teardown three",
             "teardown two",
             "teardown one",
+            "released",
             "exited",
         ];
         assert_eq!(done, expected);

@@ -214,8 +214,9 @@ fn the_watchdog_is_fed_on() {
         stage.manager.hear_line("WATCHDOG=1"),
     )
         .1;
+    // Twice half a second; the rest is for a busy machine.
     let apart = third.at - first.at;
-    assert!(apart < Duration::from_millis(2_500), "{apart:?}");
+    assert!(apart < Duration::from_secs(10), "{apart:?}");
     stage.ends();
 }
 

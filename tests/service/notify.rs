@@ -170,7 +170,9 @@ fn the_watchdog_is_fed_at_half_of_its_time() {
     let whole = pings[6].at - pings[0].at;
     // Six intervals of half a second. Late is a busy machine; early would be another interval.
     assert!(whole > Duration::from_millis(2500), "{whole:?}");
-    assert!(whole < Duration::from_millis(4500), "{whole:?}");
+    // Later than the manager's patience, which is a second for each, would be in vain. A busy machine is late now and
+    // then, and not each time.
+    assert!(whole < Duration::from_secs(6), "{whole:?}");
 }
 
 #[test]

@@ -8,8 +8,8 @@
 //! kept is the last line's count, or the next one, if the last writer was killed in between: else its first word is
 //! `lost`, or `bare` if it finds nothing although there are lines.
 //!
-//! While a file `<ledger>.do` is there, its word is done, after one more tick: `return`, `fail`, `pause` (writes nothing), `crash` (SIGKILL to
-//! itself), `block` (holds its thread when it is told to stop), `ignore` (is told to stop, and does not).
+//! While a file `<ledger>.do` is there, its word is done, after one more tick: `return`, `fail`, `pause` (writes
+//! nothing, and says so by a file `<ledger>.paused`), `crash` (SIGKILL to itself), `block` (holds its thread when it is told to stop), `ignore` (is told to stop, and does not).
 
 use std::fs::{self, File, OpenOptions};
 use std::future::pending;
@@ -52,6 +52,7 @@ pub(crate) async fn keep(
             () = tokio::time::sleep(PAUSE) => {}
         }
         if word(&ledger) == "pause" {
+            File::create(beside(&ledger, "paused"))?;
             continue;
         }
         writer.write("tick").await?;

@@ -27,7 +27,7 @@ struct Lines {
 }
 
 /// One line of the log: an object, or a string where it was none.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Record(pub(crate) Value);
 
 impl Service {
@@ -186,8 +186,20 @@ impl Record {
         self.0["payload_worker"].as_u64()
     }
 
-    /// When it was written, in seconds of its day.
-    pub(crate) fn time(&self) -> f64 {
+    /// How long after another record of its run it was written, in seconds: the run takes less than a day.
+    #[track_caller]
+    pub(crate) fn seconds_after(&self, other: &Record) -> f64 {
+        let day = 24.0 * 3600.0;
+        let apart = self.time_of_day() - other.time_of_day();
+        // Midnight may be in between. A clock that is set back a little is no midnight.
+        if apart < -day / 2.0 {
+            apart + day
+        } else {
+            apart
+        }
+    }
+
+    fn time_of_day(&self) -> f64 {
         let time = self.text("time");
         let (_, clock) = time.trim_end_matches('Z').split_once('T').unwrap();
         clock

@@ -6,6 +6,7 @@
 pub(crate) mod activation;
 pub(crate) mod http;
 pub(crate) mod http2;
+pub(crate) mod life;
 pub(crate) mod log;
 pub(crate) mod notify;
 pub(crate) mod process;

@@ -3,7 +3,10 @@
 //!
 //! # Settings, `[app]`
 //! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
-//!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
+//!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`, or in
+//!   those of `teardown_of`; `step_timeout`: each one's limit, in seconds.
+//! - `drain`: as these, for a step at the drain, which there is only with this setting.
+//! - `mount`: there is a mounted app, behind the steps, with a step `inner` and a payload `inner`.
 //! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
 //!   the text of an error of that step; `gate`: a file that step waits for.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
@@ -23,18 +26,22 @@
 //! - `/word`: the setting of this name
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later, and says when it is cancelled; `/block?ms=N`: the same, and holds the thread
+//! - `/gate?file=F`: the same, when the file is there
+//! - `/drain-block?ms=N`: the same as `/block`, from the beginning of the drain on
+//! - `/thread`: the number of the thread that answers
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/busy?ms=N`: answers at once, and declares the service busy for so long
 //! - `/payload`: lets the payload do what it is set to
-//! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the pid of a grandchild that outlives
-//!   its parent and ends after a second
+//! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
+//!   pid of a grandchild that outlives its parent and ends when it is killed
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
 //! - `/mail/…`: `mail.rs`
 //! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
 mod antics;
+mod birth;
 mod ledger;
 mod mail;
 mod preloading;
@@ -59,8 +66,8 @@ use axum::extract::{Query, State};
 use axum::routing::{any, get};
 use http_body::Frame;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use payload::{App, Context, Payload, PayloadContext, Scope};
+use nix::unistd::{Pid, gettid};
+use payload::{App, AppBuilder, Context, Payload, PayloadContext, Scope, Token};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
@@ -75,6 +82,10 @@ struct Settings {
     startup_failure: Option<String>,
     gate: Option<PathBuf>,
     teardown: Conduct,
+    teardown_of: Option<Vec<String>>,
+    step_timeout: Option<f64>,
+    drain: Option<Conduct>,
+    mount: bool,
     payload: Task,
     policy: Policy,
     go: Option<PathBuf>,
@@ -130,6 +141,7 @@ enum Policy {
 struct Unreadable(#[source] io::Error);
 
 fn main() -> ExitCode {
+    birth::attend();
     let _antics = antics::perform();
     if std::env::var_os("PROBE_PRELOAD").is_none() {
         return payload::main(load);
@@ -146,7 +158,8 @@ async fn load_with(
     context: Context<Settings>,
     table: Option<&'static preloading::Table>,
 ) -> payload::Result<App> {
-    tracing::info!(probe = "load", "probe");
+    tracing::info!(probe = "load", thread = gettid().as_raw(), "probe");
+    let owned = Arc::new(Owned);
     let settings = context.settings().steered()?.for_slot(context.slot());
     behave(settings.load).await?;
     let go = Arc::new(Notify::new());
@@ -155,9 +168,22 @@ async fn load_with(
         Some(mail) => mail.register(App::builder(), settings.sing),
         None => App::builder(),
     };
-    let app = step(app, "one", async { Ok(()) }, Conduct::Ok);
-    let app = step(app, "two", async { Ok(()) }, settings.teardown);
-    let app = step(app, "three", settings.clone().start(), Conduct::Ok);
+    let app = app.state(Arc::clone(&owned));
+    let app = settings.step(app, "one", async { Ok(()) });
+    let app = settings.step(app, "two", async { Ok(()) });
+    let app = settings.step(app, "three", settings.clone().start());
+    let app = match settings.drain {
+        Some(conduct) => {
+            let token = context.drain_token();
+            app.on_drain("drain", async move |_| drain(&token, conduct).await)
+        }
+        None => app,
+    };
+    let app = if settings.mount {
+        app.mount("/inner", settings.inner())
+    } else {
+        app
+    };
     let app = match settings.task(&go) {
         Some(payload) => app.payload(payload),
         None => app,
@@ -167,8 +193,18 @@ async fn load_with(
         None => app,
     };
     let word = settings.word;
+    let drained = context.drain_token();
     let routes = routes(go)
         .route("/word", get(async || word))
+        .route(
+            "/drain-block",
+            get(async move |timing| {
+                // For as long as there is somebody who could answer.
+                let _owned = owned;
+                drained.fired().await;
+                block(timing).await
+            }),
+        )
         .merge(streams::routes(context.drain_token()))
         .merge(mail.map_or_else(Router::new, |mail| mail.routes()))
         .route(
@@ -210,6 +246,37 @@ impl Settings {
         behave(self.startup).await
     }
 
+    fn step(
+        &self,
+        app: AppBuilder,
+        name: &'static str,
+        begin: impl Future<Output = payload::Result<()>> + Send + 'static,
+    ) -> AppBuilder {
+        let goes_wrong = match &self.teardown_of {
+            Some(steps) => steps.iter().any(|step| step == name),
+            None => name == "two",
+        };
+        let end = if goes_wrong {
+            self.teardown
+        } else {
+            Conduct::Ok
+        };
+        let app = step(app, name, begin, end);
+        match self.step_timeout {
+            Some(limit) => app.timeout(Duration::from_secs_f64(limit)),
+            None => app,
+        }
+    }
+
+    fn inner(&self) -> App {
+        let app = self.step(App::builder(), "inner", async { Ok(()) });
+        let payload = Payload::new("inner", async |context: PayloadContext| {
+            context.stopped().await;
+            Ok(())
+        });
+        app.payload(payload).build(Router::new())
+    }
+
     fn task(&self, go: &Arc<Notify>) -> Option<Payload> {
         let (task, go, file) = (self.payload, go.clone(), self.go.clone());
         let run = move |context| work(task, context, go.clone(), file.clone());
@@ -240,12 +307,27 @@ impl Settings {
     }
 }
 
+/// What an app owns, wherever it has it. Says so when nobody has it any more.
+struct Owned;
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        tracing::info!(probe = "released", "probe");
+    }
+}
+
+async fn drain(token: &Token, conduct: Conduct) -> payload::Result<()> {
+    let deadline = token.deadline().map_or("none", |_| "some");
+    tracing::info!(probe = "drain", deadline, "probe");
+    behave(conduct).await
+}
+
 fn step(
-    app: payload::AppBuilder,
+    app: AppBuilder,
     name: &'static str,
     begin: impl Future<Output = payload::Result<()>> + Send + 'static,
     end: Conduct,
-) -> payload::AppBuilder {
+) -> AppBuilder {
     app.step(name, async move |_| {
         begin.await?;
         tracing::info!(probe = "startup", step = name, "probe");
@@ -335,6 +417,8 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
+        .route("/gate", get(gate))
+        .route("/thread", get(async || gettid().to_string()))
         .route("/panic", get(fall_over))
         .route("/crash", get(crash))
         .route("/echo", any(async |body: Body| body))
@@ -359,6 +443,16 @@ async fn sleep(Query(timing): Query<Timing>) -> String {
     tokio::time::sleep(timing.pause()).await;
     std::mem::forget(cancelled);
     pid().await
+}
+
+async fn gate(Query(Gate { file }): Query<Gate>) -> String {
+    appears(Some(file)).await;
+    pid().await
+}
+
+#[derive(Deserialize)]
+struct Gate {
+    file: PathBuf,
 }
 
 /// Says so when it is dropped.
@@ -418,7 +512,7 @@ async fn descriptors() -> Result<Vec<u8>, String> {
 }
 
 async fn orphan() -> Result<Vec<u8>, String> {
-    run(Command::new("sh").args(["-c", "sleep 1 >/dev/null 2>&1 & echo $!"]))
+    run(Command::new("sh").args(["-c", "sleep 600 >/dev/null 2>&1 & echo $!"]))
 }
 
 async fn environment() -> String {

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::thread;
 
 use nix::sys::signal::{Signal, killpg};
@@ -59,8 +59,6 @@ pub(crate) struct Service {
     control: PathBuf,
     pub(super) log: Arc<Log>,
     folder: TempDir,
-    /// Why its log is not read by the rules of `trace.rs`.
-    exempt: OnceLock<&'static str>,
 }
 
 /// The test service of `probe.rs`, which `cargo test` builds and `cargo test --test …` does not.
@@ -272,7 +270,6 @@ impl Setup {
             child,
             control: self.control.unwrap_or_default(),
             folder: self.folder,
-            exempt: OnceLock::new(),
         }
     }
 
@@ -311,24 +308,16 @@ impl Service {
         code
     }
 
-    /// Leaves its log to the test alone, for a reason that is written down here.
-    pub(crate) fn exempt_from_trace(&self, reason: &'static str) {
-        // The first reason is as good as any other.
-        let _ = self.exempt.set(reason);
-    }
-
     /// What must be true of every run is true of what was logged until now. Every service of every test is checked,
     /// at its end or where the test leaves it.
     #[track_caller]
     pub(crate) fn check_trace(&self) {
-        if self.exempt.get().is_none() {
-            let wrong = violations(&self.records());
-            assert!(
-                wrong.is_empty(),
-                "by the rules of trace.rs:\n{}",
-                wrong.join("\n")
-            );
-        }
+        let wrong = violations(&self.records());
+        assert!(
+            wrong.is_empty(),
+            "by the rules of trace.rs:\n{}",
+            wrong.join("\n")
+        );
     }
 
     /// Waits for the end of the process that was started; its workers may live on.

@@ -14,8 +14,6 @@ const PHASES: [&str; 9] = [
     "failed",
 ];
 
-const SERVING: usize = 4;
-
 /// What is wrong, one line each, with the number of the property in the table of `tests/lifecycle`.
 pub(crate) fn violations(records: &[Record]) -> Vec<String> {
     // A test that turns the log down, or floods it, has no trace.
@@ -64,8 +62,12 @@ struct Held {
 struct Worker {
     place: Option<(u64, u64)>,
     phase: usize,
+    /// Being in a later phase says nothing of it.
+    served: bool,
     forks: usize,
     loads: usize,
+    /// How often what the app owns was dropped.
+    releases: usize,
     started: Vec<String>,
     torn_down: Vec<String>,
     /// Those that run, with the number of their grant.
@@ -90,7 +92,14 @@ impl Checker {
             "" => self.probe(record),
             "worker-forked" => self.forked(record),
             "worker-phase" => self.phase(record),
-            "worker-exited" | "worker-failed" => self.ended(record),
+            "worker-exited" => {
+                let worker = self.worker(record);
+                let (owns, dropped) = (worker.loads, worker.releases);
+                let why = format!("an app was made {owns} times, and dropped {dropped} times");
+                self.must(3, owns == dropped, why, record);
+                self.ended(record);
+            }
+            "worker-failed" => self.ended(record),
             "worker-replaced" => self.replaced(record),
             "payload-started" => self.payload_started(record),
             "payload-ended" | "payload-failed" => self.payload_ended(record),
@@ -154,6 +163,7 @@ impl Checker {
         let (before, ended) = (worker.phase, worker.ends > 0);
         let moved = worker.place.is_some_and(|was| was != place);
         worker.phase = next;
+        worker.served |= PHASES[next] == "serving";
         let (payloads, steps) = (worker.payloads.clone(), worker.started.clone());
         let torn_down = worker.torn_down.clone();
         self.must(
@@ -216,6 +226,11 @@ impl Checker {
                 worker.loads += 1;
                 let once = worker.loads == 1 && PHASES[worker.phase] == "loading";
                 self.must(1, once, "load runs once, in its phase", record);
+            }
+            "released" => {
+                worker.releases += 1;
+                let in_time = PHASES[worker.phase] != "exited";
+                self.must(3, in_time, "it outlived its runtime", record);
             }
             "startup" => {
                 worker.started.push(step);
@@ -320,7 +335,7 @@ impl Checker {
         self.ready = true;
         let serving = self.workers.values();
         let serving = serving
-            .filter(|worker| worker.phase >= SERVING && worker.ends == 0)
+            .filter(|worker| worker.served && worker.ends == 0)
             .count();
         let wanted = record["workers"].as_u64().unwrap_or(u64::MAX);
         let why = format!("ready with {serving} that have served");
@@ -336,7 +351,7 @@ impl Checker {
     fn reloaded(&mut self, record: &Record) {
         let new = self.workers.values().filter(|worker| {
             let generation = worker.place.map(|(_, generation)| generation);
-            generation == Some(generation_of(record)) && worker.phase >= SERVING
+            generation == Some(generation_of(record)) && worker.served
         });
         let slots: BTreeSet<_> = new.filter_map(|worker| Some(worker.place?.0)).collect();
         let wanted = record["workers"].as_u64().unwrap_or(u64::MAX);
@@ -364,7 +379,7 @@ impl Checker {
     fn has_served(&self, worker: u64) -> bool {
         self.workers
             .get(&worker)
-            .is_some_and(|worker| worker.phase >= SERVING)
+            .is_some_and(|worker| worker.served)
     }
 
     fn worker(&mut self, record: &Record) -> &mut Worker {

@@ -345,15 +345,29 @@ fn each_phase_has_its_own_limit() {
             policy.workers = 1;
             policy.heartbeat_boot = Some(Duration::from_secs(3));
             policy.startup = Some(Duration::from_secs(8));
+            policy.heartbeat_serving = Some(Duration::from_secs(5));
+            policy.heartbeat_stopping = Some(Duration::from_secs(7));
+            policy.graceful = Some(Duration::from_secs(20));
+            policy.cleanup = Some(Duration::from_secs(10));
         });
-        for next in [Phase::Loading, Phase::Starting] {
-            if next <= phase {
-                bench.tell(Event::Entered {
-                    worker: FIRST,
-                    phase: next,
-                });
+        let way = [
+            Phase::Loading,
+            Phase::Starting,
+            Phase::Prepared,
+            Phase::Serving,
+            Phase::Draining,
+            Phase::Cleaning,
+        ];
+        for next in way.into_iter().filter(|next| *next <= phase) {
+            if next == Phase::Draining {
+                bench.tell(Event::Asked(Request::Stop(Level::Graceful)));
             }
+            bench.tell(Event::Entered {
+                worker: FIRST,
+                phase: next,
+            });
         }
+        bench.taken();
         let start = bench.now;
         loop {
             bench.pass(
@@ -377,6 +391,12 @@ fn each_phase_has_its_own_limit() {
     // It beats and does not come to its end: the worker's own limit, and the margin.
     assert_eq!(abort_after(Phase::Loading, true), ("startup", 10));
     assert_eq!(abort_after(Phase::Starting, true), ("startup", 10));
+    assert_eq!(abort_after(Phase::Serving, false), ("heartbeat", 5));
+    assert_eq!(abort_after(Phase::Draining, false), ("heartbeat", 7));
+    assert_eq!(abort_after(Phase::Cleaning, false), ("heartbeat", 7));
+    // From the order to stop: both slices, and the margin.
+    assert_eq!(abort_after(Phase::Draining, true), ("stop", 32));
+    assert_eq!(abort_after(Phase::Cleaning, true), ("stop", 32));
 }
 
 #[test]
