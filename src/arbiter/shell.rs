@@ -242,7 +242,7 @@ impl Shell {
                 }),
             },
             Action::Send { worker, order } => {
-                self.prepare_for(order, now());
+                self.prepare_for(worker, order, now());
                 self.send(worker, order);
             }
             Action::Abort {

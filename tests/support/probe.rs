@@ -2,7 +2,8 @@
 //! for, and says in its log what it does.
 //!
 //! # Settings, `[app]`
-//! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
+//! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread),
+//!   `greedy` (always has something to do, and gives way again and again).
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`.
 //! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
 //!   the text of an error of that step; `gate`: a file that step waits for.
@@ -64,6 +65,7 @@ use payload::{App, Context, Payload, PayloadContext, Scope};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "snake_case")]
@@ -100,6 +102,7 @@ enum Conduct {
     Panic,
     Hang,
     Block,
+    Greedy,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -267,6 +270,9 @@ async fn behave(conduct: Conduct) -> payload::Result<()> {
             hold_the_thread(Duration::MAX);
             Ok(())
         }
+        Conduct::Greedy => loop {
+            consume_budget().await;
+        },
     }
 }
 

@@ -64,6 +64,8 @@ struct Held {
 struct Worker {
     place: Option<(u64, u64)>,
     phase: usize,
+    /// Why it leaves.
+    cause: String,
     forks: usize,
     loads: usize,
     started: Vec<String>,
@@ -156,6 +158,12 @@ impl Checker {
         worker.phase = next;
         let (payloads, steps) = (worker.payloads.clone(), worker.started.clone());
         let torn_down = worker.torn_down.clone();
+        let cause = record.text("cause");
+        let same_cause = worker.cause.is_empty() || worker.cause == cause;
+        worker.cause = cause.to_owned();
+        let why = "why does it leave?";
+        self.must(36, next <= SERVING || !cause.is_empty(), why, record);
+        self.must(36, same_cause, "it leaves for another reason", record);
         self.must(
             2,
             previous == before,
@@ -268,8 +276,7 @@ impl Checker {
         let name = record.text("payload");
         let number = record.worker().unwrap_or_default();
         let Some(epoch) = self.worker(record).payloads.remove(name) else {
-            // Told to stop between two attempts, or never given its lease.
-            return;
+            return self.must(36, false, "a payload ended that did not run", record);
         };
         let lease = epoch.and_then(|epoch| self.granted.get(&epoch)).cloned();
         if let Some(held) = lease.and_then(|lease| self.leases.get_mut(&lease)) {
