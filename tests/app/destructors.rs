@@ -1,5 +1,7 @@
 //! What the author's values do when they are dropped, and his errors when they are asked what they say.
 
+#![expect(clippy::panic, reason = "what it is about")]
+
 use std::fmt;
 
 use payload::{App, AppBuilder, Payload, PayloadContext, Scope};
