@@ -48,7 +48,7 @@
 //! | question | answer | see it |
 //! | --- | --- | --- |
 //! | How often is `load` called, how many apps are there? | Once in every worker process, after the fork, inside that worker's runtime. One app per worker, none in the arbiter. A [`preload`] shares data and is no app. | `status`: LOADS is 1 for each worker |
-//! | How long does an app live? | From `load` to the end of its teardown, inside its worker. What was started is torn down on every way out on which the author's code can still run. | the journal: `PAYLOAD_EVENT=worker-phase` |
+//! | How long does an app live? | From `load` to the end of its teardown, inside its worker. What was started is torn down on every way out on which the author's code can still run. | `journalctl -u NAME PAYLOAD_EVENT=worker-phase`: each worker's phases, and why it left |
 //! | How many start/stop cycles? | At most one of each, by type: an [`App`] becomes a running app, and that becomes a stopped one. | `status`: STARTS and STOPS |
 //! | How do worker and app relate? | The worker owns the runtime and keeps it running; a supervisor owns every payload and acts at once when one ends. | `status`: the payloads of each worker |
 //!
@@ -56,7 +56,8 @@
 //!
 //! A request's handler is dropped where it waits when its client leaves, or at the drain's deadline. A step is dropped
 //! at its limit, a payload after its notice. A panic costs what panicked: the request, the step, the payload, which are
-//! reported as failed; never the process.
+//! reported as failed like any other error. The worker process lives on where it can do without: not without `load`, the
+//! steps of its startup and its critical payloads. Then it tears down what was started and ends, and is replaced.
 //!
 //! A worker has one thread for the app unless `threads` says more, so what blocks belongs into
 //! `tokio::task::spawn_blocking`. A worker that blocks for too long is diagnosed, killed and replaced.

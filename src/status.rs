@@ -4,6 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How many payloads an app may have: the state of each is shown.
+pub(crate) const PAYLOADS: usize = 32;
+
 /// What the whole service is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -24,44 +24,49 @@
 //! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
 //!
 //! [`TestWorker`] says where the app is to live, [`settings`] reads a configuration as the service does, [`TestApp`]
-//! drives the life: the startup and its interruption, requests, the drain, the leases, the stop and its deadline.
+//! drives the life: the startup and its interruption, requests, the drain, the leases, lifecycle events, the stop and its
+//! deadline. [`Trace`] says what has happened, and waits for it.
 
+mod scene;
+mod trace;
 mod worker;
 
-pub use worker::{TestWorker, body, peer, settings};
+pub use trace::Trace;
+pub use worker::{TestWorker, body, event, peer, settings};
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::shelf::Custodian;
 use crate::app::start::Launch;
-use crate::app::{App, Context, PayloadFailure, Stage, StartFailure, StepError};
+use crate::app::{App, Context, PayloadFailure, StartFailure, StepError};
 use crate::body::Body;
+use crate::events::{Events, LifecycleEvent};
 use crate::exit::BoxError;
 use crate::kept::Kept;
 use crate::lease::Grant;
 use crate::messages::Messages;
-use crate::status::{Arbiter, PayloadState, ServiceState, Status};
 
+#[cfg(test)]
 #[cfg(test)]
 pub(crate) use worker::outlook;
 use worker::{Around, Counter};
 
-/// The number of the one worker.
+/// The number of the first worker.
 const WORKER: u64 = 1;
 
 /// An app that runs in this process, on the test's own runtime.
@@ -81,6 +86,11 @@ pub struct TestApp {
     leases: Arc<Leases>,
     archive: Arc<Archive>,
     busy: Arc<Counter>,
+    events: Events,
+    /// Of the newest event.
+    happened: AtomicU64,
+    /// The number of the newest worker of this service.
+    workers: Arc<AtomicU64>,
     /// How often a lease was granted.
     grants: u64,
 }
@@ -106,7 +116,8 @@ impl TestApp {
     /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
     ///
     /// # Errors
-    /// `load` failed, or the startup did.
+    /// `load` failed, with its own error; or the startup did, with a [`NotStarted`], for
+    /// [`downcast`](std::error::Error#method.downcast).
     pub async fn load<S, L, F, E>(settings: S, load: L) -> Result<Self, BoxError>
     where
         L: FnOnce(Context<S>) -> F,
@@ -134,6 +145,14 @@ impl TestApp {
         self.messages.clone()
     }
 
+    /// Something happens in the service, and the app hears it by [`Context::events`](crate::Context::events).
+    /// [`event`](fn@event) makes one; its number is given here. Nothing else happens: what the app itself does is in the
+    /// [`trace`](Self::trace).
+    pub fn happen(&self, mut event: LifecycleEvent) {
+        event.number = self.happened.fetch_add(1, Relaxed) + 1;
+        self.events.extend([Arc::new(event)]);
+    }
+
     /// How much the app has declared [busy](crate::Context::busy): a service leaves for idleness only at zero.
     pub fn busy(&self) -> usize {
         self.busy.0.load(Relaxed)
@@ -152,7 +171,7 @@ impl TestApp {
     }
 
     /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
-    /// has, the [`trace`](Self::trace) says `payload 'name' released`.
+    /// has, the [`trace`](Self::trace) says `payload 'name' released`: [`Trace::until`].
     ///
     /// # Panics
     /// No payload of this name needs a lease.
@@ -196,22 +215,23 @@ impl TestApp {
         }
     }
 
-    /// Resolves when a critical payload has ended although nobody told it to. A worker drains then.
+    /// Resolves when a critical payload has ended although nobody told it to. A worker drains then, and fails: it is
+    /// among what [`stop`](Self::stop) gives back.
     pub fn failed(&self) -> impl Future<Output = PayloadFailure> + Send + use<> {
         self.running.failed()
     }
 
-    /// Drains, stops the payloads and runs the teardown, however long it takes. What failed, in order.
+    /// Drains, stops the payloads and runs the teardown, however long it takes. What failed: a critical payload that
+    /// has ended before it was told to stop, at any time, and then what went wrong on the way out, in order. Without any
+    /// of it a worker ends well.
     pub async fn stop(self) -> Vec<StepError> {
-        self.running.stop(None).await.errors
+        self.running.stop(None).await.all_errors()
     }
 
     /// The same with a deadline for all together, as a worker has.
     pub async fn stop_within(self, limit: Duration) -> Vec<StepError> {
-        self.running
-            .stop(Instant::now().checked_add(limit))
-            .await
-            .errors
+        let deadline = Instant::now().checked_add(limit);
+        self.running.stop(deadline).await.all_errors()
     }
 
     /// What has happened so far, and what will: every clone sees the same.
@@ -236,10 +256,14 @@ async fn launch(
     let (desk, outlook) = (around.desk(), around.outlook());
     let Around {
         place,
+        workers,
         tokens,
         messages,
         busy,
         deadline,
+        events,
+        scene,
+        ..
     } = around;
     let trace = Trace::default();
     let cancel = CancellationToken::new();
@@ -254,14 +278,14 @@ async fn launch(
         outlook,
         deadline,
         cleanup: None,
-        observer: Arc::new(trace.clone()),
+        observer: Arc::new((trace.clone(), scene)),
         leases: Arc::clone(&leases),
     });
     tokio::pin!(starting);
     let started = tokio::select! {
         biased;
         started = &mut starting => started,
-        () = stop => {
+        () = unconstrained(stop) => {
             cancel.cancel();
             starting.await
         }
@@ -279,8 +303,14 @@ async fn launch(
                 leases,
                 archive,
                 busy,
+                events,
+                happened: AtomicU64::new(0),
+                workers,
                 grants: 0,
             };
+            for (payload, kept) in &place.kept {
+                app.archive.put(app.number_of(payload), kept.clone());
+            }
             for (_, payload) in app.leases.payloads() {
                 app.grant(&payload, place.workers);
             }
@@ -290,9 +320,10 @@ async fn launch(
     }
 }
 
+/// Whatever the task has done before in the same poll.
 async fn until(deadline: Option<Instant>) {
     match deadline {
-        Some(deadline) => sleep_until(deadline).await,
+        Some(deadline) => unconstrained(sleep_until(deadline)).await,
         None => pending().await,
     }
 }
@@ -302,6 +333,11 @@ async fn until(deadline: Option<Instant>) {
 struct Archive(Mutex<BTreeMap<u32, Arc<Kept>>>);
 
 impl Archive {
+    fn put(&self, payload: u32, kept: Arc<Kept>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(payload, kept);
+    }
+
     fn of(&self, payload: u32) -> Option<Arc<Kept>> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(&payload).cloned()
@@ -310,8 +346,7 @@ impl Archive {
 
 impl Custodian for Archive {
     fn keep(&self, payload: u32, _: u64, kept: &Arc<Kept>) -> io::Result<()> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(payload, kept.clone());
+        self.put(payload, kept.clone());
         Ok(())
     }
 }
@@ -342,92 +377,3 @@ impl fmt::Display for NotStarted {
 }
 
 impl std::error::Error for NotStarted {}
-
-/// The events of one app's life, one line each, such as `app serving`, `startup 'pool' begun`,
-/// `teardown 'pool' done` and `payload 'sampler' restarting: failed: no such file`.
-#[derive(Clone, Debug, Default)]
-pub struct Trace(Arc<Mutex<Vec<String>>>);
-
-impl Trace {
-    /// All lines so far.
-    pub fn lines(&self) -> Vec<String> {
-        self.with(|lines| lines.clone())
-    }
-
-    /// Whether this very line is there.
-    pub fn contains(&self, line: &str) -> bool {
-        self.with(|lines| lines.iter().any(|seen| seen == line))
-    }
-
-    fn push(&self, line: String) {
-        self.with(|lines| lines.push(line));
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<String>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with(|lines| lines.iter().try_for_each(|line| writeln!(f, "{line}")))
-    }
-}
-
-impl Observer for Trace {
-    fn app_state(&self, state: AppState) {
-        self.push(format!("app {}", state.name()));
-    }
-
-    fn step(&self, event: &StepEvent<'_>) {
-        let stage = match event.stage {
-            Stage::Startup => "startup",
-            Stage::Drain => "drain",
-            _ => "teardown",
-        };
-        let name = event.name;
-        self.push(match &event.outcome {
-            StepOutcome::Begun => format!("{stage} '{name}' begun"),
-            StepOutcome::Done(_) => format!("{stage} '{name}' done"),
-            StepOutcome::Failed(_, error) => error.to_string(),
-        });
-    }
-
-    fn payload(&self, event: &PayloadEvent<'_>) {
-        let name = event.name;
-        let state = match event.state {
-            PayloadState::Waiting => "waiting",
-            PayloadState::Running => "running",
-            PayloadState::Restarting => "restarting",
-            PayloadState::Done => "done",
-            PayloadState::Failed => "failed",
-        };
-        self.push(match event.cause {
-            None => format!("payload '{name}' {state}"),
-            Some(cause) => format!("payload '{name}' {state}: {cause}"),
-        });
-    }
-
-    fn released(&self, event: &ReleaseEvent<'_>) {
-        self.push(format!("payload '{}' released", event.name));
-    }
-}
-
-/// What the one worker of a service with nothing around it sees.
-fn status() -> Status {
-    Status {
-        arbiter: Arbiter {
-            pid: std::process::id(),
-            state: ServiceState::Ready,
-            generation: 1,
-            uptime: 0.0,
-            workers: 1,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            status: String::new(),
-            log_drops: 0,
-        },
-        workers: Vec::new(),
-        sockets: Vec::new(),
-        leases: Vec::new(),
-    }
-}

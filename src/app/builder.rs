@@ -17,6 +17,7 @@ use super::state::State;
 use super::step::{Action, Entry, Item, Step, StepContext};
 use crate::body::Body;
 use crate::exit::BoxError;
+use crate::status::PAYLOADS;
 
 /// What `load` returns: an HTTP service, the steps of its startup and teardown, and its payloads.
 ///
@@ -66,7 +67,10 @@ impl fmt::Debug for App {
 ///
 /// Everything that is registered goes into one list. The startup runs through it in order; the teardown runs
 /// through what was started in reverse order. So a thing may rely on everything that was registered before it,
-/// from its first moment to its last.
+/// from its first moment to its last, with one exception: payloads that stop before the requests have drained
+/// ([`Payload::stop_before_requests`], and those that need a lease) are told when the drain begins, all at the same
+/// moment, and stop while what was registered behind them still works. What needs such a payload to its last moment
+/// has it stop [after the requests](Payload::stop_after_requests).
 ///
 /// - No request is served before the whole startup has succeeded.
 /// - When a step fails, panics or overruns its limit, or the worker is told to stop meanwhile, the steps before
@@ -110,6 +114,8 @@ pub struct AppBuilder {
 impl AppBuilder {
     /// Shares one value of type `T` with steps, payloads and request handlers; see [`State`]. A second value of
     /// the same type makes the startup fail.
+    ///
+    /// It gets an `Arc` of its own, so it needs none: an `Arc<T>` is found as `Arc<T>` only, in another `Arc`.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         if self
             .values
@@ -141,6 +147,21 @@ impl AppBuilder {
 
     /// Adds a startup and its teardown: what `code` resolves to is the code for afterwards. When `code` fails
     /// there is nothing to tear down.
+    ///
+    /// The code for afterwards may use the context that `code` was given; its
+    /// [`deadline`](StepContext::deadline) is that of the half that runs:
+    ///
+    /// ```
+    /// # struct Pool;
+    /// # impl Pool {
+    /// #     async fn connect() -> payload::Result<Pool> { Ok(Pool) }
+    /// #     async fn close(self, by: Option<tokio::time::Instant>) -> payload::Result<()> { Ok(()) }
+    /// # }
+    /// payload::App::builder().step("pool", async |step| {
+    ///     let pool = Pool::connect().await?;
+    ///     Ok(async move || pool.close(step.deadline()).await)
+    /// });
+    /// ```
     pub fn step<F, Fut, T, TFut>(self, name: impl Into<String>, code: F) -> Self
     where
         F: FnOnce(StepContext) -> Fut + Send + 'static,
@@ -189,7 +210,11 @@ impl AppBuilder {
 
     /// Adds a background task, started at this place of the startup, or later where it has to wait for a lease. Two
     /// payloads that need a lease cannot have the same name, since that is what the lease goes by.
-    pub fn payload(mut self, payload: Payload) -> Self {
+    ///
+    /// An app has at most 32 of them, those of the apps that are mounted in it among them; with more its startup fails.
+    /// One payload can run as many tasks as it likes, in a `tokio::task::JoinSet`.
+    pub fn payload(mut self, mut payload: Payload) -> Self {
+        self.faults.extend(payload.fault.take());
         self.entries.push(Entry {
             of: 0,
             item: Item::Payload(payload),
@@ -288,6 +313,7 @@ impl AppBuilder {
         let state = State::new(self.values);
         let mut faults = self.faults;
         faults.extend(doubles(&self.entries));
+        faults.extend(too_many(&self.entries));
         faults.extend(twice(self.mounted.iter().map(|member| &*member.path)));
         App {
             service: Service::with_state(service, &state)
@@ -328,6 +354,19 @@ fn doubles(entries: &[Entry]) -> impl Iterator<Item = String> {
     });
     leased.filter(move |name| !seen.insert(*name)).map(|name| {
         format!("two payloads that need a lease are called '{name}': give each a name of its own")
+    })
+}
+
+/// Each has a place on the scoreboard, where everybody sees its state.
+fn too_many(entries: &[Entry]) -> Option<String> {
+    let payloads = entries
+        .iter()
+        .filter(|entry| matches!(entry.item, Item::Payload(_)))
+        .count();
+    (payloads > PAYLOADS).then(|| {
+        format!(
+            "{payloads} payloads are too many, {PAYLOADS} is the limit: run several tasks in one, in a JoinSet"
+        )
     })
 }
 

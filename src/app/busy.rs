@@ -11,14 +11,17 @@ use std::sync::Arc;
 /// when the service already leaves comes too late.
 ///
 /// ```
-/// # async fn next_job() -> Option<u32> { None }
+/// # async fn next_job() -> u32 { 7 }
 /// # async fn run(job: u32) {}
 /// let worker = payload::Payload::new("jobs", async |context| {
-///     while let Some(job) = next_job().await {
+///     loop {
+///         let job = tokio::select! {
+///             () = context.stopped() => return Ok(()),
+///             job = next_job() => job,
+///         };
 ///         let _busy = context.busy();
 ///         run(job).await;
 ///     }
-///     Ok(())
 /// });
 /// ```
 #[must_use = "the service is busy until this is dropped"]

@@ -14,9 +14,10 @@ pub enum Stage {
     Drain,
     /// After the last request.
     Teardown,
-    /// A payload that was told to stop.
+    /// A payload that was told to stop, or a critical one that was not and has ended.
     Payload,
-    /// The drop of the service and of the state, after everything else.
+    /// The drop of what is left, after everything else: steps and payloads that were never started, the service, the
+    /// state.
     Release,
 }
 
@@ -56,6 +57,8 @@ pub(super) enum Fault {
     Cancelled,
     /// It was aborted and did not end: it blocks its thread.
     Blocked,
+    /// A critical payload's: it ended, in these words, although nobody told it to.
+    Unasked(String),
 }
 
 impl StepError {
@@ -67,7 +70,16 @@ impl StepError {
         }
     }
 
-    /// The step's or the payload's name, as its author gave it.
+    /// For those who are told everything at the end.
+    pub(super) fn of(failure: PayloadFailure) -> Self {
+        Self {
+            name: failure.name,
+            stage: Stage::Payload,
+            fault: Fault::Unasked(failure.cause),
+        }
+    }
+
+    /// The step's or the payload's name, as its author gave it; `app` for what belongs to no step.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -85,12 +97,15 @@ impl StepError {
 
 impl fmt::Display for StepError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Fault::Unasked(_) = self.fault {
+            f.write_str("critical ")?;
+        }
         match self.stage {
             Stage::Startup => write!(f, "startup step '{}' ", self.name)?,
             Stage::Drain => write!(f, "drain step '{}' ", self.name)?,
             Stage::Teardown => write!(f, "teardown step '{}' ", self.name)?,
             Stage::Payload => write!(f, "payload '{}' ", self.name)?,
-            Stage::Release => write!(f, "dropping the {} ", self.name)?,
+            Stage::Release => write!(f, "dropping what '{}' holds ", self.name)?,
         }
         match &self.fault {
             Fault::TimedOut(limit) if self.stage == Stage::Payload => write!(
@@ -115,6 +130,7 @@ impl fmt::Display for Fault {
             Fault::TimedOut(limit) => write!(f, "did not finish within its limit of {limit:?}"),
             Fault::CutOff => f.write_str("was cut off at the stop's deadline"),
             Fault::Cancelled => f.write_str("was cancelled"),
+            Fault::Unasked(text) => f.write_str(text),
             Fault::Blocked => f.write_str(
                 "does not end although it was aborted: it blocks its thread, move that work to spawn_blocking",
             ),

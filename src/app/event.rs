@@ -31,7 +31,7 @@ pub(crate) enum AppState {
     Stopping,
     /// Over, and nothing went wrong on the way out.
     Stopped,
-    /// Over: the startup or some step of the teardown failed.
+    /// Over: the startup, a critical payload or some step of the teardown failed.
     Failed,
 }
 
@@ -77,6 +77,8 @@ pub(crate) struct PayloadEvent<'a> {
     pub(crate) restarts: u32,
     /// How it ended, when it ended as it should not.
     pub(crate) cause: Option<&'a str>,
+    /// An attempt has begun or ended with it. Every beginning has exactly one end.
+    pub(crate) attempt: bool,
 }
 
 /// A payload has given its lease back: it does not run under it any more.

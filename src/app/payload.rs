@@ -1,7 +1,7 @@
 //! A supervised background task, as its author describes it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,13 +56,15 @@ pub struct Payload {
     /// `None`: as its scope has it.
     before_requests: Option<bool>,
     pub(super) stop_timeout: Duration,
+    /// What is wrong with it.
+    pub(super) fault: Option<String>,
 }
 
 /// The author's code, and what an end of it means that nobody asked for.
 pub(super) enum Work {
     Critical(Option<RunOnce>),
     Once(Option<RunOnce>),
-    Restarting(Run, Backoff),
+    Restarting(Arc<Mutex<Run>>, Backoff),
 }
 
 pub(super) type RunOnce = Box<dyn FnOnce(PayloadContext) -> Act<()> + Send>;
@@ -116,7 +118,8 @@ impl Payload {
         Fut: Future<Output = super::Result<()>> + Send + 'static,
     {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
-        let run = Box::new(move |context| Box::pin(run(context)) as Act<()>);
+        let run: Run = Box::new(move |context| Box::pin(run(context)));
+        let run = Arc::new(Mutex::new(run));
         Self::of(name.into(), Work::Restarting(run, backoff))
     }
 
@@ -127,6 +130,7 @@ impl Payload {
             scope: Scope::Worker,
             before_requests: None,
             stop_timeout: Duration::from_secs(5),
+            fault: None,
         }
     }
 
@@ -199,12 +203,20 @@ impl Payload {
         self
     }
 
-    /// The waits before restarts of a [`restarting`](Self::restarting) payload: the first is about `initial`, each next one about twice as long, none longer
-    /// than `max`. They are jittered by up to a half, and begin anew after an attempt that ran for longer than
-    /// `max`. From 100 ms to 30 s, if nothing else is said.
+    /// The waits before restarts of a [`restarting`](Self::restarting) payload: the first is about `initial`, each next
+    /// one about twice as long, none longer than `max`. They are jittered by up to a half, and begin anew after an
+    /// attempt that ran for longer than `max`. From 100 ms to 30 s, if nothing else is said.
+    ///
+    /// Another payload is never started again: with a backoff it makes the startup fail.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> Self {
-        if let Work::Restarting(_, backoff) = &mut self.work {
-            *backoff = Backoff::new(initial, max);
+        match &mut self.work {
+            Work::Restarting(_, backoff) => *backoff = Backoff::new(initial, max),
+            Work::Critical(_) | Work::Once(_) => {
+                self.fault = Some(format!(
+                    "payload '{}' has a backoff and is never started again: make it by Payload::restarting",
+                    self.name
+                ));
+            }
         }
         self
     }

@@ -4,6 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -14,7 +15,7 @@ use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{AppState, Progress};
 use super::service::Service;
 use super::stack::{Ending, Stack};
-use super::step::Common;
+use super::step::{Common, Entry};
 use super::supervisor::{Failed, Surroundings};
 use super::token::Tokens;
 
@@ -25,6 +26,8 @@ pub(crate) struct Running {
     /// Of the apps that are mounted in it, in the order of their mounting.
     pub(super) mounted: Vec<Common>,
     pub(super) stack: Stack,
+    /// What is still to be started, if anything is: a startup that failed did not come to it.
+    pub(super) rest: std::vec::IntoIter<Entry>,
     /// Waiting for the drain.
     pub(super) drain_steps: Vec<Ending>,
     /// Begun by the drain.
@@ -41,6 +44,14 @@ pub(crate) struct Stopped {
     pub(crate) errors: Vec<StepError>,
     /// The critical payload that failed first, if any did before it was told to stop. It was reported then.
     pub(crate) failure: Option<PayloadFailure>,
+}
+
+impl Stopped {
+    /// What a worker fails for: the critical payload as well.
+    pub(crate) fn all_errors(self) -> Vec<StepError> {
+        let failure = self.failure.map(StepError::of);
+        failure.into_iter().chain(self.errors).collect()
+    }
 }
 
 pub(super) struct DrainTask {
@@ -74,7 +85,7 @@ impl Running {
         self.tokens.fire_drain(deadline);
         self.stack.tell_early();
         for step in self.drain_steps.drain(..) {
-            let name = Arc::clone(&step.name);
+            let name = Arc::clone(&step.context.name);
             let observer = Arc::clone(&self.shared.observer);
             let cut = CancellationToken::new();
             let cutting = cut.clone().cancelled_owned();
@@ -106,16 +117,10 @@ impl Running {
     }
 
     /// Unwinds a startup that failed. Drain steps were never due.
-    pub(super) async fn give_up(
-        mut self,
-        deadline: Option<Instant>,
-        clean: bool,
-    ) -> Vec<StepError> {
+    pub(super) async fn give_up(mut self, deadline: Option<Instant>, clean: bool) -> Stopped {
         self.progress.advance(AppState::Stopping);
         let budget = Budget::new(deadline, self.stack.len());
-        self.finish(Vec::new(), budget, deadline, clean)
-            .await
-            .errors
+        self.finish(Vec::new(), budget, deadline, clean).await
     }
 
     async fn finish(
@@ -133,37 +138,43 @@ impl Running {
             ..
         } = self.shared;
         errors.extend(self.stack.unwind(&*observer, &mut budget).await);
-        // What is left of the author's values: the services, then the states, last-in first-out.
-        let (service, drain_steps) = (self.service, self.drain_steps);
-        let mut states = vec![common];
-        states.append(&mut self.mounted);
-        let mut failed_drop = catch(|| drop((service, drain_steps)));
-        while let Some(common) = states.pop() {
-            failed_drop = failed_drop.and(catch(|| drop(common)));
+        // What is left of the author's values, each for itself: what was never started, the services, then the states,
+        // last-in first-out.
+        while let Some(entry) = self.rest.next_back() {
+            let name = Arc::clone(entry.item.name());
+            errors.extend(release(&name, entry).err());
         }
-        if let Err(fault) = failed_drop {
-            errors.push(StepError::new(Stage::Release, &Arc::from("app"), fault));
+        while let Some(step) = self.drain_steps.pop() {
+            let name = Arc::clone(&step.context.name);
+            errors.extend(release(&name, step).err());
         }
-        let end = if clean && errors.is_empty() {
+        let app = Arc::from("app");
+        errors.extend(release(&app, self.service).err());
+        while let Some(mounted) = self.mounted.pop() {
+            errors.extend(release(&app, mounted).err());
+        }
+        errors.extend(release(&app, common).err());
+        let failure = failed.borrow().clone();
+        let end = if clean && errors.is_empty() && failure.is_none() {
             AppState::Stopped
         } else {
             AppState::Failed
         };
         self.progress.advance(end);
-        let failure = failed.borrow().clone();
         Stopped { errors, failure }
     }
 }
 
-/// Never, while no critical payload fails.
+/// A destructor of the author's may panic, and costs no other.
+fn release<T>(name: &Arc<str>, value: T) -> Result<(), StepError> {
+    catch(|| drop(value)).map_err(|fault| StepError::new(Stage::Release, name, fault))
+}
+
+/// Never, while no critical payload fails. Whatever the task has done before in the same poll.
 pub(super) async fn first_failure(failed: &Failed) -> PayloadFailure {
     let mut seen: watch::Receiver<_> = failed.subscribe();
-    let first = seen
-        .wait_for(Option::is_some)
-        .await
-        .ok()
-        .and_then(|first| first.clone());
-    match first {
+    let first = unconstrained(seen.wait_for(Option::is_some)).await;
+    match first.ok().and_then(|first| first.clone()) {
         Some(failure) => failure,
         None => pending().await,
     }

@@ -9,7 +9,7 @@ use super::act;
 use super::budget::Budget;
 use super::error::{Stage, StepError};
 use super::event::Observer;
-use super::step::{Common, End, StepContext, observed};
+use super::step::{End, StepContext, observed};
 use super::supervisor::Supervised;
 use super::token::earlier;
 
@@ -24,10 +24,9 @@ enum Item {
 
 /// A step's teardown, armed.
 pub(super) struct Ending {
-    pub(super) name: Arc<str>,
+    /// The startup had the same.
+    pub(super) context: StepContext,
     pub(super) limit: Option<Duration>,
-    /// Of the app that it belongs to.
-    pub(super) common: Common,
     pub(super) end: End,
 }
 
@@ -42,12 +41,12 @@ impl Ending {
         cut: impl Future<Output = ()>,
     ) -> Result<(), StepError> {
         let Self {
-            name,
+            context,
             limit,
-            common,
             end,
         } = self;
-        let context = StepContext::new(&name, &common, earlier(cut_at, after(limit)));
+        let name = Arc::clone(&context.name);
+        context.begin(earlier(cut_at, after(limit)));
         let run = act::run(Box::pin(async { end(context).await }), limit, cut);
         observed(observer, stage, &name, run).await
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -84,6 +85,7 @@ impl App {
                 .map(common)
                 .collect(),
             stack: Stack::default(),
+            rest: entries.into_iter(),
             drain_steps: Vec::new(),
             drain_tasks: Vec::new(),
             shared: Surroundings {
@@ -98,10 +100,10 @@ impl App {
             progress: Progress::new(observer),
         };
         running.progress.advance(AppState::Starting);
-        running.announce_payloads(&entries);
+        running.announce_payloads();
         let started = match faults.into_iter().next() {
             Some(fault) => Err(StartCause::Invalid(fault)),
-            None => running.start_all(entries, deadline, &cancel).await,
+            None => running.start_all(deadline, &cancel).await,
         };
         match started {
             Ok(()) => {
@@ -111,7 +113,12 @@ impl App {
             Err(cause) => {
                 let deadline = after(cleanup);
                 let clean = matches!(cause, StartCause::Cancelled(_));
-                let unwinding = running.give_up(deadline, clean).await;
+                let stopped = running.give_up(deadline, clean).await;
+                let unwinding = match cause {
+                    // The failure is the cause.
+                    StartCause::Payload(_) => stopped.errors,
+                    _ => stopped.all_errors(),
+                };
                 Err(StartFailure::new(cause, unwinding))
             }
         }
@@ -119,8 +126,9 @@ impl App {
 }
 
 impl Running {
-    fn announce_payloads(&self, entries: &[Entry]) {
-        let payloads = entries.iter().filter_map(|entry| match &entry.item {
+    fn announce_payloads(&self) {
+        let entries = self.rest.as_slice().iter();
+        let payloads = entries.filter_map(|entry| match &entry.item {
             Item::Payload(payload) => Some(payload),
             Item::Step(_) => None,
         });
@@ -133,19 +141,23 @@ impl Running {
                 state: PayloadState::Waiting,
                 restarts: 0,
                 cause: None,
+                attempt: false,
             });
         }
     }
 
+    /// One entry after the other. Those behind one that fails stay where they are.
     async fn start_all(
         &mut self,
-        entries: Vec<Entry>,
         deadline: Option<Instant>,
         cancel: &CancellationToken,
     ) -> Result<(), StartCause> {
         let mut payloads = 0;
-        for Entry { of, item } in entries {
+        loop {
             self.check(cancel)?;
+            let Some(Entry { of, item }) = self.rest.next() else {
+                return Ok(());
+            };
             let common = self.common_of(of);
             match item {
                 Item::Payload(payload) => {
@@ -162,28 +174,27 @@ impl Running {
                     limit,
                     action,
                 }) => {
-                    let ending = |end| Ending {
-                        name: Arc::clone(&name),
+                    let context = StepContext::new(&name, &common);
+                    let ending = |context, end| Ending {
+                        context,
                         limit,
-                        common: common.clone(),
                         end,
                     };
                     match action {
                         Action::Startup(begin) => {
-                            let at = earlier(deadline, after(limit));
-                            let context = StepContext::new(&name, &common, at);
-                            if let Some(end) = self.start_one(context, limit, begin, cancel).await?
-                            {
-                                self.stack.push_step(ending(end));
+                            context.begin(earlier(deadline, after(limit)));
+                            let begun = self.start_one(context.clone(), limit, begin, cancel);
+                            let end = begun.await?;
+                            if let Some(end) = end {
+                                self.stack.push_step(ending(context, end));
                             }
                         }
-                        Action::Drain(end) => self.drain_steps.push(ending(end)),
-                        Action::Teardown(end) => self.stack.push_step(ending(end)),
+                        Action::Drain(end) => self.drain_steps.push(ending(context, end)),
+                        Action::Teardown(end) => self.stack.push_step(ending(context, end)),
                     }
                 }
             }
         }
-        self.check(cancel)
     }
 
     fn common_of(&self, app: usize) -> Common {
@@ -207,7 +218,7 @@ impl Running {
                 biased;
                 result = act::run(Box::pin(async { begin(context).await }), limit, pending()) => return result,
                 failure = first_failure(&self.shared.failed) => interrupted = Some(StartCause::Payload(failure)),
-                () = cancel.cancelled() => interrupted = Some(StartCause::Cancelled(Some(Arc::clone(&name)))),
+                () = unconstrained(cancel.cancelled()) => interrupted = Some(StartCause::Cancelled(Some(Arc::clone(&name)))),
             }
             Err(Fault::Cancelled)
         };

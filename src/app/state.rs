@@ -42,7 +42,10 @@ impl State {
         self.0
             .get(&TypeId::of::<T>())
             .and_then(|value| Arc::clone(value).downcast().ok())
-            .ok_or(MissingState(type_name::<T>()))
+            .ok_or_else(|| MissingState {
+                wanted: type_name::<T>(),
+                is_in_arc: self.0.contains_key(&TypeId::of::<Arc<T>>()),
+            })
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -60,15 +63,24 @@ impl fmt::Debug for State {
 
 /// State was asked for that the app did not register.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MissingState(&'static str);
+pub struct MissingState {
+    wanted: &'static str,
+    /// An `Arc` of it was.
+    is_in_arc: bool,
+}
 
 impl fmt::Display for MissingState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.0;
-        write!(
-            f,
-            "no state of type {name} was registered: give it to AppBuilder::state"
-        )
+        let wanted = self.wanted;
+        write!(f, "no state of type {wanted} was registered")?;
+        if self.is_in_arc {
+            write!(
+                f,
+                ", but an Arc<{wanted}>: give AppBuilder::state the value without the Arc"
+            )
+        } else {
+            f.write_str(": give it to AppBuilder::state")
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The entries of an app's one list.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -15,12 +15,14 @@ use crate::events::Events;
 use crate::messages::Messages;
 use crate::status::Status;
 
-/// What a lifecycle step is given.
+/// What a lifecycle step is given. The two halves of an [`AppBuilder::step`](crate::AppBuilder::step) have the same:
+/// what the first one is given, the second one may go on using.
 #[derive(Clone, Debug)]
 pub struct StepContext {
     pub(super) name: Arc<str>,
     common: Common,
-    deadline: Option<Instant>,
+    /// Of the run that has begun last.
+    deadline: Arc<Mutex<Option<Instant>>>,
 }
 
 /// What the steps and payloads of one app have in common.
@@ -32,12 +34,17 @@ pub(super) struct Common {
 }
 
 impl StepContext {
-    pub(super) fn new(name: &Arc<str>, common: &Common, deadline: Option<Instant>) -> Self {
+    pub(super) fn new(name: &Arc<str>, common: &Common) -> Self {
         Self {
             name: Arc::clone(name),
             common: common.clone(),
-            deadline,
+            deadline: Arc::default(),
         }
+    }
+
+    /// A run of the step begins.
+    pub(super) fn begin(&self, deadline: Option<Instant>) {
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
     }
 
     /// The step's name, as logs and errors have it: in a [mounted](crate::AppBuilder::mount) app `/admin: pool`.
@@ -50,9 +57,11 @@ impl StepContext {
     /// A drain step knows only its own limit, since it has as much time as the requests need, and a share of the
     /// cleanup.
     ///
+    /// In the second half of an [`AppBuilder::step`](crate::AppBuilder::step) it is the deadline of that half.
+    ///
     /// `None` where all that is unlimited.
     pub fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        *self.deadline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The value of type `T` that the app registered.
@@ -97,6 +106,13 @@ pub(super) enum Item {
 }
 
 impl Item {
+    pub(super) fn name(&self) -> &Arc<str> {
+        match self {
+            Item::Step(step) => &step.name,
+            Item::Payload(payload) => &payload.name,
+        }
+    }
+
     /// As it is called when its app is mounted there: `/admin: pool`. What is mounted in that app has the rest of its
     /// path already.
     pub(super) fn under(mut self, path: &str, is_own: bool) -> Self {

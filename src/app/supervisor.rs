@@ -7,10 +7,11 @@
 //! 4. Dropping the handle aborts both tasks.
 //! 5. A payload that needs a lease runs only under a grant. The grant is given back once, when the attempt's future
 //!    is gone, and not at all when that is not known.
+//! 6. The author's code, his factory and his error among it, runs in the attempt's task and nowhere else.
 
+use std::future::pending;
 use std::ops::ControlFlow::{self, Break, Continue};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -19,15 +20,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::act::{panic_message, sleep_until_some};
+use super::act::{self, Act, panic_message, sleep_until_some};
 use super::busy::Desk;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Granted, Leases, Seat};
-use super::payload::{Payload, PayloadContext, Work};
+use super::payload::{Payload, PayloadContext, Run, Work};
 use super::step::Common;
 use super::token::{Notice, Token, earlier};
-use crate::exit::chain;
 use crate::lease::{Grant, Released};
 use crate::status::{PayloadState, Scope};
 
@@ -67,8 +67,8 @@ impl Supervised {
         let stop_timeout = payload.stop_timeout;
         let before_requests = payload.stops_before_requests();
         let needs_lease = payload.needs_lease();
-        let name = Arc::clone(&payload.name);
-        let supervisor = Supervisor {
+        let (name, work) = (Arc::clone(&payload.name), payload.work);
+        let mut supervisor = Supervisor {
             index,
             scope: payload.scope,
             context: PayloadContext {
@@ -89,14 +89,17 @@ impl Supervised {
             stop_timeout,
             failed: shared.failed.clone(),
             observer: Arc::clone(&shared.observer),
+            has_begun: false,
         };
-        let task = AbortOnDropHandle::new(if needs_lease {
+        let run: Act<_> = if needs_lease {
             let seat = shared.leases.open(number_of(index), &name);
-            tokio::spawn(supervisor.run_under_leases(payload.work, seat))
+            Box::pin(async { Ok(supervisor.run_under_leases(work, seat).await) })
         } else {
             supervisor.report(PayloadState::Running, None);
-            tokio::spawn(supervisor.run(payload.work))
-        });
+            Box::pin(async { Ok(supervisor.run(work).await) })
+        };
+        let watched = watched(run, Arc::clone(&name), stop.clone(), shared.failed.clone());
+        let task = AbortOnDropHandle::new(tokio::spawn(watched));
         Self {
             before_requests,
             stop,
@@ -123,10 +126,13 @@ impl Supervised {
             joined = &mut self.task => joined,
             () = sleep_until_some(limit) => {
                 self.abort.cancel();
-                (&mut self.task).await
+                match timeout(NOTICE + 2 * ABORT_GRACE, &mut self.task).await {
+                    Ok(joined) => joined,
+                    Err(_) => return Err(StepError::new(Stage::Payload, &self.name, Fault::Blocked)),
+                }
             }
         };
-        joined.unwrap_or_else(|error| Err(StepError::new(Stage::Payload, &self.name, fault(error))))
+        joined.unwrap_or_else(|error| Err(StepError::new(Stage::Payload, &self.name, lost(error))))
     }
 }
 
@@ -141,10 +147,12 @@ struct Supervisor {
     stop_timeout: Duration,
     failed: Failed,
     observer: Arc<dyn Observer>,
+    /// The beginning of an attempt was reported, and not its end.
+    has_begun: bool,
 }
 
 /// One attempt of a payload's work.
-type Attempt = AbortOnDropHandle<super::Result<()>>;
+type Attempt = AbortOnDropHandle<Result<(), Fault>>;
 
 /// How a payload came to its end.
 enum Over {
@@ -226,14 +234,14 @@ impl Supervisor {
         self.context.epoch = grant.epoch;
         self.context.slots = u32::from(grant.slots);
         self.context.shelf.open(grant.epoch, kept);
-        self.report(PayloadState::Running, None);
         let (told, revoked) = (self.told.clone(), seat.revoked());
         let stop_timeout = self.stop_timeout;
         let mut working = std::pin::pin!(self.work_off(work));
         tokio::select! {
+            // The end of the lease comes first: what was taken back already is not begun with.
             biased;
-            over = &mut working => return over,
             () = revoked => told.fire(after(stop_timeout)),
+            over = &mut working => return over,
         }
         working.await
     }
@@ -241,6 +249,12 @@ impl Supervisor {
     /// Attempt after attempt, as the payload's policy has it.
     async fn work_off(&mut self, work: &mut Work) -> Over {
         loop {
+            if self.told.is_fired() {
+                return Over::Told(Ok(()));
+            }
+            if !self.has_begun {
+                self.report(PayloadState::Running, None);
+            }
             let begun = Instant::now();
             let Some(attempt) = work.attempt(&self.context) else {
                 return Over::Told(Ok(()));
@@ -268,7 +282,6 @@ impl Supervisor {
                         return Over::Told(Ok(()));
                     }
                     self.context.restarts = self.context.restarts.saturating_add(1);
-                    self.report(PayloadState::Running, None);
                 }
             }
         }
@@ -310,7 +323,7 @@ impl Supervisor {
         sleep(NOTICE).await;
     }
 
-    fn stopped(&self, outcome: Result<(), Fault>) -> Result<(), StepError> {
+    fn stopped(&mut self, outcome: Result<(), Fault>) -> Result<(), StepError> {
         let Err(fault) = outcome else {
             self.report(PayloadState::Done, None);
             return Ok(());
@@ -319,13 +332,9 @@ impl Supervisor {
         Err(StepError::new(Stage::Payload, &self.context.name, fault))
     }
 
-    fn fail(&self, cause: &str) {
+    fn fail(&mut self, cause: &str) {
         self.report(PayloadState::Failed, Some(cause));
-        self.failed.send_if_modified(|first| {
-            let is_first = first.is_none();
-            first.get_or_insert_with(|| PayloadFailure::new(&self.context.name, cause.to_owned()));
-            is_first
-        });
+        note(&self.failed, &self.context.name, cause);
     }
 
     /// Only when nothing of the attempt is left.
@@ -340,7 +349,13 @@ impl Supervisor {
         });
     }
 
-    fn report(&self, state: PayloadState, cause: Option<&str>) {
+    fn report(&mut self, state: PayloadState, cause: Option<&str>) {
+        let attempt = match state {
+            PayloadState::Waiting => false,
+            PayloadState::Running => true,
+            _ => self.has_begun,
+        };
+        self.has_begun = state == PayloadState::Running;
         self.observer.payload(&PayloadEvent {
             index: self.index,
             name: &self.context.name,
@@ -349,6 +364,7 @@ impl Supervisor {
             state,
             restarts: self.context.restarts,
             cause,
+            attempt,
         });
     }
 }
@@ -357,23 +373,58 @@ impl Work {
     /// Starts the author's code as a task. `None`: it could be started once, and was.
     fn attempt(&mut self, context: &PayloadContext) -> Option<Attempt> {
         let context = context.clone();
-        // A panic before there is a future looks like any other panic of it.
-        let made = catch_unwind(AssertUnwindSafe(|| match self {
-            Work::Critical(run) | Work::Once(run) => run.take().map(|run| run(context)),
-            Work::Restarting(run, _) => Some(run(context)),
-        }));
-        let made = match made {
-            Ok(None) => return None,
-            Ok(Some(act)) => Ok(act),
-            Err(panic) => Err(panic),
-        };
-        Some(AbortOnDropHandle::new(tokio::spawn(async {
-            match made {
-                Ok(act) => act.await,
-                Err(panic) => resume_unwind(panic),
+        Some(AbortOnDropHandle::new(match self {
+            Work::Critical(run) | Work::Once(run) => {
+                let run = run.take()?;
+                tokio::spawn(async { run(context).await.map_err(act::fault) })
             }
-        })))
+            Work::Restarting(run, _) => {
+                let run = Arc::clone(run);
+                tokio::spawn(async move {
+                    let act = begin(&run, context);
+                    drop(run);
+                    act.await.map_err(act::fault)
+                })
+            }
+        }))
     }
+}
+
+/// One attempt has it at a time: the next one begins when that has ended.
+fn begin(run: &Mutex<Run>, context: PayloadContext) -> Act<()> {
+    let mut run = run.lock().unwrap_or_else(PoisonError::into_inner);
+    run(context)
+}
+
+/// A supervisor that dies looks after nothing any more, so the worker must not go on as if it did.
+async fn watched(
+    run: Act<Result<(), StepError>>,
+    name: Arc<str>,
+    stop: Notice,
+    failed: Failed,
+) -> Result<(), StepError> {
+    act::run(run, None, pending())
+        .await
+        .unwrap_or_else(|fault| {
+            if stop.is_fired() {
+                return Err(StepError::new(Stage::Payload, &name, fault));
+            }
+            note(
+                &failed,
+                &name,
+                &format!("lost its supervisor, which {fault}"),
+            );
+            Ok(())
+        })
+}
+
+/// The first one counts.
+fn note(failed: &Failed, name: &Arc<str>, cause: &str) {
+    failed.send_if_modified(|first| {
+        let is_first = first.is_none();
+        first.get_or_insert_with(|| PayloadFailure::new(name, cause.to_owned()));
+        is_first
+    });
 }
 
 fn number_of(index: usize) -> u32 {
@@ -393,15 +444,12 @@ fn unasked(end: Result<(), Fault>) -> String {
     }
 }
 
-fn outcome(end: Result<super::Result<()>, JoinError>) -> Result<(), Fault> {
-    match end {
-        Ok(result) => result.map_err(|error| Fault::Error(chain(error.as_ref()))),
-        Err(error) => Err(fault(error)),
-    }
+fn outcome(end: Result<Result<(), Fault>, JoinError>) -> Result<(), Fault> {
+    end.unwrap_or_else(|error| Err(lost(error)))
 }
 
-fn fault(error: JoinError) -> Fault {
-    error.try_into_panic().map_or(Fault::Cancelled, |panic| {
-        Fault::Panic(panic_message(panic.as_ref()))
-    })
+fn lost(error: JoinError) -> Fault {
+    error
+        .try_into_panic()
+        .map_or(Fault::Cancelled, |panic| Fault::Panic(panic_message(panic)))
 }

@@ -80,9 +80,12 @@ impl Shell {
 
     /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
     /// who takes over, and whoever counted on it as an heir has another one.
-    pub(super) fn prepare_for(&mut self, order: Order, now: Moment) {
+    pub(super) fn prepare_for(&mut self, worker: WorkerId, order: Order, now: Moment) {
         if order == Order::Stop(Level::Graceful) {
             self.update_links(now);
+        }
+        if let (Order::Stop(_), Some(why)) = (order, self.core.reason_to_leave(worker)) {
+            self.send(worker, Order::Because { why });
         }
     }
 

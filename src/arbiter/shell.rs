@@ -243,7 +243,7 @@ impl Shell {
                 }),
             },
             Action::Send { worker, order } => {
-                self.prepare_for(order, now());
+                self.prepare_for(worker, order, now());
                 if !self.send(worker, order)
                     && let Order::Grant { payload, grant, .. } = order
                 {

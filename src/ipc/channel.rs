@@ -21,6 +21,9 @@ const MAX: usize = 64 * 1024;
 /// The longest text inside a message.
 pub(crate) const MAX_TEXT: usize = 8 * 1024;
 
+/// See [`Channel::has_room`]. Of what unix(7) sockets take by default it is a third.
+const HIGH_WATER: usize = 64 << 10;
+
 /// What a worker tells the arbiter.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -148,11 +151,14 @@ impl Channel {
     }
 
     /// How much the other side has not taken yet, in bytes of the kernel's memory.
-    ///
-    /// # Errors
-    /// What ioctl(2) says.
     pub(crate) fn unsent(&self) -> io::Result<usize> {
         passing::unsent(self.0.as_fd())
+    }
+
+    /// Whether there is room for what can be left out or put off. An arbiter that has not read so much yet is given
+    /// nothing more of that: what must be said, that a lease is free for example, needs the room.
+    pub(crate) fn has_room(&self) -> bool {
+        self.unsent().is_ok_and(|bytes| bytes <= HIGH_WATER)
     }
 
     /// Takes the next message, with the descriptor that came with it; `None` also where this process had no room for it.

@@ -48,8 +48,46 @@ pub(crate) enum Order {
     Pause { round: u64 },
     /// Accept again.
     Resume,
+    /// Why it is going to be told to leave, for its log. A worker of an older binary does not know this.
+    Because { why: Why },
     /// Leave.
     Stop(Level),
+}
+
+/// Why a worker is told to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Why {
+    /// The service stops: asked for, with its connections kept for the next one, for idleness, or since it could not
+    /// start.
+    Stop,
+    Restart,
+    Idle,
+    BootFailed,
+    /// The next generation serves.
+    Reload,
+    /// It is of a generation that was not to be.
+    ReloadFailed,
+    /// Its replacement serves.
+    Recycle,
+    /// Its slot was given up.
+    Scale,
+}
+
+impl Why {
+    /// The word for logs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Why::Stop => "stop",
+            Why::Restart => "restart",
+            Why::Idle => "idle",
+            Why::BootFailed => "boot-failed",
+            Why::Reload => "reload",
+            Why::ReloadFailed => "reload-failed",
+            Why::Recycle => "recycle",
+            Why::Scale => "scale",
+        }
+    }
 }
 
 /// How much time a stop takes.

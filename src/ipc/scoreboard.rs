@@ -11,14 +11,13 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::moment::Moment;
+use crate::status::PAYLOADS;
 use crate::sys::diagnosis::Area;
 use crate::sys::memory::{Shared, shareable};
 use crate::worker::phase::Phase;
 
 /// How many workers can live at the same time: serving, being prepared and draining together.
 pub(crate) const SEATS: usize = 512;
-/// Payloads of one app whose state is shown; more run as well, unseen here.
-pub(crate) const PAYLOADS: usize = 32;
 /// Latency buckets: bucket `b` counts requests that took less than 2^b microseconds (and at least
 /// 2^(b-1)); the last takes the rest.
 pub(crate) const BUCKETS: usize = 28;

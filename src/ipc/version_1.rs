@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::bulletin::{Bulletin, Declared, Row, Told};
 use super::channel::Report;
-use super::orders::{Level, Order, Recycle};
+use super::orders::{Level, Order, Recycle, Why};
 use crate::events::{FieldValue, LifecycleEvent, Ring};
 use crate::lease::{Deposit, Grant, Released};
 use crate::moment::Moment;
@@ -124,6 +124,10 @@ fn orders() -> Vec<(Order, &'static str)> {
         ),
         (Order::Pause { round: 2 }, r#"{"pause":{"round":2}}"#),
         (Order::Resume, r#""resume""#),
+        (
+            Order::Because { why: Why::Reload },
+            r#"{"because":{"why":"reload"}}"#,
+        ),
         (Order::Stop(Level::Graceful), r#"{"stop":"graceful"}"#),
     ];
     for (order, _) in &all {
@@ -137,6 +141,7 @@ fn orders() -> Vec<(Order, &'static str)> {
             | Order::Revoke { .. }
             | Order::Pause { .. }
             | Order::Resume
+            | Order::Because { .. }
             | Order::Stop(_) => {}
         }
     }

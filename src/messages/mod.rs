@@ -141,6 +141,15 @@ impl Messages {
         }))
     }
 
+    /// Of another worker in the same process, without others.
+    pub(crate) fn beside(&self, worker: u64) -> Self {
+        Self(Arc::new(Parts {
+            worker,
+            hub: Arc::clone(&self.0.hub),
+            others: None,
+        }))
+    }
+
     /// Of one among others.
     pub(crate) fn carried(worker: u64, hub: Arc<Hub>, others: Arc<dyn Carry>) -> Self {
         Self(Arc::new(Parts {

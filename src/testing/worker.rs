@@ -1,24 +1,28 @@
 //! The worker that an app in a test believes to live in, and what else stands around an app.
 
+use std::collections::BTreeMap;
 use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::task::coop::unconstrained;
+use tokio::time::Instant;
 
-use super::{NotStarted, TestApp, WORKER, launch, status};
+use super::scene::Scene;
+use super::{NotStarted, TestApp, WORKER, launch, until};
 use crate::app::{App, Context, ContextParts, Count, Desk, Outlook, Tokens};
 use crate::body::Body;
 use crate::config::{AppSettings, app_settings};
-use crate::events::Events;
+use crate::events::{Events, Level, LifecycleEvent};
 use crate::exit::{BoxError, chain};
+use crate::kept::{Kept, MOST};
 use crate::messages::Messages;
 use crate::peer::Peer;
 
@@ -51,17 +55,32 @@ use crate::peer::Peer;
 pub struct TestWorker {
     pub(super) slot: u32,
     pub(super) workers: u16,
-    generation: u32,
+    pub(super) generation: u32,
     startup: Option<Duration>,
+    /// By the payload's name.
+    pub(super) kept: BTreeMap<String, Arc<Kept>>,
+    company: Option<Company>,
+}
+
+/// What the workers of one service have in common.
+#[derive(Clone, Debug)]
+struct Company {
+    messages: Messages,
+    /// The number of the newest one.
+    workers: Arc<AtomicU64>,
 }
 
 /// What the app shares with the worker around it.
 pub(super) struct Around {
     pub(super) place: TestWorker,
+    pub(super) number: u64,
+    pub(super) workers: Arc<AtomicU64>,
     pub(super) tokens: Tokens,
     pub(super) messages: Messages,
     pub(super) busy: Arc<Counter>,
     pub(super) deadline: Option<Instant>,
+    pub(super) events: Events,
+    pub(super) scene: Arc<Scene>,
 }
 
 /// How many [`Busy`](crate::Busy) there are.
@@ -75,6 +94,8 @@ impl Default for TestWorker {
             workers: 1,
             generation: 1,
             startup: None,
+            kept: BTreeMap::new(),
+            company: None,
         }
     }
 }
@@ -109,6 +130,50 @@ impl TestWorker {
         self
     }
 
+    /// What the last holder of this payload's lease has [kept](crate::PayloadContext::keep).
+    ///
+    /// # Panics
+    /// They cannot be kept: too many bytes, or no memory. And when the app is started, if no payload of it that needs a
+    /// lease has this name.
+    #[expect(clippy::panic, reason = "a mistake of the test")]
+    pub fn kept(mut self, payload: &str, bytes: impl AsRef<[u8]>) -> Self {
+        let bytes = bytes.as_ref();
+        assert!(bytes.len() <= MOST, "{} bytes cannot be kept", bytes.len());
+        match Kept::write(payload, None, bytes) {
+            Ok(kept) => self.kept.insert(payload.to_owned(), Arc::new(kept)),
+            Err(error) => panic!("nothing can be kept for '{payload}': {error}"),
+        };
+        self
+    }
+
+    /// Another worker of the service in which `app` lives: what one of them publishes, the subscribers in both hear.
+    /// Nothing else connects them. Each is granted its leases whatever the other one has; give them different
+    /// [slots](Self::slot).
+    ///
+    /// ```
+    /// use payload::testing::{TestApp, TestWorker};
+    /// # use payload::{App, Body};
+    /// # let build = || App::builder()
+    /// #     .build(payload::service_fn(async |_| Ok(http::Response::new(Body::empty()))));
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let one = TestWorker::new().workers(2).start(build()).await.unwrap();
+    /// let other = TestWorker::new().workers(2).slot(1).beside(&one).start(build()).await.unwrap();
+    /// let mut news = other.messages().subscribe("news");
+    /// one.messages().publish("news", "it rains").unwrap();
+    /// let message = news.recv().await.unwrap();
+    /// assert_eq!((message.bytes(), message.worker()), ("it rains".as_bytes(), 1));
+    /// # });
+    /// ```
+    pub fn beside(mut self, app: &TestApp) -> Self {
+        self.company = Some(Company {
+            messages: app.messages.clone(),
+            workers: Arc::clone(&app.workers),
+        });
+        self
+    }
+
     /// Runs the startup of `app`.
     ///
     /// # Errors
@@ -132,8 +197,27 @@ impl TestWorker {
     /// Calls `load` as a worker does, and runs the startup of its app.
     ///
     /// # Errors
-    /// `load` failed or took too long, or the startup did.
+    /// As [`TestApp::load`], or it took too long.
     pub async fn load<S, L, F, E>(self, settings: S, load: L) -> Result<TestApp, BoxError>
+    where
+        L: FnOnce(Context<S>) -> F,
+        F: Future<Output = Result<App, E>>,
+        E: Into<BoxError>,
+    {
+        self.load_until(settings, load, pending()).await
+    }
+
+    /// The same, and gives it up as soon as `stop` resolves, in `load` or in the startup.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load); of a startup that was given up [`StartFailure::is_cancelled`](crate::StartFailure) is
+    /// true.
+    pub async fn load_until<S, L, F, E>(
+        self,
+        settings: S,
+        load: L,
+        stop: impl Future<Output = ()>,
+    ) -> Result<TestApp, BoxError>
     where
         L: FnOnce(Context<S>) -> F,
         F: Future<Output = Result<App, E>>,
@@ -141,43 +225,58 @@ impl TestWorker {
     {
         let limit = self.startup;
         let around = Around::new(self);
-        let loading = load(around.context(settings));
-        let app = match around.deadline {
-            None => loading.await,
-            Some(deadline) => timeout_at(deadline, loading)
-                .await
-                .map_err(|_| format!("load did not end within {:?}", limit.unwrap_or_default()))?,
+        let mut stop = std::pin::pin!(unconstrained(stop));
+        let loaded = tokio::select! {
+            biased;
+            app = load(around.context(settings)) => app.map_err(Into::into)?,
+            () = &mut stop => return Err("load was given up: the worker was told to stop".into()),
+            () = until(around.deadline) => {
+                let limit = limit.unwrap_or_default();
+                return Err(format!("load did not end within {limit:?}").into());
+            }
         };
-        let app = app.map_err(Into::into)?;
-        Ok(launch(app, pending(), around).await?)
+        Ok(launch(loaded, stop, around).await?)
     }
 }
 
-/// Nothing happens in a service with nothing around it.
+/// Of an app in a service of its own.
+#[cfg(test)]
 pub(crate) fn outlook() -> Outlook {
-    Outlook {
-        events: Events::default(),
-        service: Arc::new(status),
-    }
+    Around::new(TestWorker::new()).outlook()
 }
 
 impl Around {
     fn new(place: TestWorker) -> Self {
+        let (number, messages, workers) = match &place.company {
+            None => (
+                WORKER,
+                Messages::alone(WORKER),
+                Arc::new(AtomicU64::new(WORKER)),
+            ),
+            Some(Company { messages, workers }) => {
+                let number = workers.fetch_add(1, Relaxed) + 1;
+                (number, messages.beside(number), Arc::clone(workers))
+            }
+        };
         Self {
             deadline: place
                 .startup
                 .and_then(|limit| Instant::now().checked_add(limit)),
-            place,
+            number,
+            workers,
             tokens: Tokens::default(),
-            messages: Messages::alone(WORKER),
+            messages,
             busy: Arc::default(),
+            events: Events::default(),
+            scene: Arc::new(Scene::new(place.clone(), number)),
+            place,
         }
     }
 
     fn context<S>(&self, settings: S) -> Context<S> {
         Context::new(ContextParts {
             settings,
-            worker: WORKER,
+            worker: self.number,
             slot: self.place.slot,
             generation: self.place.generation,
             workers: u32::from(self.place.workers),
@@ -190,7 +289,11 @@ impl Around {
     }
 
     pub(super) fn outlook(&self) -> Outlook {
-        outlook()
+        let (scene, busy) = (Arc::clone(&self.scene), Arc::clone(&self.busy));
+        Outlook {
+            events: self.events.clone(),
+            service: Arc::new(move || scene.status(busy.0.load(Relaxed))),
+        }
     }
 
     pub(super) fn desk(&self) -> Desk {
@@ -240,6 +343,30 @@ pub fn settings<S: DeserializeOwned>(text: &str) -> Result<S, BoxError> {
 /// The app's own stream failed.
 pub async fn body(response: Response<Body>) -> Result<Bytes, BoxError> {
     Ok(response.into_body().collect().await?.to_bytes())
+}
+
+/// A lifecycle event of this name, for [`TestApp::happen`]: of now, about no worker, without fields. Its own fields can
+/// be set.
+///
+/// ```
+/// let mut event = payload::testing::event("worker-failed");
+/// event.worker = Some(3);
+/// event.fields.insert("reason".to_owned(), payload::events::FieldValue::Text("it broke".to_owned()));
+/// ```
+pub fn event(name: &str) -> LifecycleEvent {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    LifecycleEvent {
+        number: 0,
+        time: since.unwrap_or_default().as_secs_f64(),
+        name: name.to_owned(),
+        level: Level::Info,
+        message: name.to_owned(),
+        worker: None,
+        slot: None,
+        generation: None,
+        pid: None,
+        fields: BTreeMap::new(),
+    }
 }
 
 /// What an app [that wants it](crate::AppBuilder::with_peer) finds among a request's extensions: who asks, `None` over

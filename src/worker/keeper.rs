@@ -10,11 +10,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::life::{Life, Wish};
+use super::life::Life;
 use super::post::Post;
 use super::reporter::Reporter;
-use super::stages::now;
+use super::stages::{Stages, now};
 use super::view::View;
+use super::wish::Wish;
 use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::config::Timeouts;
@@ -66,6 +67,7 @@ struct Keeper {
     wish: watch::Sender<Wish>,
     /// Orders about links go on to the app's runtime as they are.
     links: mpsc::UnboundedSender<(Order, Option<OwnedFd>)>,
+    stages: Arc<Stages>,
     leases: Arc<Leases>,
     view: Arc<View>,
     post: Arc<Post>,
@@ -104,6 +106,7 @@ impl Keeper {
             _ignored: ignored,
             wish,
             links,
+            stages: life.stages(),
             leases: life.leases(),
             view: life.view(),
             post: life.post(),
@@ -138,7 +141,8 @@ impl Keeper {
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
                 order = next_order(&self.readiness, &self.channel, &self.view), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
-                    Some((Order::Stop(level), _)) => self.wish(Wish::Stop(level), &mut deadline),
+                    Some((Order::Because { why }, _)) => self.stages.leaves_for(why.name()),
+                    Some((Order::Stop(level), _)) => self.stop(level, "told", &mut deadline),
                     Some((Order::Grant { payload, grant, kept }, file)) => {
                         self.grant(payload, grant, kept.map(|_| file));
                     }
@@ -151,10 +155,10 @@ impl Keeper {
                         // Nobody links workers any more.
                         let _ = self.links.send((Order::Close, None));
                         lifecycle!(Event::ArbiterLost, "the arbiter is gone: the worker drains and leaves");
-                        self.wish(Wish::Stop(Level::Graceful), &mut deadline);
+                        self.stop(Level::Graceful, "arbiter-lost", &mut deadline);
                     }
                 },
-                Some(()) = self.terminate.recv() => self.wish(Wish::Stop(Level::Graceful), &mut deadline),
+                Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
                 () = until(deadline) => {
                     tracing::error!("the app did not end within its deadlines: the worker leaves without it");
                     return ExitCode::Software;
@@ -167,6 +171,13 @@ impl Keeper {
         } else {
             code
         }
+    }
+
+    /// `cause`: where nothing better is known.
+    fn stop(&self, level: Level, cause: &'static str, deadline: &mut Option<Instant>) {
+        // First: the app's thread begins to leave when it hears the wish.
+        self.stages.leaves_for(cause);
+        self.wish(Wish::Stop(level), deadline);
     }
 
     fn wish(&self, wish: Wish, deadline: &mut Option<Instant>) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
@@ -18,13 +18,14 @@ use super::server::Server;
 use super::stages::Stages;
 use super::view::View;
 use super::wake::Wake;
+use super::wish::{Wish, told_to_hurry, told_to_serve, told_to_stop, until};
 use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
-use crate::app::{App, Context, ContextParts, Desk, Outlook, Tokens};
+use crate::app::{App, Context, ContextParts, Desk, Outlook, StepError, Tokens};
 use crate::config::{Config, Timeouts};
-use crate::exit::{BoxError, ExitCode, chain};
+use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::messages::Messages;
@@ -35,15 +36,6 @@ const SLOWEST_BEAT: Duration = Duration::from_secs(1);
 const FASTEST_BEAT: Duration = Duration::from_millis(20);
 /// Blocking tasks of the app get this long when everything else is over.
 const RUNTIME_END: Duration = Duration::from_secs(1);
-
-/// What the worker is to do. Only ever grows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Wish {
-    /// Get ready, and wait.
-    Prepare,
-    Serve,
-    Stop(Level),
-}
 
 /// Orders about accepting and about links to other workers, with the links. Each is here before a wish that came after it.
 pub(super) type Links = mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>;
@@ -115,6 +107,10 @@ impl Life {
     /// Where other workers are introduced, from any thread.
     pub(super) fn post(&self) -> Arc<Post> {
         self.post.clone()
+    }
+
+    pub(super) fn stages(&self) -> Arc<Stages> {
+        self.stages.clone()
     }
 
     pub(super) fn channel(&self) -> Arc<Channel> {
@@ -194,14 +190,15 @@ impl Life {
     ) -> Result<App, End> {
         self.stages.enter(Phase::Loading);
         self.stages.meter().seat().loads.fetch_add(1, Relaxed);
-        let mut task = tokio::spawn(async move { load(context).await });
-        let failed = |error: BoxError| End::Failed(format!("load failed: {}", chain(&*error)));
+        // What an error says is the author's code as well.
+        let mut task = tokio::spawn(async { load(context).await.map_err(|error| chain(&*error)) });
+        let failed = |error: String| End::Failed(format!("load failed: {error}"));
         let given_up = tokio::select! {
             biased;
             loaded = &mut task => return match loaded {
                 Ok(loaded) => loaded.map_err(failed),
                 Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_text(error.into_panic())))),
-                Err(error) => Err(failed(error.into())),
+                Err(error) => Err(failed(error.to_string())),
             },
             () = told_to_stop(&self.wishes) => End::Told,
             () = until(deadline) => End::Failed(overran("load", self.config.timeouts.startup)),
@@ -264,10 +261,10 @@ impl Life {
                 ),
                 self.config.timeouts.startup,
             )),
-            (true, false) if failure.unwinding().is_empty() => End::Told,
-            (true, false) => {
-                End::Failed("teardown failed after the startup was cancelled".to_owned())
-            }
+            (true, false) => match summary(failure.unwinding()) {
+                None => End::Told,
+                Some(what) => End::Failed(format!("{what}, after the startup was cancelled")),
+            },
             (false, _) => End::Failed(chain(&failure)),
         })
     }
@@ -297,21 +294,38 @@ impl Life {
         self.stages.enter(Phase::Draining);
         let deadline = self.drain_deadline();
         running.drain(deadline);
-        let left = self.drain(&server, deadline).await;
+        let is_over = self.drain(&server, deadline).await;
+        // One deadline for all that is left, the end of the requests among it.
+        self.ends_at = after(self.config.timeouts.cleanup);
+        let left = if is_over { 0 } else { server.connections() };
+        let rest = if is_over {
+            None
+        } else {
+            server.cancel(self.patience()).await
+        };
+        if rest.is_some() {
+            tracing::warn!(
+                "requests that were cancelled have not ended: the cleanup begins beside them"
+            );
+        }
         server.end(left).await;
         self.stages.enter(Phase::Cleaning);
         drop(server);
-        self.ends_at = after(self.config.timeouts.cleanup);
         let stopped = running.stop(self.ends_at).await;
-        match (end, stopped.errors.first(), stopped.failure) {
-            (End::Told, Some(first), _) => End::Failed(match stopped.errors.len() {
-                1 => first.to_string(),
-                count => format!("{first} (and {} more)", count - 1),
-            }),
-            // It failed during the drain, before it was told to stop.
-            (End::Told, None, Some(failure)) => End::Failed(failure.to_string()),
-            (end, _, _) => end,
+        let blocked = match rest {
+            Some(rest) => rest.end().await,
+            None => None,
+        };
+        match (end, summary(&stopped.all_errors()).or(blocked)) {
+            (End::Told, Some(what)) => End::Failed(what),
+            (end, _) => end,
         }
+    }
+
+    /// For requests that do not end although they are cancelled. At least half of the cleanup's time is not theirs.
+    fn patience(&self) -> Duration {
+        let cleanup = self.config.timeouts.cleanup;
+        cleanup.map_or(Server::PATIENCE, |limit| Server::PATIENCE.min(limit / 2))
     }
 
     async fn serve_until_end(&mut self, server: &Server, running: &Running) -> End {
@@ -343,25 +357,21 @@ impl Life {
         }
     }
 
-    /// Until no connection is left, the deadline has passed, or the wish has become more urgent; then the rest is
-    /// cancelled. Gives back how many were left.
-    async fn drain(&mut self, server: &Server, deadline: Option<Instant>) -> u64 {
+    /// Until no connection is left, the deadline has passed, or the wish has become more urgent. Whether none is left.
+    async fn drain(&mut self, server: &Server, deadline: Option<Instant>) -> bool {
         self.take_links(server);
         loop {
             tokio::select! {
                 biased;
-                () = server.drain() => return 0,
+                () = server.drain() => return true,
                 (order, link) = next_link(&mut self.links) => server.link(order, link),
-                () = told_to_hurry(&self.wishes) => break,
+                () = told_to_hurry(&self.wishes) => return false,
                 () = until(deadline) => {
                     tracing::warn!("requests did not end within timeouts.graceful and are cancelled");
-                    break;
+                    return false;
                 }
             }
         }
-        let left = server.connections();
-        server.cancel().await;
-        left
     }
 
     /// When requests are cancelled that have not ended: at once, when the stop is a quick one.
@@ -459,19 +469,6 @@ fn beat_interval(timeouts: &Timeouts) -> Duration {
     (shortest / 4).clamp(FASTEST_BEAT, SLOWEST_BEAT)
 }
 
-/// Not by a stop, which comes from another thread and may have just overtaken the question whether there is one.
-async fn told_to_serve(wishes: &watch::Receiver<Wish>) {
-    wait_for(wishes, |wish| wish == Wish::Serve).await;
-}
-
-async fn told_to_stop(wishes: &watch::Receiver<Wish>) {
-    wait_for(wishes, |wish| matches!(wish, Wish::Stop(_))).await;
-}
-
-async fn told_to_hurry(wishes: &watch::Receiver<Wish>) {
-    wait_for(wishes, |wish| wish >= Wish::Stop(Level::Quick)).await;
-}
-
 /// Cancel-safe.
 async fn next_link(links: &mut Links) -> (Order, Option<OwnedFd>) {
     match links.recv().await {
@@ -480,23 +477,17 @@ async fn next_link(links: &mut Links) -> (Order, Option<OwnedFd>) {
     }
 }
 
-/// A keeper that is gone wishes nothing any more.
-async fn wait_for(wishes: &watch::Receiver<Wish>, wanted: impl Fn(Wish) -> bool) {
-    let mut wishes = wishes.clone();
-    if wishes.wait_for(|wish| wanted(*wish)).await.is_err() {
-        std::future::pending::<()>().await;
-    }
-}
-
 fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
+/// The first error, and how many more there are.
+fn summary(errors: &[StepError]) -> Option<String> {
+    let first = errors.first()?;
+    Some(match errors.len() {
+        1 => first.to_string(),
+        count => format!("{first} (and {} more)", count - 1),
+    })
 }
 
 fn overran(what: &str, limit: Option<Duration>) -> String {

@@ -26,6 +26,7 @@ mod tasks;
 mod testing;
 mod view;
 mod wake;
+mod wish;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -10,7 +10,6 @@ use super::stages::{Stages, now};
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::app::shelf::Custodian;
 use crate::ipc::channel::{Channel, Report};
-use crate::ipc::scoreboard::PAYLOADS;
 use crate::kept::Kept;
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -89,10 +88,13 @@ impl Observer for Observed {
     }
 
     fn payload(&self, event: &PayloadEvent<'_>) {
-        if event.index < PAYLOADS {
-            let seat = self.stages.meter().seat();
-            seat.payload_states[event.index].store(event.state as u8, Relaxed);
-            seat.payload_restarts[event.index].store(event.restarts, Relaxed);
+        let seat = self.stages.meter().seat();
+        // An app that has more than there are places does not start.
+        if let Some(state) = seat.payload_states.get(event.index) {
+            state.store(event.state as u8, Relaxed);
+        }
+        if let Some(restarts) = seat.payload_restarts.get(event.index) {
+            restarts.store(event.restarts, Relaxed);
         }
         let (payload, restarts) = (event.name, event.restarts);
         match event.state {
@@ -114,9 +116,11 @@ impl Observer for Observed {
                     "payload started"
                 );
             }
-            PayloadState::Done => {
+            PayloadState::Done if event.attempt => {
                 lifecycle!(Event::PayloadEnded, payload, restarts, "payload ended");
             }
+            // Told to stop between two attempts: the last one has had its end.
+            PayloadState::Done => {}
             PayloadState::Restarting | PayloadState::Failed => lifecycle!(
                 Event::PayloadFailed,
                 payload,
@@ -138,14 +142,11 @@ impl Observer for Observed {
     }
 }
 
-/// An arbiter that has not read so much yet is given nothing more to keep: what else there is to say needs its room in
-/// the channel, and what lies in it is memory.
-const HIGH_WATER: usize = 64 << 10;
-
 /// What lies in the channel's queue is the arbiter's, also when this process is gone.
 impl Custodian for Channel {
     fn keep(&self, payload: u32, epoch: u64, kept: &Arc<Kept>) -> io::Result<()> {
-        if self.unsent()? > HIGH_WATER {
+        // What lies in the channel is memory, too.
+        if !self.has_room() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.send_with(&Report::Kept { payload, epoch }, kept.as_fd())

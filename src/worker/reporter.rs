@@ -9,7 +9,8 @@ use crate::ipc::channel::{Channel, Report};
 use crate::moment::Moment;
 
 /// So many at once, and one more each [`REFILL`]: a payload that fails as fast as it starts must not keep the arbiter
-/// from its work. The log has them all.
+/// from its work. An arbiter that does not read, since it runs a preload or changes its image, gets none after a while,
+/// so that there is room for what must not be lost. The log has them all.
 const BURST: u32 = 64;
 const REFILL: Duration = Duration::from_millis(50);
 
@@ -31,7 +32,7 @@ impl Reporter {
 
     /// Never blocks, never logs.
     pub(super) fn report(&mut self, mut event: LifecycleEvent) {
-        if !self.allowance.take(now()) {
+        if !self.allowance.take(now()) || !self.channel.has_room() {
             self.unsent += 1;
             return;
         }
@@ -75,7 +76,42 @@ impl Allowance {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::events::Level;
+    use crate::lease::Released;
+
+    #[test]
+    fn events_that_nobody_reads_leave_room_for_a_lease_that_is_given_back() {
+        let (_arbiter, worker) = Channel::pair().unwrap();
+        let worker = Arc::new(worker);
+        let mut reporter = Reporter::new(worker.clone());
+        for _ in 0..BURST {
+            reporter.report(LifecycleEvent {
+                number: 0,
+                time: 0.0,
+                name: "payload-failed".to_owned(),
+                level: Level::Warn,
+                message: "x".repeat(8_000),
+                worker: None,
+                slot: None,
+                generation: None,
+                pid: None,
+                fields: BTreeMap::new(),
+            });
+        }
+        assert!(reporter.unsent > 0, "the arbiter reads nothing");
+        for payload in 0..32 {
+            let released = Report::Released {
+                payload,
+                epoch: 1,
+                how: Released::Stopped,
+                at: now(),
+            };
+            worker.send(&released).unwrap();
+        }
+    }
 
     #[test]
     fn a_storm_is_cut_and_what_comes_after_it_is_not() {

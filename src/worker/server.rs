@@ -8,7 +8,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::accept;
 use super::gate::Gate;
@@ -36,6 +36,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// At a cancel, what the last words to the clients of WebSockets and event streams may take.
 const FAREWELL: Duration = Duration::from_millis(500);
 
+/// After so long whoever was cancelled has had them.
+const LAST_WORDS: Duration = Duration::from_millis(750);
+
 /// Serves the listeners with one service, in the runtime it is used in.
 ///
 /// 1. [`serve`](Server::serve) once, when the worker may accept.
@@ -50,7 +53,31 @@ pub(crate) struct Server {
     listeners: Arc<[Listener]>,
 }
 
+/// What a cancel has left behind.
+pub(crate) struct Rest {
+    tasks: Arc<Tasks>,
+    until: Instant,
+}
+
+impl Rest {
+    /// Lets those say their last words who still may. Who does not come to an end all the same blocks a thread, and
+    /// then it says so.
+    pub(crate) async fn end(self) -> Option<String> {
+        if timeout_at(self.until, self.tasks.over()).await.is_ok() {
+            return None;
+        }
+        let count = self.tasks.count();
+        let requests = if count == 1 { "request" } else { "requests" };
+        Some(format!(
+            "{count} {requests} did not end although cancelled: what blocks its thread belongs into spawn_blocking"
+        ))
+    }
+}
+
 impl Server {
+    /// What a [`cancel`](Self::cancel) takes at most that nothing goes wrong with.
+    pub(crate) const PATIENCE: Duration = Duration::from_millis(1500);
+
     /// `max_requests`: after so many requests [`request_limit`](Server::request_limit) resolves; the
     /// server itself goes on.
     pub(crate) fn new(
@@ -134,11 +161,18 @@ impl Server {
 
     /// Drops every handler that still runs and closes every connection. WebSockets get a close frame with 1001
     /// between two frames of the author's, and streams of events end as streams do; that and the closing have half a
-    /// second. No task of the server is left when it returns, unless a handler blocks its thread; then it waits for
-    /// that.
-    pub(crate) async fn cancel(&self) {
+    /// second. No task of the server is left when it returns, or there is a rest after so much `patience`: with less
+    /// than [`PATIENCE`](Self::PATIENCE) last words, and handlers that block their threads.
+    pub(crate) async fn cancel(&self, patience: Duration) -> Option<Rest> {
+        let (begun, tasks) = (Instant::now(), &self.shared.tasks);
         self.shared.signal().raise(Order::Cancel);
-        self.shared.tasks.over().await;
+        if timeout(patience, tasks.over()).await.is_ok() {
+            return None;
+        }
+        Some(Rest {
+            tasks: tasks.clone(),
+            until: begun + LAST_WORDS,
+        })
     }
 
     /// Closes the links to other workers, and says what came of the handoff. `left`: the connections that were

@@ -1,7 +1,8 @@
 //! Where the worker is: the one place that changes its phase, and tells everybody.
 
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::phase::Phase;
 use crate::app::Count;
@@ -12,11 +13,16 @@ use crate::logs::events::Event;
 use crate::moment::Moment;
 use crate::{logs, sys};
 
+/// The cause of a worker that leaves by itself.
+const FAILED: &str = "failed";
+
 /// The phase of this worker, monotonic by the table in [`Phase::successors`].
 pub(super) struct Stages {
     channel: Arc<Channel>,
     meter: Meter,
     current: Mutex<(Phase, Moment)>,
+    /// Why it leaves.
+    cause: OnceLock<&'static str>,
 }
 
 impl Stages {
@@ -27,7 +33,14 @@ impl Stages {
             channel,
             meter,
             current: Mutex::new((Phase::Forked, now())),
+            cause: OnceLock::new(),
         }
+    }
+
+    /// Notes why the worker is going to leave, before it begins to: an order, a signal, its own failure. The first
+    /// reason is the cause.
+    pub(super) fn leaves_for(&self, cause: &'static str) {
+        self.cause.get_or_init(|| cause);
     }
 
     /// One event, one message to the arbiter, one write to the scoreboard. A phase that may not follow is not
@@ -39,6 +52,9 @@ impl Stages {
             return;
         }
         let now = now();
+        // Who leaves without being told to has failed.
+        let leaves = next > Phase::Serving;
+        let cause = leaves.then(|| *self.cause.get_or_init(|| FAILED));
         *current = (next, now);
         self.meter.enter(next, now);
         self.meter.beat(now);
@@ -48,6 +64,7 @@ impl Stages {
             phase = next.name(),
             previous = previous.name(),
             took_seconds = now.since(since).as_secs_f64(),
+            cause,
             "worker entered a phase"
         );
         self.report(&Report::Entered { phase: next });
@@ -55,15 +72,23 @@ impl Stages {
 
     /// Says why the worker is going to end, before it does.
     pub(super) fn fail(&self, reason: &str) {
+        self.leaves_for(FAILED);
         self.report(&Report::Failed {
             reason: cut(reason),
         });
     }
 
     pub(super) fn report(&self, report: &Report) {
-        if let Err(error) = self.channel.send(report) {
-            // The arbiter is gone, or does not read: the keeper and the arbiter's limits see to it.
-            tracing::debug!(error = %error, "a report could not be sent to the arbiter");
+        match self.channel.send(report) {
+            Ok(()) => {}
+            // It does not read, although there is room for everything that has to be said (see `Reporter`).
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tracing::warn!(error = %error, "a report could not be sent to the arbiter");
+            }
+            // It is gone, and the keeper sees to that.
+            Err(error) => {
+                tracing::debug!(error = %error, "a report could not be sent to the arbiter");
+            }
         }
     }
 

@@ -29,6 +29,10 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(task));
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.tracker.len()
+    }
+
     /// Resolves when no task is left. Cancel-safe.
     pub(super) async fn over(&self) {
         self.tracker.wait().await;

@@ -66,6 +66,26 @@ async fn a_step_knows_when_it_is_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_second_half_of_a_step_knows_its_own_deadline_by_the_context_of_the_first() {
+    let known = Known::new();
+    let (up, down) = (known.clone(), known.clone());
+    let builder = App::builder()
+        .teardown("first", async |_| Ok(()))
+        .step("pair", async move |step| {
+            up.note("up", step.deadline());
+            Ok(async move || {
+                down.note("down", step.deadline());
+                Ok(())
+            })
+        })
+        .timeout(60 * SECOND);
+    let app = start(builder).await;
+    sleep(SECOND).await;
+    soon(app.stop_within(10 * SECOND)).await;
+    assert_eq!(known.all(), [("up", Some(60.0)), ("down", Some(10.0))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_payload_knows_when_it_is_aborted() {
     let known = Known::new();
     let of = |who, limit: Duration| {

@@ -26,17 +26,8 @@ fn noted(attempts: &Attempts) -> Vec<(u32, u32, u64, u32)> {
 }
 
 async fn says(trace: &Trace, line: &str, times: usize) {
-    let count = || {
-        let lines = trace.lines();
-        lines.iter().filter(|said| *said == line).count()
-    };
-    soon(async {
-        while count() < times {
-            sleep(SECOND / 100).await;
-        }
-    })
-    .await;
-    assert_eq!(count(), times, "{trace}");
+    soon(trace.until_times(line, times)).await;
+    assert_eq!(trace.count(line), times, "{trace}");
 }
 
 fn consumer(attempts: &Attempts) -> Payload {
@@ -207,17 +198,19 @@ async fn one_that_can_be_started_once_is_not_started_twice() {
 /// The lease is free when nothing of the payload is left, and not before.
 #[tokio::test(start_paused = true)]
 async fn one_that_is_slow_to_stop_holds_its_lease_until_its_future_is_dropped() {
-    struct Held(Trace);
+    /// Says at its drop whether the lease had been given back by then.
+    struct Held(Trace, Arc<Mutex<Option<bool>>>);
     impl Drop for Held {
         fn drop(&mut self) {
-            assert!(!self.0.contains("payload 'p' released"), "too early");
+            *self.1.lock().unwrap() = Some(self.0.contains("payload 'p' released"));
         }
     }
     let slot: Arc<Mutex<Option<Trace>>> = Arc::default();
-    let seen = slot.clone();
+    let was_released = Arc::new(Mutex::new(None));
+    let (seen, at_the_drop) = (slot.clone(), was_released.clone());
     let payload = Payload::new("p", async move |_| {
         sleep(SECOND).await;
-        let held = Held(seen.lock().unwrap().clone().unwrap());
+        let held = Held(seen.lock().unwrap().clone().unwrap(), at_the_drop);
         std::future::pending::<()>().await;
         drop(held);
         Ok(())
@@ -231,10 +224,27 @@ async fn one_that_is_slow_to_stop_holds_its_lease_until_its_future_is_dropped() 
     sleep(2 * SECOND).await;
     assert!(!trace.contains("payload 'p' released"), "{trace}");
     says(&trace, "payload 'p' released", 1).await;
+    assert_eq!(*was_released.lock().unwrap(), Some(false), "{trace}");
     assert!(
         soon(app.stop()).await.is_empty(),
         "it was reported when it happened"
     );
+}
+
+/// The supervisor hears of both at once.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_taken_back_at_once_starts_nothing() {
+    for scope in [Scope::Service, Scope::Slot] {
+        let payload = Payload::new("p", obedient).scope(scope);
+        let mut app = start(App::builder().payload(payload)).await;
+        let trace = app.trace();
+        app.revoke("p");
+        says(&trace, "payload 'p' released", 1).await;
+        assert!(!trace.contains("payload 'p' running"), "{trace}");
+        app.grant("p", 1);
+        says(&trace, "payload 'p' running", 1).await;
+        assert!(soon(app.stop()).await.is_empty());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,9 @@
 )]
 
 mod deadlines;
+mod destructors;
 mod face;
+mod greedy;
 mod leases;
 mod messages;
 mod mounts;

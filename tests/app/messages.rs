@@ -58,11 +58,9 @@ async fn a_test_publishes_as_another_part_would() {
         Ok(())
     });
     let app = crate::start(App::builder().payload(listener)).await;
-    let trace = app.trace();
     // It has subscribed when it waits.
-    while !trace.contains("payload 'listener' done") {
-        app.messages().publish("news", "it rains").unwrap();
-        tokio::task::yield_now().await;
-    }
+    tokio::task::yield_now().await;
+    app.messages().publish("news", "it rains").unwrap();
+    soon(app.trace().until("payload 'listener' done")).await;
     assert!(soon(app.stop()).await.is_empty());
 }

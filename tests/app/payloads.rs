@@ -4,11 +4,11 @@ use std::future::pending;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use payload::{App, Payload, PayloadContext};
+use payload::{App, AppBuilder, Payload, PayloadContext, Stage};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::{SECOND, failing, obedient, pair, soon, start, texts};
+use crate::{SECOND, failing, obedient, pair, soon, start, start_fails, texts};
 
 // 16. Nothing runs detached
 
@@ -50,7 +50,11 @@ async fn critical(payload: Payload, cause: &str) {
         .count();
     assert_eq!(said, 1, "{trace}");
     assert!(trace.contains(&format!("payload 'p' failed: {cause}")));
-    assert!(soon(app.stop()).await.is_empty());
+    assert_eq!(
+        texts(&soon(app.stop()).await),
+        [format!("critical payload 'p' {cause}")]
+    );
+    assert!(trace.contains("app failed"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,6 +80,27 @@ async fn a_critical_payload_that_panics_is_a_failure() {
     .await;
     let early = |_| -> std::future::Ready<payload::Result<()>> { panic!("early") };
     critical(Payload::new("p", early), "panicked: early").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_critical_payload_that_fails_during_the_drain_is_among_what_the_stop_gives_back() {
+    let payload = Payload::new("p", async |context: PayloadContext| {
+        context.drain_token().fired().await;
+        failing()
+    });
+    let builder = App::builder().payload(payload);
+    let mut app = start(builder.teardown("t", async |_| failing())).await;
+    app.drain();
+    sleep(SECOND).await;
+    let errors = soon(app.stop()).await;
+    assert_eq!(
+        texts(&errors),
+        [
+            "critical payload 'p' failed: it broke",
+            "teardown step 't' failed: it broke"
+        ]
+    );
+    assert_eq!((errors[0].name(), errors[0].stage()), ("p", Stage::Payload));
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +186,58 @@ async fn a_payload_that_runs_once_may_end_and_its_failure_is_reported_but_not_cr
     assert!(soon(app.stop()).await.is_empty());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_backoff_of_a_payload_that_is_never_started_again_is_a_mistake() {
+    let payload = Payload::once("p", obedient).backoff(SECOND, SECOND);
+    let failed = start_fails(App::builder().payload(payload)).await;
+    assert!(
+        failed
+            .to_string()
+            .contains("make it by Payload::restarting"),
+        "{failed}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_has_no_more_payloads_than_can_be_shown() {
+    let with = |count: usize| {
+        let many = (0..count).map(|number| Payload::new(number.to_string(), obedient));
+        many.fold(App::builder(), AppBuilder::payload)
+    };
+    assert!(soon(start(with(32)).await.stop()).await.is_empty());
+    let mounted = with(16).mount("/more", crate::build(with(17)));
+    for builder in [with(33), mounted] {
+        let failed = start_fails(builder).await;
+        let text = failed.to_string();
+        assert!(
+            text.contains("33 payloads are too many, 32 is the limit"),
+            "{text}"
+        );
+    }
+}
+
 // 19. The stop of a payload
+
+/// On one thread: neither its supervisor nor anything else has run since it was started.
+#[tokio::test(start_paused = true)]
+async fn a_payload_that_is_stopped_before_it_ran_is_not_started() {
+    let begun = Instant::now();
+    let started = Arc::new(Mutex::new(0));
+    let count = started.clone();
+    let payload = Payload::restarting("p", move |_| {
+        *count.lock().unwrap() += 1;
+        pending()
+    });
+    let builder = App::builder().payload(payload);
+    let failed = start_fails(builder.startup("migrate", async |_| failing())).await;
+    assert_eq!(
+        failed.to_string(),
+        "startup step 'migrate' failed: it broke"
+    );
+    assert!(failed.failure().unwinding().is_empty(), "{failed:?}");
+    assert_eq!(*started.lock().unwrap(), 0);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_payload_stops_after_the_requests_unless_it_asks_to_stop_before() {
@@ -234,6 +310,7 @@ async fn an_early_payload_that_ignores_its_stop_is_aborted_although_requests_sti
     let mut app =
         start(App::builder().payload(Payload::new("deaf", |_| pending()).stop_before_requests()))
             .await;
+    sleep(SECOND).await;
     app.drain();
     sleep(6 * SECOND).await;
     let begun = Instant::now();
@@ -247,6 +324,26 @@ async fn an_early_payload_that_ignores_its_stop_is_aborted_although_requests_sti
 
 #[test]
 fn a_payload_that_blocks_its_thread_is_given_up_and_the_teardown_goes_on() {
+    blocks(|mut block| {
+        Payload::new("blocker", async move |_| {
+            block();
+            Ok(())
+        })
+    });
+}
+
+/// What makes its future is the author's code as well.
+#[test]
+fn a_payload_whose_factory_blocks_its_thread_is_given_up_too() {
+    blocks(|mut block| {
+        Payload::restarting("blocker", move |_| {
+            block();
+            pending()
+        })
+    });
+}
+
+fn blocks(payload: impl FnOnce(Box<dyn FnMut() + Send>) -> Payload) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -257,16 +354,12 @@ fn a_payload_that_blocks_its_thread_is_given_up_and_the_teardown_goes_on() {
     runtime.block_on(async {
         let (blocking, blocks) = oneshot::channel();
         let mut blocking = Some((blocking, released));
-        let blocker = Payload::new("blocker", move |_| {
-            let taken = blocking.take();
-            async move {
-                if let Some((blocking, released)) = taken {
-                    blocking.send(()).unwrap();
-                    let _ = released.lock().unwrap().recv();
-                }
-                Ok(())
+        let blocker = payload(Box::new(move || {
+            if let Some((blocking, released)) = blocking.take() {
+                blocking.send(()).unwrap();
+                let _ = released.lock().unwrap().recv();
             }
-        });
+        }));
         let app = start(pair(App::builder(), "a").payload(blocker)).await;
         blocks.await.unwrap();
         let trace = app.trace();

@@ -4,7 +4,7 @@ use std::future::pending;
 use std::io;
 
 use payload::testing::TestApp;
-use payload::{App, AppBuilder, Payload};
+use payload::{App, AppBuilder, Payload, PayloadContext};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
@@ -104,6 +104,28 @@ async fn what_fails_while_unwinding_is_collected_beside_the_first_error() {
             "teardown step 'a' panicked: boom"
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_critical_payload_that_fails_while_a_cancelled_startup_unwinds_is_no_clean_stop() {
+    let payload = Payload::new("p", async |context: PayloadContext| {
+        context.drain_token().fired().await;
+        sleep(SECOND).await;
+        failing()
+    });
+    let builder = App::builder().payload(payload).teardown("t", async |_| {
+        sleep(2 * SECOND).await;
+        Ok(())
+    });
+    let builder = builder.startup("x", async |_| pending().await);
+    let failed = soon(TestApp::start_until(build(builder), sleep(SECOND)));
+    let failed = failed.await.unwrap_err();
+    assert!(failed.failure().is_cancelled());
+    assert_eq!(
+        texts(failed.failure().unwinding()),
+        ["critical payload 'p' failed: it broke"]
+    );
+    assert_eq!(failed.trace().lines().last().unwrap(), "app failed");
 }
 
 // 8. Between startup and serving

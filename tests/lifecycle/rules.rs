@@ -251,6 +251,15 @@ fn each_rule_finds_what_breaks_it() {
     spoiled(36, "a phase took an unknown time")
         .with(phase("serving"), "took_seconds", Value::Null)
         .must_be_found();
+    spoiled(36, "nobody knows why it leaves")
+        .with(phase("draining"), "cause", Value::Null)
+        .must_be_found();
+    spoiled(36, "it leaves for two reasons")
+        .with(phase("cleaning"), "cause", json!("scale"))
+        .must_be_found();
+    spoiled(36, "a payload has two ends")
+        .twice(event("payload-ended"))
+        .must_be_found();
     spoiled(36, "a reload has no end")
         .without(event("reloaded"))
         .must_be_found();

@@ -85,6 +85,17 @@ fn a_startup_step_hangs() {
 }
 
 #[test]
+fn a_startup_step_that_never_waits_is_given_up_as_well() {
+    let service = fails("startup = 'greedy'");
+    let reason = the_reason(&service);
+    assert!(
+        reason.contains("'three'") && reason.contains("2s"),
+        "{reason}"
+    );
+    unwound(&service, 1);
+}
+
+#[test]
 fn load_fails() {
     let reason = the_reason(&fails("load = 'fail'"));
     assert_eq!(reason, "load failed: read the table: no such table");
@@ -109,6 +120,7 @@ fn a_stop_during_the_boot_is_prompt_and_clean() {
     for (signal, app) in [
         (Signal::SIGTERM, "startup = 'hang'"),
         (Signal::SIGINT, "startup = 'hang'"),
+        (Signal::SIGTERM, "startup = 'greedy'"),
         (Signal::SIGTERM, "load = 'hang'"),
     ] {
         let service = Setup::new(&format!("workers = 2\n[app]\n{app}")).start();

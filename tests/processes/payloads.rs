@@ -92,6 +92,15 @@ fn a_restarting_one_is_started_again() {
 }
 
 #[test]
+fn one_that_waits_for_its_restart_at_the_stop_has_had_its_end() {
+    let service = with("fail", "restart");
+    ends(&service);
+    assert_eq!(service.stop(), 0);
+    // The rules of every trace count the ends.
+    service.check_trace();
+}
+
+#[test]
 fn one_that_runs_once_may_end() {
     for (payload, end, state) in [
         ("return", "payload-ended", "done"),

@@ -147,6 +147,7 @@ fn a_teardown_that_goes_wrong_is_told_and_skips_nothing() {
         ("fail", "no such table"),
         ("panic", "asked to panic"),
         ("hang", "'two'"),
+        ("greedy", "'two'"),
     ] {
         let service = Setup::new(&format!(
             "workers = 1\ntimeouts.cleanup = '2s'\n[app]\nteardown = '{teardown}'"
@@ -172,6 +173,24 @@ fn a_blocked_handler_does_not_hold_the_service() {
     );
     assert_eq!(service.stop(), 70);
     assert!(duration(&service) < 20.0);
+}
+
+/// With a thread to spare the app's own way out does not wait for it.
+#[test]
+fn a_blocked_handler_does_not_keep_the_app_from_its_teardown() {
+    let (service, _client) = busy(
+        "threads = 2\ntimeouts.graceful = '500ms'\ntimeouts.cleanup = '5s'\n[app]\npayload = 'run'",
+        "/block?ms=600000",
+    );
+    assert_eq!(service.stop(), 70, "it is not gone");
+    let trace = trace(&service, 1);
+    assert_torn_down(&trace);
+    for word in ["cleaning", "payload-ended", "failed"] {
+        assert!(trace.iter().any(|said| said == word), "{word}: {trace:?}");
+    }
+    let failed = service.event("worker-failed");
+    let reason = failed.text("reason");
+    assert!(reason.contains("1 request did not end"), "{reason}");
 }
 
 #[test]

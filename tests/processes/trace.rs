@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::service::{Setup, number};
+use nix::sys::signal::Signal;
+
+use crate::support::service::{Service, Setup, number, signal_to};
 use crate::{trace, worker_of};
 
 #[test]
@@ -82,6 +84,61 @@ fn what_each_event_says() {
             assert_eq!(record.text("cause"), "boot");
         }
     }
+}
+
+/// In its own log, not only in the arbiter's.
+#[test]
+fn each_worker_that_leaves_says_why() {
+    let cause = |service: &Service, worker: u64| {
+        let left = service.event_where("worker-phase", |event| {
+            event.worker() == Some(worker) && event.text("phase") == "draining"
+        });
+        left.text("cause").to_owned()
+    };
+    let service = Setup::new("workers = 2\n[app]\npayload = 'fail'").serve();
+    service.signal(Signal::SIGTTIN);
+    service.wait_until_serving(3);
+    service.signal(Signal::SIGTTOU);
+    assert_eq!(cause(&service, 3), "scale");
+    let first = service.workers()[0];
+    signal_to(first, Signal::SIGTERM);
+    assert_eq!(cause(&service, worker_of(&service, first)), "signal");
+    service.wait_until_replaced(first);
+    let pids = service.workers();
+    service.get("/payload");
+    let failed = service.event("payload-failed").worker().unwrap();
+    assert_eq!(cause(&service, failed), "failed");
+    let mut pids = pids.into_iter();
+    let pid = pids.find(|pid| worker_of(&service, *pid) == failed);
+    service.wait_until_replaced(pid.unwrap());
+    let old: Vec<u64> = service.each("worker");
+    assert!(service.reload().status.success());
+    for worker in old {
+        assert_eq!(cause(&service, worker), "reload");
+    }
+    let last = service.each("worker");
+    assert_eq!(service.stop(), 0);
+    for worker in last {
+        assert_eq!(cause(&service, worker), "stop");
+    }
+}
+
+#[test]
+fn a_worker_that_is_recycled_and_one_without_an_arbiter_say_so() {
+    let service = Setup::new("workers = 1\nrecycle.max_requests = 3").serve();
+    for _ in 0..3 {
+        service.get("/");
+    }
+    let left = |cause: &str| {
+        service.event_where("worker-phase", |event| {
+            event.text("phase") == "draining" && event.text("cause") == cause
+        })
+    };
+    assert_eq!(left("recycle").worker(), Some(1));
+    service.wait_until_serving(1);
+    service.signal(Signal::SIGKILL);
+    left("arbiter-lost");
+    service.gone();
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! for, and says in its log what it does.
 //!
 //! # Settings, `[app]`
-//! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread).
+//! - `load`, `startup`, `teardown`: `ok`, `fail`, `panic`, `hang` (awaits for ever), `block` (holds the thread),
+//!   `greedy` (always has something to do, and gives way again and again).
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`, or in
 //!   those of `teardown_of`; `step_timeout`: each one's limit, in seconds.
 //! - `drain`: as these, for a step at the drain, which there is only with this setting.
@@ -71,6 +72,7 @@ use payload::{App, AppBuilder, Context, Payload, PayloadContext, Scope, Token};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 
 #[derive(Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "snake_case")]
@@ -111,6 +113,7 @@ enum Conduct {
     Panic,
     Hang,
     Block,
+    Greedy,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
@@ -349,6 +352,9 @@ async fn behave(conduct: Conduct) -> payload::Result<()> {
             hold_the_thread(Duration::MAX);
             Ok(())
         }
+        Conduct::Greedy => loop {
+            consume_budget().await;
+        },
     }
 }
 

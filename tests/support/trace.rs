@@ -64,6 +64,8 @@ struct Worker {
     phase: usize,
     /// Being in a later phase says nothing of it.
     served: bool,
+    /// Why it leaves.
+    cause: String,
     forks: usize,
     loads: usize,
     /// How often what the app owns was dropped.
@@ -166,6 +168,13 @@ impl Checker {
         worker.served |= PHASES[next] == "serving";
         let (payloads, steps) = (worker.payloads.clone(), worker.started.clone());
         let torn_down = worker.torn_down.clone();
+        let cause = record.text("cause");
+        let same_cause = worker.cause.is_empty() || worker.cause == cause;
+        worker.cause = cause.to_owned();
+        let leaves = matches!(PHASES[next], "draining" | "cleaning" | "exited" | "failed");
+        let has_cause = !leaves || !cause.is_empty();
+        self.must(36, has_cause, "why does it leave?", record);
+        self.must(36, same_cause, "it leaves for another reason", record);
         self.must(
             2,
             previous == before,
@@ -283,8 +292,7 @@ impl Checker {
         let name = record.text("payload");
         let number = record.worker().unwrap_or_default();
         let Some(epoch) = self.worker(record).payloads.remove(name) else {
-            // Told to stop between two attempts, or never given its lease.
-            return;
+            return self.must(36, false, "a payload ended that did not run", record);
         };
         let lease = epoch.and_then(|epoch| self.granted.get(&epoch)).cloned();
         if let Some(held) = lease.and_then(|lease| self.leases.get_mut(&lease)) {

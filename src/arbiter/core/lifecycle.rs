@@ -5,6 +5,7 @@ use super::backoff;
 use super::events::Exit;
 use super::roster::{Worker, WorkerId};
 use super::{Core, Moment};
+use crate::ipc::orders::Why;
 use crate::worker::phase::Phase;
 
 impl Core {
@@ -103,7 +104,7 @@ impl Core {
         if let Some(old) = slot.serving.replace(id) {
             let slot = u16::try_from(index).unwrap_or(u16::MAX);
             self.notice(Notice::Replaced { slot, old, new: id });
-            self.retire(now, old);
+            self.retire(now, old, Why::Recycle);
         }
     }
 

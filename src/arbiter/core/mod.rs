@@ -71,7 +71,7 @@ pub(crate) use reload::Trigger;
 pub(crate) use roster::{Slot, Worker, WorkerId};
 pub(crate) use saved::Saved;
 
-use crate::ipc::orders::Level;
+use crate::ipc::orders::{Level, Why};
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
@@ -258,6 +258,11 @@ impl Core {
             Occasion::Idle(idle) => Some(idle),
             _ => None,
         }
+    }
+
+    /// Why that worker was told to leave, if it was.
+    pub(crate) fn reason_to_leave(&self, worker: WorkerId) -> Option<Why> {
+        self.workers.get(&worker)?.leaves_for
     }
 
     /// Why the last reload failed; `None` when there was none, or it succeeded.

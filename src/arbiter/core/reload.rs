@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::actions::{Action, Cause, Image, Notice};
 use super::roster::{Slot, Worker, WorkerId};
 use super::{Core, Moment};
-use crate::ipc::orders::{Level, Order};
+use crate::ipc::orders::{Level, Order, Why};
 use crate::worker::phase::Phase;
 
 /// Who asked for a reload; the shell knows where the answer goes.
@@ -316,8 +316,10 @@ impl Core {
                 Some(worker) if worker.phase == Phase::Serving => self.surplus.push(id),
                 // It may have connections as well: one that was told to serve has not said so yet, or one that
                 // leaves by itself.
-                Some(worker) if worker.serve_sent.is_some() => self.retire(now, id),
-                _ => self.order_to_stop(now, id, Level::Quick),
+                Some(worker) if worker.serve_sent.is_some() => {
+                    self.retire(now, id, Why::ReloadFailed);
+                }
+                _ => self.order_to_stop(now, id, Level::Quick, Why::ReloadFailed),
             }
         }
         self.set_stage(Stage::Returning { reason });
@@ -346,7 +348,7 @@ impl Core {
         self.leases.forgive();
         self.act(Action::Release);
         for id in &leaving {
-            self.retire(now, *id);
+            self.retire(now, *id, Why::Reload);
         }
         // Whoever is told that the reload has succeeded meets the new generation only.
         self.set_stage(Stage::Retiring {

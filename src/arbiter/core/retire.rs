@@ -4,7 +4,7 @@ use super::actions::{Action, Cause, Notice};
 use super::reload::Reload;
 use super::roster::{Ending, Slot, WorkerId};
 use super::{Core, MAX_SLOTS, Moment};
-use crate::ipc::orders::{Level, Order, Recycle};
+use crate::ipc::orders::{Level, Order, Recycle, Why};
 use crate::worker::phase::Phase;
 
 impl Core {
@@ -134,7 +134,7 @@ impl Core {
             self.surplus.extend(slot.serving.or(slot.incoming));
             // Who serves stays until somebody else does. Two of one slot are not needed for that.
             if let (Some(_), Some(incoming)) = (slot.serving, slot.incoming) {
-                self.retire(now, incoming);
+                self.retire(now, incoming, Why::Scale);
             }
         }
         self.retire_surplus(now);
@@ -150,14 +150,22 @@ impl Core {
         let mut serving = self.slots.iter().filter_map(|slot| slot.serving.as_ref());
         if serving.any(is_well) {
             for id in std::mem::take(&mut self.surplus) {
-                self.retire(now, id);
+                // Those of a reload that failed are of a generation that this one is not.
+                let worker = self.workers.get(&id);
+                let is_ours = worker.is_some_and(|worker| worker.generation <= self.generation);
+                let why = if is_ours {
+                    Why::Scale
+                } else {
+                    Why::ReloadFailed
+                };
+                self.retire(now, id, why);
             }
         }
     }
 
     /// Tells a worker to drain and leave, once.
-    pub(super) fn retire(&mut self, now: Moment, id: WorkerId) {
-        self.order_to_stop(now, id, Level::Graceful);
+    pub(super) fn retire(&mut self, now: Moment, id: WorkerId, why: Why) {
+        self.order_to_stop(now, id, Level::Graceful, why);
     }
 
     /// Says when the service is ready, degraded and well again.

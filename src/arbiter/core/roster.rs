@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::actions::Cause;
 use super::policy::Limits;
-use crate::ipc::orders::{Level, Recycle};
+use crate::ipc::orders::{Level, Recycle, Why};
 use crate::moment::Moment;
 use crate::worker::phase::Phase;
 
@@ -67,6 +67,9 @@ pub(crate) struct Worker {
     pub(crate) last_beat: Moment,
     pub(crate) serve_sent: Option<Moment>,
     pub(crate) stop_sent: Option<(Level, Moment)>,
+    /// Why it was told to leave, the first time.
+    #[serde(default)]
+    pub(crate) leaves_for: Option<Why>,
     pub(crate) channel_closed: Option<Moment>,
     pub(crate) ending: Ending,
     /// What it said about its failure.
@@ -106,6 +109,7 @@ impl Worker {
             last_beat: now,
             serve_sent: None,
             stop_sent: None,
+            leaves_for: None,
             channel_closed: None,
             ending: Ending::None,
             reason: None,

@@ -6,7 +6,7 @@ use super::actions::{Action, Fatal, Notice};
 use super::roster::WorkerId;
 use super::{Core, Moment};
 use crate::exit::ExitCode;
-use crate::ipc::orders::{Level, Order};
+use crate::ipc::orders::{Level, Order, Why};
 
 /// Signals this close together come from one hand: `timeout` and terminals send to a process and its group.
 const ONE_HAND: Duration = Duration::from_millis(100);
@@ -34,6 +34,17 @@ pub(super) enum Occasion {
     /// Nobody has asked: it was not needed for so long.
     Idle(Duration),
     Failure,
+}
+
+impl Occasion {
+    fn why(self) -> Why {
+        match self {
+            Occasion::Asked => Why::Stop,
+            Occasion::Restart => Why::Restart,
+            Occasion::Idle(_) => Why::Idle,
+            Occasion::Failure => Why::BootFailed,
+        }
+    }
 }
 
 impl Core {
@@ -112,14 +123,18 @@ impl Core {
     }
 
     fn stop_everybody(&mut self, now: Moment, level: Level) {
+        let why = self
+            .stop
+            .as_ref()
+            .map_or(Why::Stop, |stop| stop.occasion.why());
         let ids: Vec<WorkerId> = self.workers.keys().copied().collect();
         for id in ids {
-            self.order_to_stop(now, id, level);
+            self.order_to_stop(now, id, level, why);
         }
     }
 
     /// Tells one worker, unless it was told the same or more before.
-    pub(super) fn order_to_stop(&mut self, now: Moment, id: WorkerId, level: Level) {
+    pub(super) fn order_to_stop(&mut self, now: Moment, id: WorkerId, level: Level, why: Why) {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
@@ -127,6 +142,7 @@ impl Core {
             return;
         }
         worker.stop_sent = Some((level, now));
+        worker.leaves_for.get_or_insert(why);
         if level == Level::Kill {
             self.kill(now, id);
         } else {

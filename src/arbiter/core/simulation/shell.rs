@@ -205,6 +205,7 @@ impl World {
                         Order::Receive { .. }
                         | Order::Give { .. }
                         | Order::Close
+                        | Order::Because { .. }
                         | Order::Peer { .. } => {}
                         Order::Pause { .. } | Order::Resume => actor.inbox.push_back(order),
                     }
