@@ -163,7 +163,7 @@ impl TestWorker {
     /// let mut news = other.messages().subscribe("news");
     /// one.messages().publish("news", "it rains").unwrap();
     /// let message = news.recv().await.unwrap();
-    /// assert_eq!((message.bytes(), message.worker()), ("it rains".as_bytes(), 1));
+    /// assert_eq!((message.bytes().as_ref(), message.worker()), ("it rains".as_bytes(), 1));
     /// # });
     /// ```
     pub fn beside(mut self, app: &TestApp) -> Self {
