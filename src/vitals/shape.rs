@@ -17,6 +17,8 @@ pub(super) struct History<'a> {
     pub(super) capacity: usize,
     /// The worker that answers, by its pid.
     pub(super) pid: u32,
+    /// The place of the oldest sample that this worker has, whether it is among these or not.
+    pub(super) oldest: Option<Point>,
     /// Oldest first, whoever took them.
     pub(super) samples: Vec<Shown<'a>>,
     /// The service's own processes, as of the latest sample; none, when that is too old.

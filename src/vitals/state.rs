@@ -192,14 +192,16 @@ impl Vitals {
         &self,
         pick: impl FnOnce(&Ring) -> Vec<Placed>,
     ) -> serde_json::Result<Vec<u8>> {
-        let (samples, processes) = {
+        let (samples, oldest, processes) = {
             let state = self.state();
-            (pick(&state.ring), self.processes(&state).to_vec())
+            let (ring, processes) = (&state.ring, self.processes(&state).to_vec());
+            (pick(ring), ring.oldest(), processes)
         };
         serde_json::to_vec(&History {
             interval: self.settings.sample_interval.as_secs_f64(),
             capacity: self.settings.capacity(),
             pid: std::process::id(),
+            oldest: oldest.map(Into::into),
             samples: samples.iter().map(Into::into).collect(),
             processes: &processes,
         })

@@ -31,7 +31,8 @@ fn it_asks_nobody_but_its_own_service() {
     assert_eq!(asked.iter().find(foreign), None);
 }
 
-fn samples(address: SocketAddr) -> Option<usize> {
+/// How many `/api/vitals` answers.
+pub(crate) fn samples(address: SocketAddr) -> Option<usize> {
     let vitals = Client::connect(address).ok()?.get("/api/vitals").ok()?;
     let vitals: serde_json::Value = serde_json::from_str(&vitals.body).ok()?;
     Some(vitals["samples"].as_array()?.len())
@@ -105,6 +106,58 @@ fn with_nobody_to_hold_the_sampler_it_does_not_say_who_measures() {
             "{script}, globalThis.said = document.querySelector('#sampled').textContent, true"
         ));
         assert_eq!(browser.value("said"), says);
+    }
+}
+
+#[test]
+fn it_asks_once_more_when_a_worker_without_the_past_has_answered() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let address = socket.local_addr().unwrap();
+    let _service = start_with(socket, "workers = 1\n[app]\nsample_interval = '100ms'");
+    eventually("some samples", LIMIT, || {
+        samples(address).filter(|count| *count > 20)
+    });
+    browser.open(&url);
+    browser.until("samples.length > 20");
+    // As if a worker that has just come to life gave the next two answers, the second after a longer pause.
+    let script = "globalThis.first = String(samples[0].place), globalThis.asks = [], globalThis.real = fetch, \
+        fetch = async address => { \
+            const response = await real(address); \
+            asks.push(address); \
+            if (asks.length > 2) return response; \
+            const answer = await response.json(); \
+            answer.samples = answer.samples.slice(-1); \
+            answer.oldest = answer.samples[0].place; \
+            return new Response(JSON.stringify(answer)); \
+        }";
+    // Somebody who has nothing yet, and somebody who has been away and misses a part.
+    for forgets in ["samples = [], asked = 0", "samples = samples.slice(0, 5)"] {
+        browser.is(&format!("{script}, {forgets}, connect(), true"));
+        browser.until("asks.length === 3 && String(samples[0].place) === first");
+        browser.until("samples.every((sample, at) => !at || sample.place[1] === samples[at - 1].place[1] + 1)");
+        browser.is("fetch = real, true");
+    }
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
+#[test]
+fn another_run_of_the_service_is_known_by_its_age_and_a_worker_that_lags_is_none() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.is("source.close(), source = null, run[1] = 100, true");
+    for (uptime, is_another) in [
+        (99, false),
+        (97, false),
+        (101, false),
+        (96, true),
+        (97, false),
+    ] {
+        let script = format!("meet({{ pid: run[0], uptime: {uptime}, version }}) === {is_another}");
+        assert!(browser.is(&script), "{uptime}");
     }
 }
 

@@ -1,5 +1,8 @@
 //! Clocks that are set, runs that follow each other, histories of every length.
 
+use super::moves::samples;
+use super::support::eventually;
+use super::support::service::LIMIT;
 use super::{LIVE, browser, socket, start, start_with};
 
 /// A sample of the page with this place and time.
@@ -85,10 +88,15 @@ fn days_are_named_and_midnight_is_the_first_hour_of_one() {
 fn it_asks_for_as_much_as_it_shows_and_draws_no_more_than_can_be_seen() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
+    let address = socket.local_addr().unwrap();
     let _service = start_with(
         socket,
         "workers = 1\n[app]\nsample_interval = '100ms'\nhistory = '1h'",
     );
+    // Where there is no past yet, it asks a second time.
+    eventually("a sample", LIMIT, || {
+        samples(address).filter(|count| *count > 0)
+    });
     browser.open(&url);
     browser.until(LIVE);
     browser.until("asked > 0");

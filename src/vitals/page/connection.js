@@ -1,10 +1,11 @@
 
 // ---- The connection: what comes over the stream, and what is shown when it does not
 const AT_A_TIME = 10;      // seconds: the first event comes within them
-let pending = [];          // the place of the oldest sample that the worker had when it was last asked; empty: not asked
+let pending = [];          // the place from which on the past is here or asked for; empty: not asked
+let patience = 0, askAt = 0; // how many seconds to wait before the past is asked for once more, and until when
 let touched = false;       // somebody has chosen the range
 let source = null, timer = null, silence = null, wait = 0, lastSeen = null;
-let run = null;            // of the arbiter: [pid, uptime] of the last event
+let run = null;            // of the arbiter: [pid, uptime] of the last event that told more than the one before
 let version = null;        // of the arbiter that this page came from
 
 function linked(state, words) {
@@ -28,8 +29,9 @@ function connect() {
   on("vitals", news => {
     const isAnother = meet(news.service.arbiter);
     if (known(news.capacity)) ({ interval, capacity } = news);
-    // It may know more than it did when it was asked: a new worker hears the past a little later.
-    if (isFirst || isAnother || known(news.oldest) && (!pending.length || isBefore(news.oldest, pending))) fill(mine, news.oldest, isFirst && !isAnother);
+    // It may know more than who was asked: a new worker hears the past a little later.
+    const isShort = known(news.oldest) && (!pending.length || isBefore(news.oldest, pending));
+    if (isFirst || isAnother || isShort && performance.now() >= askAt) fill(mine, news.oldest, isFirst && !isAnother);
     isFirst = false;
     if (news.sample) remember([news.sample]);
     lastSample = known(news.age) ? performance.now() - 1000 * news.age : null;
@@ -64,10 +66,11 @@ function seen() {
   hush(3 * interval + 4);
 }
 
-// Whether this is another run of the service: its events and samples have no order with those of the last one.
+// Whether this is another run of the service: its events and samples have no order with those of the last one. What
+// another worker's stream begins with was written up to one and a half intervals ago.
 function meet(arbiter) {
-  const isAnother = run !== null && (arbiter.pid !== run[0] || arbiter.uptime < run[1]);
-  run = [arbiter.pid, arbiter.uptime];
+  const isAnother = run !== null && (arbiter.pid !== run[0] || arbiter.uptime < run[1] - 1.5 * interval - 2);
+  run = [arbiter.pid, run && !isAnother ? Math.max(run[1], arbiter.uptime) : arbiter.uptime];
   if (isAnother) {
     samples = [];
     asked = 0;
@@ -99,7 +102,8 @@ function again(seconds) {
   timer = setTimeout(connect, seconds * 1000 * (0.75 + 0.5 * Math.random()));
 }
 
-// Asks for the past: as much as is shown, or only for what came after the newest that is known.
+// Asks for the past: as much as is shown, or only for what came after the newest that is known. Another worker than the
+// one whose stream this is may answer, and have less of it.
 async function fill(of, oldest, isMore) {
   const count = wanted();
   const last = isMore && asked >= count && samples.at(-1);
@@ -110,15 +114,26 @@ async function fill(of, oldest, isMore) {
     if (!response.ok) throw new Error(response.statusText);
     const answer = await response.json();
     remember(answer.samples);
+    const from = answer.oldest ?? [];
+    const isAll = last ? from.length && !isBefore(last.place, from) : answer.samples.length >= count;
+    const isEnough = isAll || from.length && !isBefore(pending, from);
     if (!last) asked = count;
+    if (isEnough) patience = 0; else later(from);
     offer();
     // A service that has just begun fills a minute first.
-    if (!touched && !last && answer.samples.length * interval < 90) $("range").querySelector("input").click();
+    if (isEnough && !touched && !last && answer.samples.length * interval < 90) $("range").querySelector("input").click();
     paint();
   } catch {
-    // The stream tells when the connection is gone; else the next event asks anew.
-    if (of === source) pending = [];
+    // The stream tells when the connection is gone; else an event asks anew.
+    if (of === source) later([]);
   }
+}
+
+function later(from) {
+  pending = from;
+  asked = 0;
+  patience = Math.min(30, 2 * patience + 1);
+  askAt = performance.now() + 1000 * patience;
 }
 
 $("again").onclick = connect;
