@@ -230,15 +230,12 @@ impl Keeper {
                 Released::NotTaken
             }
         };
-        let report = Report::Released {
+        self.stages.report(&Report::Released {
             payload,
             epoch: grant.epoch,
             how,
             at: now(),
-        };
-        if let Err(error) = self.channel.send(&report) {
-            tracing::debug!(error = %error, "a lease could not be given back to the arbiter");
-        }
+        });
     }
 
     fn limit(&self, level: Level) -> Option<Duration> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::ledger::{Book, Ledger, gaps, with};
+use crate::ledger::{Book, Ledger, Stint, gaps, with};
 use crate::support::process::stat;
 use crate::support::service::{Record, Service, signal_to};
 use crate::support::{DEADLINE, eventually};
@@ -77,11 +77,15 @@ fn one_whose_next_worker_has_died_as_well_goes_to_the_one_that_lives() {
 
 #[test]
 fn a_gap_is_counted_while_the_arbiter_does_not_run() {
-    let settings = "workers = 2\n[timeouts]\nheartbeat_serving = '1s'";
+    let settings = "workers = 2\n[timeouts]\nheartbeat_serving = '2s'";
     let service = with(settings, "service").serve();
     let ledger = Ledger::of(&service);
     let pids = pids(&service, 2);
-    ledger.wait_for_writer(pids[0]);
+    // What follows a boot is over by then: the arbiter waits, and for nothing that comes soon.
+    ledger.wait_until("it has been written for a while", |stints| {
+        let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_secs(1);
+        stints.first().is_some_and(wrote)
+    });
     let unseen = die_unseen(&service, &pids[..1], UNNOTICED * 3);
     let stints = ledger.wait_for(2);
     let granted = service.count("it moves", 2, |event| event.is("lease-granted"));
