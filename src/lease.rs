@@ -22,7 +22,7 @@ pub(crate) struct Deposit {
 }
 
 /// How a payload came to give its lease back. It does not run any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Released {
     /// It was told to stop, or the lease came too late to be used. This worker can take it again.
@@ -33,12 +33,26 @@ pub(crate) enum Released {
     Finished,
     /// It failed, and takes its worker along.
     Failed,
-    /// It was not begun: what comes along with the lease did not arrive. This worker can take it another time.
+    /// It was not begun: what comes along with the lease did not arrive, or the lease could not be sent. This worker can
+    /// take it another time.
     #[serde(rename = "not_taken")]
     NotTaken,
+    /// In a way that is not known here: a newer program says so. It counts as a failure, and nothing is known against
+    /// the worker. Nobody sends it.
+    #[default]
+    #[serde(skip)]
+    Unknown,
 }
 
 impl Released {
+    /// It counts as a failure.
+    pub(crate) fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Released::Failed | Released::NotTaken | Released::Unknown
+        )
+    }
+
     /// The word for logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -46,6 +60,7 @@ impl Released {
             Released::Finished => "finished",
             Released::Failed => "failed",
             Released::NotTaken => "not taken",
+            Released::Unknown => "unknown",
         }
     }
 }

@@ -85,7 +85,8 @@ impl Shell {
             self.update_links(now);
         }
         if let (Order::Stop(_), Some(why)) = (order, self.core.reason_to_leave(worker)) {
-            self.send(worker, Order::Because { why });
+            // Its log does not say it, then.
+            let _ = self.send(worker, Order::Because { why });
         }
     }
 
@@ -101,7 +102,8 @@ impl Shell {
                 Tie::Heir { from, to } => self.link(from, to, None),
                 Tie::End { from } => {
                     if !(self.core.restarts() && self.link_to_store(from)) {
-                        self.send(from, Order::Close);
+                        // Its time to leave ends the wait, then.
+                        let _ = self.send(from, Order::Close);
                     }
                 }
             }

@@ -64,6 +64,8 @@ pub(super) fn hear(channel: &Channel) -> Heard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::Released;
+    use crate::moment::Moment;
 
     fn paused(round: u64) -> Report {
         Report::Paused { round }
@@ -101,6 +103,32 @@ mod tests {
         let heard = hear(&arbiter);
         assert_eq!((rounds(&heard), heard.rest), (vec![1, 2], Rest::Nothing));
         assert!(heard.unreadable.unwrap().contains("sung"));
+    }
+
+    /// Its lease would be nobody's for ever.
+    #[test]
+    fn a_lease_that_comes_back_in_a_way_that_is_not_known_here_comes_back() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        for how in [
+            serde_json::json!("bored"),
+            serde_json::json!({"handed": {"to": 3}}),
+        ] {
+            let at = serde_json::json!({"secs": 0, "nanos": 5});
+            worker
+                .send(&serde_json::json!({"released": {"payload": 1, "epoch": 7, "how": how, "at": at}}))
+                .unwrap();
+        }
+        let heard = hear(&arbiter);
+        assert_eq!((heard.reports.len(), heard.unreadable), (2, None));
+        for (report, _) in heard.reports {
+            let expected = Report::Released {
+                payload: 1,
+                epoch: 7,
+                how: Released::Unknown,
+                at: Moment::from_nanos(5),
+            };
+            assert_eq!(report, expected);
+        }
     }
 
     #[test]

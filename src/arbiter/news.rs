@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::pieces::{Mark, Piece, pieces, tell};
+use self::pieces::{Backlogs, Mark, Piece, has_room, pieces, tell};
 use super::core::WorkerId;
 use super::shell::Shell;
 use super::view;
@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::{FieldValue, LifecycleEvent, Ring, UNSENT};
 use crate::ipc::bulletin::{Briefing, Bulletin, Declared, Key, Known, Row};
+use crate::ipc::channel::Channel;
 use crate::moment::Moment;
 use crate::{logs, sys};
 
@@ -278,6 +279,25 @@ impl News {
         pieces(entries)
     }
 
+    /// Tells everybody what it does not know, as far as there is room for it. The packets are made once for all that
+    /// have been told the same so far, and none for a worker that takes nothing; what was made is the answer.
+    fn tell<'a>(&mut self, channels: impl Iterator<Item = (WorkerId, &'a Channel)>) -> Backlogs {
+        let newest = self.newest();
+        let mut backlogs = Backlogs::new();
+        for (worker, channel) in channels {
+            // Also who takes nothing has its mark: it is reminded now and then.
+            let mut told = *self.told.entry(worker).or_default();
+            if told == newest || !has_room(channel) {
+                continue;
+            }
+            let backlog = backlogs.entry(told).or_insert_with(|| self.since(told));
+            // Who takes some takes more in the next round.
+            self.due |= tell(channel, backlog, &mut told, newest);
+            self.told.insert(worker, told);
+        }
+        backlogs
+    }
+
     /// Forgets workers that are gone.
     fn keep_only(&mut self, lives: impl Fn(WorkerId) -> bool) {
         self.told.retain(|worker, _| lives(*worker));
@@ -309,23 +329,10 @@ impl Shell {
             .keep_only(|worker| self.children.get(worker).is_some());
         self.news.last_round = Some(now);
         self.news.due = false;
-        let newest = self.news.newest();
-        // Most have been told the same so far: their packets are made once.
-        let mut made: Option<(Mark, Vec<Piece>)> = None;
-        for (worker, child) in self.children.iter() {
-            let mut told = self.news.told.get(&worker).copied().unwrap_or_default();
-            let Some(channel) = child.channel.as_ref().filter(|_| told != newest) else {
-                continue;
-            };
-            if made.as_ref().is_none_or(|(made_for, _)| *made_for != told) {
-                made = Some((told, self.news.since(told)));
-            }
-            if let Some((_, pieces)) = &made {
-                // Who takes some takes more in the next round. Who takes nothing is reminded now and then.
-                self.news.due |= tell(channel, pieces, &mut told, newest);
-            }
-            self.news.told.insert(worker, told);
-        }
+        let children = self.children.iter();
+        let channels =
+            children.filter_map(|(worker, child)| Some((worker, child.channel.as_ref()?)));
+        self.news.tell(channels);
     }
 
     /// Those that had no room get another chance.

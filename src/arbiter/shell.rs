@@ -1,6 +1,7 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
 mod look;
+mod undelivered;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
@@ -244,14 +245,9 @@ impl Shell {
             },
             Action::Send { worker, order } => {
                 self.prepare_for(worker, order, now());
-                if !self.send(worker, order)
-                    && let Order::Grant { payload, grant, .. } = order
-                {
-                    self.answers.push_back(Event::Undelivered {
-                        worker,
-                        payload,
-                        epoch: grant.epoch,
-                    });
+                if let Err(error) = self.send(worker, order) {
+                    let answer = undelivered::answer(worker, order, &error, now());
+                    self.answers.extend(answer);
                 }
             }
             Action::Abort {
@@ -378,25 +374,20 @@ impl Shell {
         }
     }
 
-    /// False: it is sure that the worker does not get it.
-    pub(super) fn send(&mut self, worker: WorkerId, order: Order) -> bool {
-        let Some(channel) = self
-            .children
-            .get(worker)
-            .and_then(|child| child.channel.as_ref())
-        else {
-            return false;
-        };
+    /// # Errors
+    /// It is sure that the worker does not get it.
+    pub(super) fn send(&mut self, worker: WorkerId, order: Order) -> io::Result<()> {
+        let child = self.children.get(worker);
+        let channel = child.and_then(|child| child.channel.as_ref());
+        let channel = channel.ok_or(io::ErrorKind::NotConnected)?;
         let sent = self.deposits.send(channel, order);
         if let Err(error) = &sent {
-            // A worker that cannot be told is one that does not listen: its limits take care of it.
             tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
-            if matches!(order, Order::Grant { .. } | Order::Revoke { .. }) {
-                // There is no limit on these, and a lease must not be lost: without a channel the worker has to leave.
+            if undelivered::ends_channel(order, error) {
                 self.hang_up(worker);
             }
         }
-        sent.is_ok()
+        sent
     }
 
     pub(super) fn view(&self) -> crate::status::Status {

@@ -35,8 +35,10 @@ const REJECTED: &str = "PAYLOAD_REJECTED";
 const PREFLIGHT: &str = "PAYLOAD_PREFLIGHT";
 
 /// The version that this program writes. What arbiter and workers say to each other is no part of it: each side passes
-/// over what it does not know, so that an older program can take workers of a newer one over. Something new that must
-/// not be passed over, since a lease depends on it, needs a new version here.
+/// over what it does not know, so that an older program can take workers of a newer one over. What somebody waits for
+/// is not passed over: a lease that is given back is free, whatever way of giving it back that is
+/// ([`lenient`](crate::lenient)). Something new that must not be passed over, a new order or report that a lease depends
+/// on or a new scope, needs a new version here.
 const VERSION: u32 = 1;
 /// The oldest program that can read it, by the version that it writes itself.
 const OLDEST_READER: u32 = 1;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::events::LifecycleEvent;
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
+use crate::lenient;
 use crate::moment::Moment;
 use crate::status::Scope;
 use crate::sys::passing;
@@ -39,16 +40,18 @@ pub(crate) enum Report {
     Recycle {
         cause: Recycle,
     },
-    /// The names of its app's payloads, in the order of registration, and their scopes in the same order.
+    /// The names of its app's payloads, in the order of registration, and their scopes in the same order. One whose
+    /// scope is not known here gets no lease; the others do.
     Payloads {
         names: Vec<String>,
-        #[serde(default)]
+        #[serde(default, deserialize_with = "lenient::places")]
         scopes: Vec<Scope>,
     },
-    /// A lease is free again, since then. The last that is said about this epoch.
+    /// A lease is free again, since then. The last that is said about this epoch: it counts, however it came about.
     Released {
         payload: u32,
         epoch: u64,
+        #[serde(deserialize_with = "lenient::value")]
         how: Released,
         at: Moment,
     },

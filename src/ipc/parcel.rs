@@ -78,6 +78,8 @@ pub(crate) enum Incoming {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Outcome {
     Answer(Answer),
+    /// Something that is no answer, and why. Only the receiver's end says that it will not serve what it was sent.
+    Unreadable(String),
     /// Nothing now.
     Empty,
     /// The receiver is gone, and has said all that it ever will.
@@ -242,8 +244,7 @@ impl<F: AsFd> Link<F> {
     /// The next answer.
     ///
     /// # Errors
-    /// What came cannot be read, and is passed over: what is not answered is the sender's only when the
-    /// receiver is gone.
+    /// What recvmsg(2) says. It may say it again at once.
     pub(crate) fn outcome(&self) -> io::Result<Outcome> {
         let mut buffer = [0; size_of::<u32>() + MAX_HEAD];
         let Some(message) = self.read(&mut buffer)? else {
@@ -252,16 +253,10 @@ impl<F: AsFd> Link<F> {
         if message.length == 0 {
             return Ok(Outcome::Closed);
         }
-        let (head, _) = split(&buffer[..message.length])?;
-        let head: Head<'_> = serde_json::from_slice(head)?;
-        match head.what {
-            What::Taken {} => Ok(Outcome::Answer(Answer::Taken { id: head.id })),
-            What::Refused { reason } => Ok(Outcome::Answer(Answer::Refused {
-                id: head.id,
-                reason: reason.into_owned(),
-            })),
-            What::Parcel { .. } => Err(unreadable("a parcel instead of an answer")),
-        }
+        Ok(match answer(&buffer[..message.length]) {
+            Ok(answer) => Outcome::Answer(answer),
+            Err(error) => Outcome::Unreadable(error.to_string()),
+        })
     }
 
     fn write(&self, head: &Head<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -317,6 +312,19 @@ enum What<'a> {
     Refused {
         reason: std::borrow::Cow<'a, str>,
     },
+}
+
+fn answer(packet: &[u8]) -> io::Result<Answer> {
+    let (head, _) = split(packet)?;
+    let head: Head<'_> = serde_json::from_slice(head)?;
+    match head.what {
+        What::Taken {} => Ok(Answer::Taken { id: head.id }),
+        What::Refused { reason } => Ok(Answer::Refused {
+            id: head.id,
+            reason: reason.into_owned(),
+        }),
+        What::Parcel { .. } => Err(unreadable("a parcel instead of an answer")),
+    }
 }
 
 /// The head and what follows it.

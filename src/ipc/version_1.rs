@@ -223,6 +223,75 @@ fn read<T: DeserializeOwned>(text: &str) -> T {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
+/// The words inside of them.
+#[test]
+fn words_are_said_and_read_as_ever() {
+    fn pin<T>(words: &[(T, &str)])
+    where
+        T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug,
+    {
+        for (word, text) in words {
+            let text = format!(r#""{text}""#);
+            says(word, &text);
+            assert_eq!(read::<T>(&text), *word);
+        }
+    }
+    pin(&[
+        (Released::Stopped, "stopped"),
+        (Released::Spent, "spent"),
+        (Released::Finished, "finished"),
+        (Released::Failed, "failed"),
+        (Released::NotTaken, "not_taken"),
+    ]);
+    pin(&[
+        (Recycle::Requests, "requests"),
+        (Recycle::Age, "age"),
+        (Recycle::Memory, "memory"),
+        (Recycle::Slots, "slots"),
+    ]);
+    pin(&[
+        (Scope::Worker, "worker"),
+        (Scope::Slot, "slot"),
+        (Scope::Service, "service"),
+    ]);
+    pin(&[
+        (Level::Graceful, "graceful"),
+        (Level::Quick, "quick"),
+        (Level::Kill, "kill"),
+    ]);
+    pin(&[
+        (Why::Stop, "stop"),
+        (Why::Restart, "restart"),
+        (Why::Idle, "idle"),
+        (Why::BootFailed, "boot_failed"),
+        (Why::Reload, "reload"),
+        (Why::ReloadFailed, "reload_failed"),
+        (Why::Recycle, "recycle"),
+        (Why::Scale, "scale"),
+    ]);
+    pin(&Phase::ALL.map(|phase| (phase, phase.name())));
+    // A new word needs a new line.
+    match Released::default() {
+        Released::Stopped
+        | Released::Spent
+        | Released::Finished
+        | Released::Failed
+        | Released::NotTaken
+        | Released::Unknown => {}
+    }
+}
+
+/// What waits for a lease would wait for ever, if nobody knew that it does.
+#[test]
+fn payloads_are_told_apart_also_where_the_scope_of_one_is_not_known() {
+    let text = r#"{"payloads":{"names":["a","b"],"scopes":["host","service"]}}"#;
+    let expected = Report::Payloads {
+        names: vec!["a".to_owned(), "b".to_owned()],
+        scopes: vec![Scope::Worker, Scope::Service],
+    };
+    assert_eq!(read::<Report>(text), expected);
+}
+
 /// Whatever has names gets one more.
 fn with_more(text: &str) -> String {
     fn add(value: &mut Value, is_kind: bool) {

@@ -256,8 +256,10 @@ events! {
         "Payload @PAYLOAD@ runs no more in worker @PAYLOAD_WORKER@"
         "It has stopped, finished or failed, or its worker is gone, as CAUSE says; or it was\n\
          not begun, since what its last holder has kept could not be taken (the worker has no\n\
-         file descriptor left), or since the worker was gone already. The next worker gets\n\
-         the lease."
+         file descriptor left), since the arbiter had no room to send the lease (memory, or\n\
+         descriptors on their way; a warning before this one has the error), or since the\n\
+         worker was gone already. An unknown CAUSE is that of a newer program. The next\n\
+         worker gets the lease."
     LeasePauses "lease-pauses" WARN "cbc8307dd71680b29e409c9c81bcf103"
         "Payload @PAYLOAD@ waits before it runs again"
         "It failed, or its worker died under it or could not take it, several times in a\n\

@@ -50,6 +50,15 @@ pub(crate) fn send(
     }
 }
 
+/// Whether a send or a receive has failed for want of something that this process or the machine has too little of, now:
+/// memory, or descriptors, for which more may be on their way than unix(7) allows. The other side has no part in it.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ETOOMANYREFS | Errno::ENOBUFS | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE)
+    )
+}
+
 /// How much of what was sent over this socket the other side has not taken yet, in bytes of the kernel's memory:
 /// SIOCOUTQ of a local socket.
 ///
@@ -227,6 +236,20 @@ mod tests {
         assert_eq!((message.length, message.fds.len()), (10, 1));
         drop((message, writer));
         assert!(ends(reader));
+    }
+
+    #[test]
+    fn a_shortage_is_told_from_what_the_other_side_does() {
+        let shortage = |errno: Errno| is_shortage(&errno.into());
+        assert!(shortage(Errno::ETOOMANYREFS) && shortage(Errno::ENOBUFS));
+        assert!(shortage(Errno::ENOMEM) && shortage(Errno::EMFILE) && shortage(Errno::ENFILE));
+        let (a, b) = pair();
+        let send = || send(a.as_fd(), &[IoSlice::new(&[7; 1000])], &[]);
+        let full = (0..10_000).find_map(|_| send().err()).unwrap();
+        assert!(full.kind() == io::ErrorKind::WouldBlock && !is_shortage(&full));
+        drop(b);
+        assert!(!is_shortage(&send().unwrap_err()), "it is gone");
+        assert!(!is_shortage(&io::Error::other("a message of 70000 bytes")));
     }
 
     #[test]

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::life::Life;
 use super::post::Post;
 use super::reporter::Reporter;
 use super::stages::{Stages, now};
+use super::unmet::Unmet;
 use super::view::View;
 use super::wish::Wish;
 use super::{Load, Start};
@@ -27,11 +28,14 @@ use crate::kept::Kept;
 use crate::lease::{Grant, Released};
 use crate::lifecycle;
 use crate::logs::events::Event;
+use crate::sys::passing;
 use crate::sys::readiness::Readiness;
 use crate::{logs, sys};
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
+/// How soon an order is looked for again where there was no memory for it.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Runs the app in a thread of its own until it has ended.
 pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
@@ -71,6 +75,7 @@ struct Keeper {
     leases: Arc<Leases>,
     view: Arc<View>,
     post: Arc<Post>,
+    unmet: Unmet,
     timeouts: Timeouts,
 }
 
@@ -110,6 +115,7 @@ impl Keeper {
             leases: life.leases(),
             view: life.view(),
             post: life.post(),
+            unmet: Unmet::default(),
             timeouts,
         };
         Ok((keeper, life))
@@ -159,6 +165,7 @@ impl Keeper {
                     }
                 },
                 Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
+                () = until(self.unmet.ask_at()), if has_arbiter => self.unmet.ask(&self.channel),
                 () = until(deadline) => {
                     tracing::error!("the app did not end within its deadlines: the worker leaves without it");
                     return ExitCode::Software;
@@ -195,12 +202,9 @@ impl Keeper {
         }
     }
 
-    fn meet(&self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) {
-        if self.post.meet(worker, mailbox, is_late) {
-            return;
-        }
-        if let Err(error) = self.channel.send(&Report::Unmet { worker }) {
-            tracing::warn!(to = worker, error = %error, "the arbiter could not be asked for a worker's mailbox again: no message will reach it from here");
+    fn meet(&mut self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) {
+        if !self.post.meet(worker, mailbox, is_late) {
+            self.unmet.add(worker, &self.channel);
         }
     }
 
@@ -226,15 +230,12 @@ impl Keeper {
                 Released::NotTaken
             }
         };
-        let report = Report::Released {
+        self.stages.report(&Report::Released {
             payload,
             epoch: grant.epoch,
             how,
             at: now(),
-        };
-        if let Err(error) = self.channel.send(&report) {
-            tracing::debug!(error = %error, "a lease could not be given back to the arbiter");
-        }
+        });
     }
 
     fn limit(&self, level: Level) -> Option<Duration> {
@@ -251,7 +252,7 @@ fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
     Kept::adopt(file).map(Arc::new)
 }
 
-/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone. What it tells in between
+/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone, or cannot be heard. What it tells in between
 /// goes into the view. Cancel-safe.
 async fn next_order(
     readiness: &Readiness,
@@ -277,8 +278,14 @@ async fn next_order(
             }
             Ok((Received::Empty, _)) => ready.clear_ready(),
             Ok((Received::Closed, _)) => return None,
+            Err(error) if passing::is_shortage(&error) => {
+                tracing::warn!(error = %chain(&error), "an order of the arbiter cannot be read now");
+                sleep(AGAIN).await;
+            }
+            // That does not pass: whoever cannot be told anything leaves.
             Err(error) => {
-                tracing::warn!(error = %chain(&error), "an order of the arbiter cannot be read");
+                tracing::error!(error = %chain(&error), "the channel to the arbiter is broken");
+                return None;
             }
         }
     }
@@ -288,5 +295,25 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::bulletin::Briefing;
+    use crate::ipc::scoreboard::{self, Meter};
+
+    /// recvmsg(2) says the same about it each time.
+    #[tokio::test]
+    async fn a_channel_that_cannot_be_read_has_ended() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        nix::unistd::write(&writer, b"x").unwrap();
+        let channel = Channel::from(reader);
+        let readiness = Readiness::of(channel.as_fd()).unwrap();
+        let board = scoreboard::create().unwrap();
+        let view = View::new(Briefing::default(), Meter::new(board, 0), Arc::new([]));
+        let order = next_order(&readiness, &channel, &view).await;
+        assert_eq!(order.map(drop), None);
     }
 }

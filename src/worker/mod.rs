@@ -24,6 +24,7 @@ mod stages;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod unmet;
 mod view;
 mod wake;
 mod wish;

@@ -85,12 +85,15 @@ impl Leases {
                 if *how != Released::NotTaken {
                     self.forgive(core, &key, &held, *at);
                 }
-                if matches!(how, Released::Failed | Released::NotTaken) {
+                if matches!(
+                    how,
+                    Released::Failed | Released::NotTaken | Released::Unknown
+                ) {
                     *self.failures.entry(key.clone()).or_default() += 1;
                 }
                 match how {
                     Released::Stopped if held.revoked => {}
-                    Released::NotTaken => {}
+                    Released::NotTaken | Released::Unknown => {}
                     Released::Finished => {
                         let generation = core.workers[worker].generation;
                         self.finished.insert((key, generation));

@@ -46,7 +46,8 @@ pub(crate) enum Event {
     },
     /// The payloads of the worker's app that need a lease. Comes once, before it is Prepared.
     Wants { worker: WorkerId, wants: Vec<Want> },
-    /// The payload of the worker that had the lease by this epoch does not run any more, since then.
+    /// The payload of the worker that had the lease by this epoch does not run any more, since then. As not taken also
+    /// where the grant could not be sent, for want of something that the arbiter or the machine has too little of.
     Released {
         worker: WorkerId,
         payload: u32,

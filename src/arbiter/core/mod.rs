@@ -10,8 +10,9 @@
 //!    at on a tick only: a worker is never judged by beats that are older than the question.
 //! 4. A worker's messages are delivered before its [`Event::Exited`]; nothing comes for a worker after it.
 //! 5. Each [`Action::Fork`] is answered by exactly one [`Event::Forked`] or [`Event::ForkFailed`] before any
-//!    other event. So is a grant that could not be sent, by [`Event::Undelivered`]: several workers may have died
-//!    when the first of their ends is told.
+//!    other event. So is a grant that could not be sent: by [`Event::Undelivered`] if it is for the worker's sake, since
+//!    several workers may have died when the first of their ends is told; by [`Event::Released`], as not taken, if it
+//!    is for that of the arbiter or the machine, and the worker can be told the next thing.
 //! 6. After [`Action::Leave`] nothing is delivered.
 //! 7. When nothing is left to deliver and [`Core::leaves_for`] names an image, the shell saves the core and executes
 //!    the image. The next event is [`Event::Resume`], to the core that the new image adopted, or

@@ -1,7 +1,7 @@
 //! Seeded random runs of the core against a world of workers that crash, hang, dawdle and lie.
 //!
 //! What a worker says is heard after a while, its end last; what is sent to one that is dead, or has no channel any
-//! more, does not arrive, as in the shell.
+//! more, does not arrive, as in the shell; nor does what the arbiter has no room for, now and then.
 //!
 //! `PAYLOAD_TEST_SEED=…` replays one run; `PAYLOAD_TEST_STEPS=…` changes how long the search is.
 

@@ -208,6 +208,9 @@ impl Tenant {
                 Released::Finished
             } else if serves && luck < trouble / 2.0 {
                 Released::Failed
+            } else if serves && luck < trouble * 0.6 {
+                // It is of a newer program.
+                Released::Unknown
             } else {
                 continue;
             };

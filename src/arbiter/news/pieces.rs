@@ -1,5 +1,7 @@
 //! News in small packets, each with how far who has it has been told.
 
+use std::collections::BTreeMap;
+
 use crate::ipc::bulletin::{Bulletin, Told};
 use crate::ipc::channel::{Channel, Packet};
 
@@ -8,8 +10,9 @@ use crate::ipc::channel::{Channel, Packet};
 pub(super) const ROOM: usize = 32 * 1024;
 /// Bytes of one piece of news: few, so that what waits is not much more than [`ROOM`].
 pub(super) const PIECE: usize = 3 * 1024;
+
 /// How far a worker has been told.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Mark {
     pub(super) event: u64,
     pub(super) version: u64,
@@ -23,12 +26,19 @@ pub(super) struct Piece {
     pub(super) until: Mark,
 }
 
+/// Everything that somebody does not know, by how far it has been told.
+pub(super) type Backlogs = BTreeMap<Mark, Vec<Piece>>;
+
+/// Whether a channel gets news: its worker listens.
+pub(super) fn has_room(channel: &Channel) -> bool {
+    channel.unsent().is_ok_and(|waits| waits <= ROOM)
+}
+
 /// Sends what there is room for. True: there was room for some, and there is more.
 pub(super) fn tell(channel: &Channel, pieces: &[Piece], told: &mut Mark, newest: Mark) -> bool {
     let before = *told;
     for piece in pieces {
-        let has_room = channel.unsent().is_ok_and(|waits| waits <= ROOM);
-        if !has_room || channel.send_packet(&piece.packet).is_err() {
+        if !has_room(channel) || channel.send_packet(&piece.packet).is_err() {
             return *told != before;
         }
         *told = piece.until;

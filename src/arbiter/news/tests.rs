@@ -1,7 +1,7 @@
 use super::pieces::{PIECE, ROOM};
 use super::*;
 use crate::ipc::bulletin::Told;
-use crate::ipc::channel::{Channel, Received};
+use crate::ipc::channel::Received;
 
 fn lease(holder: Option<(u32, f64)>) -> Row {
     lease_of(None, holder)
@@ -123,6 +123,57 @@ fn who_does_not_listen_keeps_room_for_orders_and_hears_the_rest_later_and_once()
     assert!(rounds > 5 && heard > 50, "{rounds} {heard}");
     assert_eq!(known.leases, news.known.leases);
     assert_eq!(ring.after(0), news.events.after(0));
+}
+
+/// Packets cost their making once, however many hear them; who does not listen costs none.
+#[test]
+fn what_many_do_not_know_is_made_once_and_for_one_that_is_stuck_it_is_not_made() {
+    let mut news = News::with(Ring::default());
+    let pairs: Vec<_> = (0..5).map(|_| Channel::pair().unwrap()).collect();
+    let channels = || (1..).map(WorkerId).zip(pairs.iter().map(|pair| &pair.0));
+    while has_room(&pairs[4].0) {
+        pairs[4].0.send(&"x".repeat(1000)).unwrap();
+    }
+    news.happened(WorkerId(1), event("a"));
+    let first = Mark::default();
+    let a = news.newest();
+    news.told = [2, 4].map(|worker| (WorkerId(worker), a)).into();
+    news.happened(WorkerId(1), event("b"));
+    // Of two marks in turns, and of a third that is stuck.
+    news.told.insert(
+        WorkerId(5),
+        Mark {
+            event: 0,
+            version: 1,
+        },
+    );
+    let made = news.tell(channels());
+    assert!(made.keys().eq(&[first, a]), "{made:?}");
+    let newest = news.newest();
+    for (worker, heard) in (1..5).map(WorkerId).zip([2, 1, 2, 1]) {
+        assert_eq!(news.told[&worker], newest);
+        let (mut known, mut ring) = (Known::default(), Ring::default());
+        let index = usize::try_from(worker.0).unwrap() - 1;
+        while let (Received::Message(told), _) = pairs[index].1.receive_with().unwrap() {
+            apply(&mut known, &mut ring, told);
+        }
+        assert_eq!(ring.after(0).len(), heard, "{worker:?}");
+    }
+    assert_ne!(news.told[&WorkerId(5)], newest, "it is reminded later");
+    assert!(news.tell(channels()).is_empty(), "there is nothing new");
+}
+
+/// An image before this one has not said how far it had come.
+#[test]
+fn one_of_whom_nothing_is_known_is_reminded_although_it_does_not_listen() {
+    let mut news = News::with(Ring::default());
+    let (arbiter, _worker) = Channel::pair().unwrap();
+    while has_room(&arbiter) {
+        arbiter.send(&"x".repeat(1000)).unwrap();
+    }
+    news.happened(WorkerId(1), event("a"));
+    assert!(news.tell([(WorkerId(1), &arbiter)].into_iter()).is_empty());
+    assert_eq!(news.told[&WorkerId(1)], Mark::default());
 }
 
 #[test]

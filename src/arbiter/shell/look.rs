@@ -18,22 +18,56 @@ use crate::sockets;
 pub(super) const REFRESH: Duration = Duration::from_secs(2);
 /// How soon a notification that the manager did not take is tried again.
 const RETRY_NOTIFY: Duration = Duration::from_secs(1);
-/// Who wakes up so much later than it wanted was stopped or starved.
+/// Who wakes up so much later than it wanted was stopped or starved, and so was who needed so long until it could wait.
 const LATE: Duration = Duration::from_millis(100);
+
+/// The time between two looks.
+struct Pause {
+    /// The look before.
+    since: Moment,
+    /// It began to wait.
+    entered: Moment,
+    /// It wanted to look again, whatever happens.
+    due: Option<Moment>,
+    /// It was stopped while it waited.
+    was_stopped: bool,
+    until: Moment,
+}
+
+impl Pause {
+    /// This process did not run, or had something else to do, for a part of it: what it finds may have happened at any
+    /// time since the look before.
+    fn is_blind(&self) -> bool {
+        let overslept = self.due.is_some_and(|due| self.until > due + LATE);
+        // What had happened by the time it waited ended the wait at once.
+        let at_once = self.until <= self.entered + LATE;
+        let was_busy = self.entered > self.since + LATE && at_once;
+        self.was_stopped || overslept || was_busy
+    }
+}
 
 impl Shell {
     /// Waits for the kernel or for the next timeout, and turns what came into events.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         let mut ready = [EpollEvent::empty(); 32];
-        let due = self.due();
-        let count = match self.epoll.wait(&mut ready, timeout(due)) {
-            Ok(count) => count,
-            // It was stopped and goes on, by signal(7). Nothing was looked at yet.
-            Err(Errno::EINTR) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
+        let (entered, due) = (now(), self.due());
+        let mut was_stopped = false;
+        let count = loop {
+            match self.epoll.wait(&mut ready, timeout(due)) {
+                Ok(count) => break count,
+                // It was stopped or frozen and goes on, by signal(7): no signal has a handler here.
+                Err(Errno::EINTR) => was_stopped = true,
+                Err(errno) => return Err(errno.into()),
+            }
         };
-        let is_late = due.is_some_and(|due| now() > due + LATE);
-        self.blind_since = is_late.then_some(self.looked_at);
+        let pause = Pause {
+            since: self.looked_at,
+            entered,
+            due,
+            was_stopped,
+            until: now(),
+        };
+        self.blind_since = pause.is_blind().then_some(pause.since);
         for event in &ready[..count] {
             match Source::from(event.data()) {
                 Source::Signals => self.take_signals()?,
@@ -141,4 +175,58 @@ fn timeout(due: Option<Moment>) -> EpollTimeout {
     let millis = due.since(now()).as_micros().div_ceil(1000);
     let millis = u32::try_from(millis).unwrap_or(u32::MAX).min(86_400_000);
     EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::default() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn who_waits_as_long_as_it_wanted_sees_when_things_happen() {
+        let mut pause = Pause {
+            since: at(1_000),
+            entered: at(1_000),
+            due: Some(at(3_000)),
+            was_stopped: false,
+            until: at(1_500),
+        };
+        assert!(!pause.is_blind());
+        pause.until = at(3_100);
+        assert!(!pause.is_blind(), "at its time, or a little later");
+        (pause.due, pause.until) = (None, at(100_000));
+        assert!(!pause.is_blind(), "nothing was due");
+        pause.entered = at(2_000);
+        assert!(!pause.is_blind(), "nothing was there when it waited");
+        (pause.entered, pause.until) = (at(1_100), at(1_100));
+        assert!(!pause.is_blind(), "it had something to do, and not much");
+    }
+
+    #[test]
+    fn who_was_stopped_or_busy_or_slept_too_long_does_not() {
+        let seeing = || Pause {
+            since: at(1_000),
+            entered: at(1_000),
+            due: Some(at(3_000)),
+            was_stopped: false,
+            until: at(1_001),
+        };
+        let stopped = Pause {
+            was_stopped: true,
+            ..seeing()
+        };
+        let overslept = Pause {
+            until: at(3_101),
+            ..seeing()
+        };
+        let busy = Pause {
+            entered: at(1_101),
+            until: at(1_102),
+            ..seeing()
+        };
+        assert!(stopped.is_blind() && overslept.is_blind() && busy.is_blind());
+    }
 }

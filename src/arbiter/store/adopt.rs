@@ -11,10 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::epoll::Epoll;
 use socket2::SockRef;
 
-use super::AGAIN;
 use super::closing::Closing;
 use super::keep::watch;
 use super::ledger;
+use super::{AGAIN, DEAF};
 use crate::exit::chain;
 use crate::ipc::parcel::{Answer, Link, Outcome, Parcel};
 use crate::moment::Moment;
@@ -231,7 +231,12 @@ impl Adoption {
     }
 
     fn hear(&mut self, now: Moment, closing: &mut Closing) {
-        let Self { heirs, waiting, .. } = self;
+        let Self {
+            heirs,
+            waiting,
+            retry_at,
+            ..
+        } = self;
         heirs.retain_mut(|heir| {
             loop {
                 match heir.link.outcome() {
@@ -252,9 +257,17 @@ impl Adoption {
                             closing.add(offer.socket, now);
                         }
                     }
-                    // Only its end says that it will not serve what it was sent.
+                    Ok(Outcome::Unreadable(reason)) => {
+                        tracing::warn!(reason, "an answer cannot be read");
+                    }
+                    // It is no end: that would make ours what the worker may be serving.
                     Err(error) => {
-                        tracing::warn!(error = chain(&error), "an answer cannot be read");
+                        tracing::warn!(
+                            error = chain(&error),
+                            "the answers of a worker cannot be read now"
+                        );
+                        *retry_at = Some(now + DEAF);
+                        return true;
                     }
                     Ok(Outcome::Closed) => {
                         waiting.extend(std::mem::take(&mut heir.open).into_values());

@@ -39,6 +39,8 @@ use crate::systemd::fd_store::Name;
 
 /// When something is tried again that nobody tells the return of.
 const AGAIN: Duration = Duration::from_millis(5);
+/// The same for answers where nothing can be received.
+const DEAF: Duration = Duration::from_secs(1);
 /// A manager of 254 or newer that stores nothing says so by leaving FDSTORE out, as an older one does that may store.
 /// It has this long to close the first check.
 const DOUBT: Duration = Duration::from_millis(50);

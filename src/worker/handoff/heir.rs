@@ -17,6 +17,8 @@ use crate::sys::readiness::Readiness;
 
 /// How soon a send is tried again that failed for want of something which nobody tells the return of.
 const AGAIN: Duration = Duration::from_millis(5);
+/// The same for the answers where nothing can be received.
+const DEAF: Duration = Duration::from_secs(1);
 
 /// A worker that takes connections.
 #[derive(Debug)]
@@ -95,13 +97,17 @@ impl Heir {
                 Ok(Outcome::Answer(answer)) => self.settle(&answer),
                 Ok(Outcome::Empty) => ready.clear_ready(),
                 Ok(Outcome::Closed) => break,
-                // Only its end says that it will not serve what it was sent.
+                Ok(Outcome::Unreadable(reason)) => {
+                    tracing::warn!(to = self.worker, reason, "an answer cannot be read");
+                }
+                // It is no end: that would make ours what the heir may be serving.
                 Err(error) => {
                     tracing::warn!(
                         to = self.worker,
                         error = chain(&error),
-                        "an answer cannot be read"
+                        "the answers of a worker cannot be read now"
                     );
+                    tokio::time::sleep(DEAF).await;
                 }
             }
         }
@@ -249,5 +255,21 @@ impl Drop for Offer {
     fn drop(&mut self) {
         self.0.offers().open -= 1;
         self.0.news.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::eventfd::EventFd;
+
+    /// recvmsg(2) says the same about it each time. The clock goes on by itself when nobody does anything.
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_cannot_be_received_are_waited_for_and_are_no_end() {
+        // Readable and writable, and no socket.
+        let counter = EventFd::from_value(1).unwrap();
+        let heir = Heir::new(1, 0, None, counter.into(), Arc::default()).unwrap();
+        let hearing = tokio::time::timeout(DEAF * 10, heir.clone().hear());
+        assert!(hearing.await.is_err() && !heir.has_ended());
     }
 }

@@ -39,6 +39,8 @@ impl Core {
                 lease.refused_by.push(id);
             }
             Released::Stopped if revoked => {}
+            // If the worker cannot take it again it says so, in words that are known.
+            Released::Unknown => {}
             // It cannot run there again, or it stopped before anybody has told it to: that worker is about to leave.
             Released::Stopped | Released::Spent | Released::Failed => {
                 let slot = lease.slot;
@@ -51,7 +53,7 @@ impl Core {
         let loss = Loss {
             at: at.min(now),
             how: how.name(),
-            failed: matches!(how, Released::Failed | Released::NotTaken),
+            failed: how.is_failure(),
             ran: how != Released::NotTaken,
         };
         self.free(now, index, &loss);

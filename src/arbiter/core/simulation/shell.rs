@@ -13,6 +13,7 @@ use super::super::{Core, Moment};
 use super::worker::Actor;
 use super::{TRACE, World, pick};
 use crate::ipc::orders::{Level, Order};
+use crate::lease::Released;
 use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 
@@ -183,7 +184,17 @@ impl World {
                     self.link();
                 }
                 let stops = self.core.state() == ServiceState::Stopping;
-                if !self.reaches(worker, order) {
+                if let Order::Grant { payload, grant, .. } = order
+                    && self.has_shortage(worker)
+                {
+                    answers.push(Event::Released {
+                        worker,
+                        payload,
+                        epoch: grant.epoch,
+                        how: Released::NotTaken,
+                        at: self.now,
+                    });
+                } else if !self.reaches(worker, order) {
                     if let Order::Grant { payload, grant, .. } = order {
                         answers.push(Event::Undelivered {
                             worker,
@@ -254,6 +265,17 @@ impl World {
             | Action::ExtendTimeout(_)
             | Action::Log(_) => {}
         }
+    }
+
+    /// The arbiter itself has no room for what goes along, although the worker would hear it.
+    fn has_shortage(&mut self, worker: WorkerId) -> bool {
+        let actor = self.actors.get(&worker);
+        let hears = actor.is_some_and(|actor| actor.connected && !actor.dead);
+        let is_short = hears && self.chance(self.trouble / 2.0);
+        if is_short {
+            self.witness.count("grant not sent".to_owned());
+        }
+        is_short
     }
 
     /// Whether it can be sent. What the end of a lease depends on and cannot be sent leads to the worker's.

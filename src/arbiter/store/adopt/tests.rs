@@ -210,6 +210,18 @@ fn without_workers_it_waits_and_says_so() {
     assert!(bench.adoption.is_done());
 }
 
+/// recvmsg(2) says the same about it each time: the arbiter has other things to do.
+#[test]
+fn answers_that_cannot_be_received_are_looked_for_later() {
+    let mut bench = Bench::new(Vec::new());
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    nix::unistd::write(&writer, b"x").unwrap();
+    bench.adoption.add(reader, &bench.epoll).unwrap();
+    bench.pump();
+    assert_eq!(bench.adoption.poll_timeout(), Some(now() + DEAF));
+    assert!(!bench.adoption.wants_heirs());
+}
+
 #[test]
 fn one_that_nobody_takes_is_closed_at_last() {
     let (stored, clients) = left(1, 0);

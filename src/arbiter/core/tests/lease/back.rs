@@ -70,6 +70,22 @@ fn one_that_cannot_take_it_now_gets_it_later() {
     assert_eq!(bench.gap(), Some(due.since(begun)), "that counts as well");
 }
 
+/// A newer program may give it back for a reason that has no name here. The only worker must not lose it by that.
+#[test]
+fn one_that_comes_back_in_an_unknown_way_is_free_and_counts_as_failed() {
+    let mut bench = Bench::new(|policy| policy.workers = 1);
+    bench.want(FIRST, &scheduler());
+    bench.boot(FIRST);
+    bench.serve(FIRST);
+    bench.taken();
+    bench.give_back(FIRST, SCHEDULER, 1, Released::Unknown);
+    assert_eq!(bench.grants(), [grant(FIRST, SCHEDULER, 2, 1)], "at once");
+    bench.give_back(FIRST, SCHEDULER, 2, Released::Unknown);
+    assert_eq!(bench.grants(), [], "it pauses");
+    bench.pass(Duration::from_millis(100), &[FIRST]);
+    assert_eq!(bench.grants(), [grant(FIRST, SCHEDULER, 3, 1)]);
+}
+
 #[test]
 fn one_that_did_not_take_it_has_its_turn_after_all_others() {
     let mut bench = Bench::leased(&scheduler());
