@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::core::{Cause, Fatal, Notice, WorkerId};
 use super::state::Program;
-use crate::ipc::orders::Level;
+use crate::ipc::orders::{Level, Recycle};
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sockets::Listener;
@@ -188,14 +188,24 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             worker,
             slot,
             cause,
-        } => lifecycle!(
-            Event::Recycle,
-            payload_worker = worker.0,
-            payload_slot = slot,
-            payload_generation = generation,
-            cause = cause.name(),
-            "worker has reached a limit and is being replaced"
-        ),
+        } => {
+            let sentence = match cause {
+                Recycle::Slots => {
+                    "worker is being replaced: one of its payloads has to begin anew with another number of slots"
+                }
+                Recycle::Requests | Recycle::Age | Recycle::Memory => {
+                    "worker has reached a limit and is being replaced"
+                }
+            };
+            lifecycle!(
+                Event::Recycle,
+                payload_worker = worker.0,
+                payload_slot = slot,
+                payload_generation = generation,
+                cause = cause.name(),
+                "{sentence}"
+            );
+        }
         Notice::Replaced { slot, old, new } => lifecycle!(
             Event::WorkerReplaced,
             payload_worker = new.0,

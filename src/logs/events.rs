@@ -102,8 +102,9 @@ events! {
          manager keeps the sockets: the next connection starts the service again."
     ServiceStopping "service-stopping" INFO "2e863caa79324cba80799849c3528a2f"
         "The service stops"
-        "No new connections are taken. The workers finish their requests, stop their\n\
-         payloads and clean up, each within its limits ([timeouts] in the configuration)."
+        "No new connections are taken. The workers finish their requests, or cancel them\n\
+         where STOP is quick, stop their payloads and clean up, each within its limits\n\
+         ([timeouts] in the configuration)."
     StopHurried "stop-hurried" WARN "c8e2fdb1553646b6a70b9812b9e0d050"
         "The stop is hurried"
         "A further signal came while the service was stopping, so it goes on to the\n\
@@ -154,7 +155,8 @@ events! {
          too long, or it did not reach its next phase in time. The usual cause is code\n\
          that blocks the thread it runs on (a lock, a slow system call, a long\n\
          computation) instead of awaiting. The record has a backtrace where one could be\n\
-         had. The worker gets SIGABRT, then SIGKILL, and is replaced."
+         had. The worker gets SIGABRT, then SIGKILL. Once the service is ready it is\n\
+         replaced; before that, the start has failed."
     WorkerTrace "worker-trace" ERROR "bc161b0367ce47e7804cb99b63c4cc3a"
         "What a thread of the stuck worker @PAYLOAD_WORKER@ was doing"
         "The backtrace of one thread at the moment when the worker was given up. Look for\n\
@@ -169,8 +171,9 @@ events! {
          attempt comes after a pause that grows with each failure."
     Recycle "recycle" INFO "727bc461d74f4a4b83f2bf362f9a329d"
         "Worker @PAYLOAD_WORKER@ is recycled"
-        "The healthy worker has reached a limit of [recycle]: requests, age or memory.\n\
-         It goes on serving until its replacement is prepared."
+        "The healthy worker has reached a limit of [recycle], requests, age or memory, or the\n\
+         number of slots has changed and it has a payload that can be told so by a new\n\
+         worker only: CAUSE says which. It goes on serving until its replacement is prepared."
     SlotCountChanged "slot-count-changed" INFO "d6ce31502b8e4170953fe7ccea324bcd"
         "The number of workers changes"
         "An operator asked for more or fewer workers."

@@ -1,4 +1,4 @@
-//! What is promised, word by word, and the tests that show it: `path: test`, or `path: "text"` where the compiler does the showing.
+//! What is promised, and the tests that show it: `path: test`, or `path: "text"` where the compiler does the showing.
 //! `support/trace.rs` has rules for some of them, by which every service of every test is read besides.
 
 use std::fs;
@@ -122,9 +122,10 @@ const PROPERTIES: &[Property] = &[
     Property(
         12,
         "One list for everything (steps, contexts, nested apps, payloads), torn down strictly last-in first-out; a nested \
-         app before its parent.",
+         app before its parent. Before the list, all at once: drain steps, and payloads that stop before the requests.",
         &[
             "tests/lifecycle/shutdown.rs: a_mounted_app_ends_before_its_parent",
+            "tests/app/payloads.rs: a_payload_that_stops_before_the_requests_has_ended_before_any_teardown",
             "tests/app/teardown.rs: everything_is_torn_down_last_in_first_out_and_a_mounted_app_before_its_parent",
             "tests/app/mounts.rs: a_mounted_app_lives_at_its_place_in_the_one_list_and_is_named_with_its_path",
             "tests/processes/trace.rs: one_clean_run",
@@ -202,7 +203,8 @@ const PROPERTIES: &[Property] = &[
     Property(
         19,
         "At stop: told to stop through its token, awaited to its deadline, then aborted; none is left when the runtime \
-         ends. By default payloads stop after the requests have drained; a payload may ask to be stopped before.",
+         ends. By default payloads stop after the requests have drained; a payload may ask to be stopped before, and \
+         one that needs a lease is, unless it asks to be stopped after.",
         &[
             "tests/app/payloads.rs: a_payload_is_awaited_to_its_limit_and_then_aborted",
             "tests/app/payloads.rs: a_payload_stops_after_the_requests_unless_it_asks_to_stop_before",

@@ -92,45 +92,6 @@ fn what_a_worker_has_not_heard_of_is_said() {
 }
 
 #[test]
-fn its_sentences_say_no_more_than_the_event() {
-    let Some(mut browser) = browser() else { return };
-    let (socket, url) = socket();
-    let _service = start(socket, 1);
-    browser.open(&url);
-    browser.until(LIVE);
-    for (name, fields, says) in [
-        (
-            "image-changed",
-            "direction: 'forward'",
-            "The arbiter runs the program that is on disk now, in the same process",
-        ),
-        (
-            "image-changed",
-            "direction: 'back'",
-            "The arbiter is back in the program that ran before, in the same process",
-        ),
-        (
-            "image-changed",
-            "",
-            "The arbiter runs another program, in the same process",
-        ),
-        (
-            "lease-pauses",
-            "payload: 'p', lease_slot: 2, failures: 3, delay_seconds: 1",
-            "Payload “p” of slot 2 has failed 3×: it waits 1.0 s",
-        ),
-        (
-            "worker-killed",
-            "",
-            "Worker 1 is killed: what is left of its cleanup does not run",
-        ),
-    ] {
-        let event = format!("{{ slot: 1, generation: null, fields: {{ {fields} }} }}");
-        assert_eq!(browser.value(&format!("SAY['{name}']({event})")), says);
-    }
-}
-
-#[test]
 fn an_event_that_it_does_not_know_has_the_words_of_the_log() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();

@@ -19,6 +19,7 @@ mod browser;
 mod events;
 mod moves;
 mod reload;
+mod sentences;
 mod time;
 
 use std::net::TcpListener;

@@ -12,6 +12,16 @@ const PHASES = {
   draining: "drains: it takes nothing new and finishes what it has", cleaning: "stops its payloads and tears its app down", exited: "has ended its work", failed: "gives up",
 };
 const CAUSES = { boot: "", reload: " for the new generation", failure: " in place of one that failed", scale: " for one more slot", max_requests: ", since one has served enough requests", max_age: ", since one is old enough", max_memory: ", since one uses too much memory", slots: ", since the number of slots has changed" };
+const LIMITS = { max_requests: "has served enough requests", max_age: "is old enough", max_memory: "uses too much memory", slots: "was made for another number of slots" };
+const STOPS = { graceful: "requests finish", quick: "requests are cancelled", kill: "workers are killed, and what is left of their cleanup does not run" };
+const CLEANUP = ", payloads stop, apps clean up";
+const stops = event => (STOPS[text(event, "stop")] ?? "requests end") + (text(event, "stop") === "kill" ? "" : CLEANUP);
+const whose = event => `“${text(event, "payload")}”` + (known(event.fields.lease_slot) ? " of slot " + event.fields.lease_slot : "");
+const RELEASES = {
+  stopped: (payload, worker) => `Payload ${payload} has stopped in ${worker}`, finished: (payload, worker) => `Payload ${payload} has finished in ${worker}`,
+  failed: (payload, worker) => `Payload ${payload} has failed in ${worker}`, died: (payload, worker) => `Payload ${payload} is gone with ${worker}`,
+  undelivered: (payload, worker) => `Payload ${payload} did not reach ${worker}`, "not taken": (payload, worker) => `Payload ${payload} did not begin in ${worker}`,
+};
 const SAY = {
   "service-starting": e => `The service starts: ${plural(Number(text(e, "workers")), "worker")} to be forked`,
   "preloaded": () => "The preload is done; every worker forked from now on shares its result",
@@ -19,21 +29,21 @@ const SAY = {
   "service-degraded": e => `The service is degraded: ${text(e, "serving")} of ${text(e, "workers")} workers serve`,
   "service-recovered": () => "Every worker serves again",
   "service-idle": () => "Nobody has needed the service: it leaves, and the next connection starts it again",
-  "service-stopping": e => text(e, "restart") === "true" ? "The service stops, to be started again: its connections are kept" : "The service stops: requests finish, payloads stop, apps clean up",
-  "stop-hurried": () => "Asked again to stop: now in a hurry",
+  "service-stopping": e => text(e, "restart") === "true" ? `The service stops, to be started again: its connections are kept, ${stops(e)}` : `The service stops: ${stops(e)}`,
+  "stop-hurried": e => `Asked again to stop: ${stops(e)}`,
   "service-stopped": () => "The service has stopped",
   "boot-failed": e => "The service could not start" + why(e),
   "fork-failed": e => `No process for slot ${e.slot}` + why(e),
   "worker-forked": e => `${at(e)} is forked` + (CAUSES[text(e, "cause")] ?? "") + ": a new process, and nothing runs in it yet",
   "worker-phase": e => `${at(e)} ${PHASES[text(e, "phase")] ?? "is " + text(e, "phase")}`,
   "worker-replaced": e => `${at(e)} has taken over its slot`,
-  "connections-handed-on": e => `${at(e)} has handed on ${plural(Number(text(e, "given")), "open connection")}: ${e.fields.given === 1 ? "its client notices" : "their clients notice"} nothing`,
+  "connections-handed-on": e => !e.fields.given ? `${at(e)} has handed on no connection` : `${at(e)} has handed on ${plural(Number(text(e, "given")), "open connection")}: ${e.fields.given === 1 ? "its client notices" : "their clients notice"} nothing`,
   "worker-exited": e => `${at(e)} has ended, as it was told`,
   "worker-failed": e => `${at(e)} has failed: ${text(e, "exit")}` + (text(e, "reason") ? ", " + text(e, "reason") : ""),
-  "worker-stuck": e => `${at(e)} is stuck in phase ${text(e, "phase")}: it is ended and replaced`,
+  "worker-stuck": e => `${at(e)} is stuck in phase ${text(e, "phase")}: it is ended`,
   "worker-killed": e => `${at(e)} is killed: what is left of its cleanup does not run`,
   "worker-backoff": e => `Slot ${e.slot} has failed ${text(e, "failures")}×: its next worker comes in ${seconds(e, "delay_seconds")}`,
-  "recycle": e => `${at(e)} has reached a limit (${text(e, "cause")}) and serves on until it is replaced`,
+  "recycle": e => `${at(e)} ${LIMITS[text(e, "cause")] ?? "has reached a limit"}: it serves on until it is replaced`,
   "slot-count-changed": e => `The number of workers goes from ${text(e, "from")} to ${text(e, "to")}`,
   "slot-count-refused": e => `${text(e, "wanted")} workers are not possible`,
   "signal-received": e => `The arbiter got ${text(e, "signal")}`,
@@ -49,10 +59,11 @@ const SAY = {
   "payload-started": e => `${at(e)}: payload “${text(e, "payload")}” runs` + (Number(text(e, "restarts")) ? ` again (${text(e, "restarts")}×)` : ""),
   "payload-ended": e => `${at(e)}: payload “${text(e, "payload")}” has stopped`,
   "payload-failed": e => `${at(e)}: payload “${text(e, "payload")}” failed: ${text(e, "cause")}`,
-  "lease-granted": e => `Payload “${text(e, "payload")}” goes to ${at(e).toLowerCase()}` + (e.fields.gap_seconds > 0 ? `, after ${seconds(e, "gap_seconds")} with nobody` : ""),
-  "lease-revoked": e => `Payload “${text(e, "payload")}” is to stop in ${at(e).toLowerCase()}`,
-  "lease-released": e => `Payload “${text(e, "payload")}” has left ${at(e).toLowerCase()} (${text(e, "cause")})`,
-  "lease-pauses": e => `Payload “${text(e, "payload")}”${known(e.fields.lease_slot) ? " of slot " + e.fields.lease_slot : ""} has failed ${text(e, "failures")}×: it waits ${seconds(e, "delay_seconds")}`,
+  "payloads-kept": e => `What ${plural(Number(text(e, "kept")), "payload")} left for the next start is kept over the restart` + (Number(text(e, "lost")) ? `, that of ${text(e, "lost")} is lost` : ""),
+  "lease-granted": e => `Payload ${whose(e)} goes to ${at(e).toLowerCase()}` + (e.fields.gap_seconds > 0 ? `, after ${seconds(e, "gap_seconds")} with nobody` : ""),
+  "lease-revoked": e => `Payload ${whose(e)} is to stop in ${at(e).toLowerCase()}`,
+  "lease-released": e => RELEASES[text(e, "cause")]?.(whose(e), at(e).toLowerCase()) ?? `Payload ${whose(e)} has left ${at(e).toLowerCase()}`,
+  "lease-pauses": e => `Payload ${whose(e)} has failed or lost its worker ${text(e, "failures")}×: it waits ${seconds(e, "delay_seconds")}`,
 };
 const GOOD = new Set(["service-ready", "reloaded", "service-recovered"]);
 let announced = 0, unheard = [];
