@@ -62,6 +62,7 @@
 //! A worker has one thread for the app unless `threads` says more, so what blocks belongs into
 //! `tokio::task::spawn_blocking`. A worker that blocks for too long is diagnosed, killed and replaced.
 
+mod alone;
 pub(crate) mod app;
 pub(crate) mod arbiter;
 mod author;
