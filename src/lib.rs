@@ -88,6 +88,7 @@ pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
+mod trouble;
 pub mod vitals;
 pub(crate) mod worker;
 

@@ -16,7 +16,7 @@ pub(super) const HTML: &str = concat!(
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-UG+/kMtGT+mtV3x5b5Ff4HHB+iRWNJYzBz3sKSR7hCc='; \
+    script-src 'sha256-ADeuDy9sBB9f3DC6l6dKiQUlwYKeDe6/Kn0rNSj+rK8='; \
     style-src 'sha256-YRYW78EEb3bNlv6xtW+iFBDQC0Bj7xzPy65vDPlz8H4='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -112,7 +112,7 @@ fn its_sentences_say_no_more_than_the_event() {
         (
             "image-changed",
             "",
-            "The arbiter runs another program, in the same process",
+            "The arbiter goes on in a new image, in the same process",
         ),
         (
             "lease-pauses",
