@@ -6,7 +6,7 @@
 //!
 //! curl http://127.0.0.1:8080/            # the reports that there are
 //! curl http://127.0.0.1:8080/1234567     # one of them
-//! payload status                         # who has the lease of 'schedule'
+//! cargo run --example schedule -- status # who has the lease of 'schedule'
 //! ```
 //!
 //! The runs are numbered by the clock: number n is due n times `every` after 1970. So every worker knows which ones

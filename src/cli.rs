@@ -179,7 +179,6 @@ pub(crate) fn definition(name: &str, version: &str) -> clap::Command {
              that over the default.\nThe file is /etc/{name}/{name}.toml unless --config names \
              another. '{name} config' shows what holds and why."
         ))
-        .disable_help_subcommand(true)
         .args(settings(name, true));
     COMMANDS.iter().fold(root, |root, row| {
         let command = clap::Command::new(row.name)
@@ -363,10 +362,13 @@ mod tests {
             "run --help",
             "config -h",
             "status --help",
+            "help",
+            "help reload",
         ] {
             let exit = run(line).unwrap_err();
             assert_eq!((exit.code, exit.stdout), (ExitCode::Ok, true), "{line}");
         }
+        assert_eq!(run("help").unwrap_err(), run("--help").unwrap_err());
         assert_eq!(run("--version").unwrap_err().text, "demo 1.2.3\n");
     }
 

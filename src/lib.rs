@@ -62,6 +62,7 @@
 //! A worker has one thread for the app unless `threads` says more, so what blocks belongs into
 //! `tokio::task::spawn_blocking`. A worker that blocks for too long is diagnosed, killed and replaced.
 
+mod alone;
 pub(crate) mod app;
 pub(crate) mod arbiter;
 mod author;
@@ -87,6 +88,7 @@ pub mod status;
 pub(crate) mod sys;
 pub(crate) mod systemd;
 pub mod testing;
+mod trouble;
 pub mod vitals;
 pub(crate) mod worker;
 

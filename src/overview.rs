@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::status::{Lease, PayloadState, ServiceState, Status};
+use crate::status::{Lease, Payload, PayloadState, ServiceState, Status};
+use crate::trouble::{self, Trouble};
 
 /// A few lines: the arbiter, a table of the workers with their payloads, the sockets.
 pub(crate) fn of(status: &Status) -> String {
@@ -33,11 +34,7 @@ pub(crate) fn of(status: &Status) -> String {
         .map(str::to_owned),
     ];
     for worker in &status.workers {
-        let payloads: Vec<String> = worker
-            .payloads
-            .iter()
-            .map(|payload| format!("{}:{}", payload.name, payload_state(payload.state)))
-            .collect();
+        let payloads: Vec<String> = worker.payloads.iter().map(payload).collect();
         rows.push([
             worker.slot.to_string(),
             worker.pid.to_string(),
@@ -62,10 +59,33 @@ pub(crate) fn of(status: &Status) -> String {
             socket.name, socket.address, socket.origin
         );
     }
+    for trouble in trouble::all(&status.workers) {
+        let _ = writeln!(text, "{}", of_trouble(&trouble));
+    }
     for lease in &status.leases {
         let _ = writeln!(text, "{}", of_lease(lease));
     }
     text
+}
+
+/// `tick:running`, `tick:restarting(7×)` where it was started again.
+fn payload(payload: &Payload) -> String {
+    let (name, state) = (&payload.name, payload_state(payload.state));
+    match payload.restarts {
+        0 => format!("{name}:{state}"),
+        restarts => format!("{name}:{state}({restarts}×)"),
+    }
+}
+
+/// `payload tick has failed 7 times, 3s ago in slot 0, pid 4711: failed: connection refused`
+fn of_trouble(trouble: &Trouble<'_>) -> String {
+    let (name, times) = (trouble.payload, trouble::times(trouble.failures));
+    let last = trouble.last.map_or_else(String::new, |(worker, last)| {
+        let (ago, slot, pid) = (span(last.ago), worker.slot, worker.pid);
+        let reason = last.reason.replace('\n', " ");
+        format!(", {ago} ago in slot {slot}, pid {pid}: {reason}")
+    });
+    format!("payload {name} has failed {times}{last}")
 }
 
 /// `lease scheduler (service) pid 4711, slot 0, for 4m 05s; granted 3 times, the last gap 0.002 s`
@@ -87,10 +107,7 @@ fn of_lease(lease: &Lease) -> String {
         None if lease.finished => "finished".to_owned(),
         None => "NOBODY".to_owned(),
     };
-    let grants = match lease.grants {
-        1 => "once".to_owned(),
-        count => format!("{count} times"),
-    };
+    let grants = trouble::times(lease.grants);
     format!(
         "lease {} ({scope}) {place}; granted {grants}, the last gap {:.3} s",
         lease.payload, lease.gap

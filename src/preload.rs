@@ -3,21 +3,14 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use crate::alone::{listed, threads_left};
 use crate::app::{App, Context};
 use crate::author::Given;
 use crate::exit::{BoxError, ExitCode, Failure};
 use crate::service;
-use crate::sys::process::other_threads;
-
-/// A thread that was joined is still there for a moment.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
-/// So many threads are named, if a preload leaves some.
-const NAMED: usize = 5;
 
 /// The step, as [`Given`] runs it: once, or again after a failure.
 pub(crate) type Step<S, P> = Box<dyn FnMut(&S) -> Result<P, BoxError>>;
@@ -166,27 +159,8 @@ fn text_of(panic: &PanicHookInfo<'_>) -> String {
     }
 }
 
-/// The names of the threads that do not end by themselves.
-fn threads_left() -> Vec<String> {
-    let end = Instant::now() + LAST_MOMENT;
-    loop {
-        // What cannot be seen is found by the fork, which looks again.
-        let threads = other_threads().unwrap_or_default();
-        if threads.is_empty() || Instant::now() >= end {
-            return threads;
-        }
-        sleep(Duration::from_millis(1));
-    }
-}
-
 fn too_many(threads: &[String]) -> String {
-    let mut names: Vec<String> = threads.iter().map(|name| format!("'{name}'")).collect();
-    let more = names.len().saturating_sub(NAMED);
-    names.truncate(NAMED);
-    let mut names = names.join(", ");
-    if more > 0 {
-        names.push_str(&format!(" and {more} more"));
-    }
+    let names = listed(threads);
     let (threads, them) = match threads.len() {
         1 => ("a thread", "it"),
         _ => ("threads", "them"),

@@ -22,7 +22,7 @@ use crate::exit::{BoxError, ExitCode, Failure, chain};
 use crate::sys::signals::Signals;
 use crate::systemd::notify;
 use crate::systemd::unit::{self, Unit};
-use crate::{control, logs, overview, sockets, sys};
+use crate::{alone, control, logs, overview, sockets, sys};
 
 /// Runs the service: what an author's `main` calls, and all that it has to do.
 ///
@@ -35,7 +35,8 @@ use crate::{control, logs, overview, sockets, sys};
 /// use, 70 when the service's own code failed, 71 when the system refused something basic, 78 for a wrong
 /// configuration or wrong sockets.
 ///
-/// Call it first in `main`, before any thread is started and outside of a runtime.
+/// Call it first in a plain `fn main`, before any thread is started and outside of a runtime: under `#[tokio::main]` it
+/// ends at once, with 70 and the cure.
 ///
 /// ```no_run
 /// async fn load(_context: payload::Context) -> payload::Result<payload::App> {
@@ -58,9 +59,10 @@ where
 }
 
 pub(crate) fn run<S: DeserializeOwned + Send + Sync + 'static>(given: Given<S>) -> ExitCode {
+    let alone = alone::check();
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let name = name(&arguments);
-    match arbiter::arrival(&arguments) {
+    match arbiter::arrival(&arguments, alone) {
         Ok(Arrival::Fresh) => command(&name, arguments, given),
         Ok(Arrival::Inherited(inherited)) => take_over(&name, &arguments, inherited, given),
         Ok(Arrival::Preflight(trial)) => {
@@ -186,10 +188,10 @@ fn start_arbiter(
         tracing::info!("{note}");
     }
     let notifier = notifier(&manager);
-    let control = match &config.control {
-        Some(path) => control::Server::bind_or_explain(path)?,
-        None => None,
-    };
+    let control = control::open(
+        config.control.as_deref(),
+        report.source("control").as_deref(),
+    )?;
     Shell::new(Equipment {
         listeners: listeners.into(),
         surplus: Vec::new(),

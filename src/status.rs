@@ -169,6 +169,19 @@ pub struct Payload {
     pub state: PayloadState,
     /// How often it was started again.
     pub restarts: u32,
+    /// How it has failed last in this worker, where that is known.
+    #[serde(default)]
+    pub last_failure: Option<LastFailure>,
+}
+
+/// The last failure of a background task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LastFailure {
+    /// As the log has it: `failed: connection refused`, `panicked: …`, `returned although …`.
+    pub reason: String,
+    /// Seconds since then.
+    pub ago: f64,
 }
 
 /// The right to run one payload of scope `slot` or `service`, which at most one worker has.

@@ -4,7 +4,7 @@
 //! cargo run --example chat -- --workers 4
 //! systemfd --no-pid -s http::8080 -- cargo run --example chat -- --workers 4
 //!
-//! Open http://127.0.0.1:8080/ in two windows, talk, and run `payload reload` meanwhile.
+//! cargo run --example chat -- reload     # meanwhile: talk at http://127.0.0.1:8080/, in two windows
 //! ```
 //!
 //! Three things make it so:

@@ -73,8 +73,7 @@ impl Leases {
 
     /// Where that payload keeps something.
     pub(super) fn shelf(&self, number: u32, payload: &Arc<str>, scope: Scope) -> Shelf {
-        let slot = (scope == Scope::Slot).then_some(self.slot);
-        Shelf::new(number, payload, slot, self.custodian.clone())
+        Shelf::new(number, payload, scope, self.slot, self.custodian.clone())
     }
 
     /// Opens a payload's tray.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::kept::{Kept, MOST};
+use crate::status::Scope;
 
 /// Takes over what a holder keeps: whoever gives the leases has it from then on, also when this process dies.
 /// Called from the author's code, so it must not wait.
@@ -25,8 +26,9 @@ pub(super) struct Shelf(Arc<Place>);
 struct Place {
     payload: u32,
     name: Arc<str>,
-    /// `None`: the whole service's.
-    slot: Option<u32>,
+    scope: Scope,
+    /// The worker's.
+    slot: u32,
     custodian: Option<Arc<dyn Custodian>>,
     state: Mutex<Shelved>,
 }
@@ -50,9 +52,18 @@ pub enum KeepError {
         /// [`PayloadContext::MOST_KEPT`](crate::PayloadContext::MOST_KEPT).
         most: usize,
     },
-    /// The payload has no lease: it needs none, or it was given back and belongs to somebody else by now.
+    /// The payload has no lease (any more): it was given back, and belongs to somebody else by now.
     #[error("only the holder of a lease can keep something")]
     NoLease,
+    /// The payload runs in every worker, and so has no successor that something could be kept for.
+    #[error(
+        "payload '{payload}' runs in every worker and has no lease to keep something under: give it \
+         .scope(Scope::Service) or .scope(Scope::Slot)"
+    )]
+    EveryWorker {
+        /// Its name.
+        payload: String,
+    },
     /// The arbiter cannot take it now, or there is no memory or no descriptor for it.
     #[error("hand over what is to be kept")]
     System(#[source] io::Error),
@@ -62,12 +73,14 @@ impl Shelf {
     pub(super) fn new(
         payload: u32,
         name: &Arc<str>,
-        slot: Option<u32>,
+        scope: Scope,
+        slot: u32,
         custodian: Option<Arc<dyn Custodian>>,
     ) -> Self {
         Self(Arc::new(Place {
             payload,
             name: Arc::clone(name),
+            scope,
             slot,
             custodian,
             state: Mutex::default(),
@@ -88,6 +101,14 @@ impl Shelf {
     }
 
     pub(super) fn keep(&self, epoch: u64, bytes: &[u8]) -> Result<(), KeepError> {
+        let slot = match self.0.scope {
+            Scope::Worker => {
+                let payload = self.0.name.to_string();
+                return Err(KeepError::EveryWorker { payload });
+            }
+            Scope::Slot => Some(self.0.slot),
+            Scope::Service => None,
+        };
         if bytes.len() > MOST {
             return Err(KeepError::TooLong {
                 length: bytes.len(),
@@ -97,11 +118,10 @@ impl Shelf {
         let Place {
             payload,
             name,
-            slot,
             custodian,
             ..
         } = &*self.0;
-        let kept = Kept::write(name, *slot, bytes).map_err(KeepError::System)?;
+        let kept = Kept::write(name, slot, bytes).map_err(KeepError::System)?;
         let kept = Arc::new(kept);
         // Held over the handover: the order in which it arrives is the order in which it is remembered here.
         let mut state = self.state();
@@ -166,7 +186,7 @@ mod tests {
     }
 
     fn shelf(custodian: Arc<Counter>) -> Shelf {
-        Shelf::new(0, &Arc::from("p"), None, Some(custodian))
+        Shelf::new(0, &Arc::from("p"), Scope::Service, 0, Some(custodian))
     }
 
     #[test]
@@ -187,6 +207,16 @@ mod tests {
         assert!(matches!(shelf.keep(1, b"late"), Err(KeepError::NoLease)));
         assert_eq!((shelf.kept(1), shelf.kept(2)), (None, None));
         assert_eq!(*counter.count.lock().unwrap(), 1);
+    }
+
+    #[test]
+    fn a_payload_of_every_worker_is_told_what_it_needs() {
+        let shelf = Shelf::new(0, &Arc::from("tick"), Scope::Worker, 0, None);
+        assert_eq!(
+            shelf.keep(0, b"x").unwrap_err().to_string(),
+            "payload 'tick' runs in every worker and has no lease to keep something under: give it \
+             .scope(Scope::Service) or .scope(Scope::Slot)"
+        );
     }
 
     #[test]

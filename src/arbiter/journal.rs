@@ -88,14 +88,14 @@ pub(super) fn socket(listener: &Listener) {
     );
 }
 
-/// `took`: how long the arbiter has neither heard nor said anything.
+/// The program may be the same as before: a reload executes what is on disk. `took`: how long the arbiter has neither heard nor said anything.
 pub(super) fn image(program: &Program, direction: &str, took: Option<Duration>) {
     lifecycle!(
         Event::ImageChanged,
         direction,
         program = %program.path.display(),
         seconds = took.map(|took| took.as_secs_f64()),
-        "the arbiter runs another program"
+        "the arbiter goes on in a new image"
     );
 }
 
@@ -310,13 +310,20 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             serving,
             workers,
             crashes,
-        } => lifecycle!(
-            Event::ServiceDegraded,
-            serving,
-            workers,
-            crashes,
-            "the service is degraded: workers keep failing"
-        ),
+            too_many,
+        } => {
+            let sentence = match too_many {
+                true => "the service is degraded: workers fail too often",
+                false => "the service is degraded: not every worker serves",
+            };
+            lifecycle!(
+                Event::ServiceDegraded,
+                serving,
+                workers,
+                crashes,
+                "{sentence}"
+            );
+        }
         Notice::Recovered { workers } => lifecycle!(
             Event::ServiceRecovered,
             workers,

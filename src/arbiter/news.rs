@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::events::{FieldValue, LifecycleEvent, Ring, UNSENT};
 use crate::ipc::bulletin::{Briefing, Bulletin, Declared, Key, Known, Row};
 use crate::ipc::channel::Channel;
+use crate::ipc::failures::Failures;
 use crate::moment::Moment;
 use crate::{logs, sys};
 
@@ -46,6 +47,7 @@ pub(super) struct News {
     told: BTreeMap<WorkerId, Mark>,
     /// The last workers, also those that are gone.
     workers: BTreeMap<u64, Who>,
+    failures: Failures,
     /// Somebody may not know everything.
     due: bool,
     last_round: Option<Moment>,
@@ -100,6 +102,7 @@ impl News {
     }
 
     fn with(events: Ring) -> Self {
+        let failures = events.after(0).iter().map(Arc::as_ref).collect();
         Self {
             events,
             known: Known::default(),
@@ -109,6 +112,7 @@ impl News {
             line_change: 0,
             told: BTreeMap::new(),
             workers: BTreeMap::new(),
+            failures,
             due: true,
             last_round: None,
         }
@@ -185,6 +189,7 @@ impl News {
             // Some records have the one that serves: the event is about the worker.
             event.generation = Some(who.generation);
         }
+        self.failures.note(&event);
         self.events.push(event);
         self.due = true;
     }
@@ -214,6 +219,11 @@ impl News {
             self.line_change = self.version;
             self.known.line = line;
         }
+    }
+
+    /// How payloads have failed last.
+    pub(super) fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     fn newest(&self) -> Mark {
@@ -301,6 +311,7 @@ impl News {
     /// Forgets workers that are gone.
     fn keep_only(&mut self, lives: impl Fn(WorkerId) -> bool) {
         self.told.retain(|worker, _| lives(*worker));
+        self.failures.keep_only(|worker| lives(WorkerId(worker)));
         self.payload_changes
             .retain(|worker, _| lives(WorkerId(*worker)));
         self.known

@@ -35,7 +35,7 @@ use crate::sys::process::Forked;
 use crate::sys::signals::Signals;
 use crate::systemd::notify::{Notifier, Say, Settings};
 use crate::worker;
-use crate::{logs, sys};
+use crate::{logs, sys, trouble};
 
 /// How the arbiter's loop ends: once in the arbiter, and once in every worker that it forks.
 pub(crate) enum Outcome {
@@ -396,6 +396,7 @@ impl Shell {
             &self.core,
             &self.children,
             &self.equipment.listeners,
+            view::workers(&self.children, self.news.failures()),
             &self.status_line(),
         )
     }
@@ -434,6 +435,7 @@ impl Shell {
             in_flight: self.children.in_flight(),
             workers: self.children.iter().count(),
             kept: self.equipment.store.kept(),
+            trouble: trouble::line(&view::workers(&self.children, self.news.failures())),
         };
         view::line(&self.core, Some(&counts))
     }

@@ -185,24 +185,34 @@ pub(crate) enum Arrival {
     Preflight(Trial),
 }
 
-/// Looks at the variables, and unsets them. First of all in `main`, with the command line.
+/// Looks at the variables, and unsets them. First of all in `main`, with the command line. `alone`: whether this process
+/// can become an arbiter at all; if not, whoever has started it is told.
 ///
 /// # Errors
-/// They make no sense, or cannot be unset and nothing can be given back.
-pub(crate) fn arrival(arguments: &[OsString]) -> Result<Arrival, Failure> {
+/// It cannot. The variables make no sense, or cannot be unset and nothing can be given back.
+pub(crate) fn arrival(
+    arguments: &[OsString],
+    alone: Result<(), Failure>,
+) -> Result<Arrival, Failure> {
     let Some(file) = descriptor(ADOPT)? else {
+        alone?;
         unset()?;
         return Ok(Arrival::Fresh);
     };
     let text = sys::exec::read_sealed(file.as_fd())
         .map_err(|error| refused(format!("read the state in {ADOPT}")).because(error))?;
     if let Some(verdict) = descriptor(PREFLIGHT)? {
+        let trial = Trial { text, verdict };
+        if let Err(failure) = alone {
+            trial.tell(Some(&chain(&failure)));
+            return Err(failure);
+        }
         unset()?;
-        return Ok(Arrival::Preflight(Trial { text, verdict }));
+        return Ok(Arrival::Preflight(trial));
     }
     let inherited = Inherited::new(file, text)?;
     // From here on there is a way back, which needs no descriptor that is not there.
-    match unset() {
+    match alone.and_then(|()| unset()) {
         Ok(()) => Ok(Arrival::Inherited(inherited)),
         Err(failure) => Err(inherited.give_back(arguments, &chain(&failure))),
     }

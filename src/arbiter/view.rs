@@ -4,9 +4,11 @@ use super::core::Core;
 use super::seats::Children;
 use super::shell::now;
 use crate::config::show_duration;
+use crate::ipc::failures::Failures;
 use crate::ipc::reading;
 use crate::sockets::Listener;
 use crate::status::{ServiceState, Status, Worker};
+use crate::sys;
 
 /// What is counted all the time.
 pub(super) struct Counts {
@@ -16,6 +18,8 @@ pub(super) struct Counts {
     pub(super) workers: usize,
     /// Connections that are in the manager's store for the next start.
     pub(super) kept: Option<usize>,
+    /// What is to be said of payloads that fail.
+    pub(super) trouble: Option<String>,
 }
 
 /// The service in one line, with live counts if it is to have any.
@@ -32,7 +36,8 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
             };
             let counts = counts.map_or_else(String::new, |counts| {
                 let (connections, in_flight) = (counts.connections, counts.in_flight);
-                format!(", {connections} connections, {in_flight} requests in flight")
+                let trouble = counts.trouble.as_deref().unwrap_or_default();
+                format!(", {connections} connections, {in_flight} requests in flight{trouble}")
             });
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")
@@ -64,21 +69,30 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
     }
 }
 
-pub(super) fn status(
-    core: &Core,
-    children: &Children,
-    listeners: &[Listener],
-    line: &str,
-) -> Status {
-    let at = now();
+/// All that have not been reaped, by slot.
+pub(super) fn workers(children: &Children, failures: &Failures) -> Vec<Worker> {
+    let (at, time) = (now(), sys::clock::unix_seconds());
     let mut workers: Vec<Worker> = children
         .iter()
         .map(|(_, child)| {
             let seat = children.seat(child);
-            reading::worker(seat, &child.payloads, &child.scopes, at)
+            let mut worker = reading::worker(seat, &child.payloads, &child.scopes, at);
+            failures.tell(&mut worker, time);
+            worker
         })
         .collect();
     workers.sort_by_key(|worker| (worker.slot, worker.pid));
+    workers
+}
+
+pub(super) fn status(
+    core: &Core,
+    children: &Children,
+    listeners: &[Listener],
+    workers: Vec<Worker>,
+    line: &str,
+) -> Status {
+    let at = now();
     let mut arbiter = reading::arbiter(&children.board.header, at);
     arbiter.state = core.state();
     arbiter.generation = core.generation();

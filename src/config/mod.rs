@@ -199,7 +199,7 @@ pub(crate) struct Recycle {
 pub(crate) struct Restart {
     pub(crate) backoff_initial: Duration,
     pub(crate) backoff_max: Duration,
-    /// This many crashes within `crash_window` make the service "degraded".
+    /// More crashes than these within `crash_window` keep the service "degraded".
     pub(crate) crash_budget: u32,
     pub(crate) crash_window: Duration,
 }

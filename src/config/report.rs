@@ -43,6 +43,12 @@ impl Report {
         self.entries.iter().any(set)
     }
 
+    /// Who has set it: a flag, a variable, a place in the file. `None`: it comes from the defaults.
+    pub(crate) fn source(&self, key: &str) -> Option<String> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        (entry.origin != Origin::Default).then(|| entry.origin.to_string())
+    }
+
     /// The same for programs, on several lines.
     pub(crate) fn json(&self) -> String {
         let entries = |entries: &[Entry]| entries.iter().map(Entry::json).collect::<Vec<_>>();

@@ -147,11 +147,11 @@ settings! {
 
     [restart: Restart]
     backoff_initial: Span::at_least(MILLISECOND), "--backoff-initial", "100ms",
-        "Pause before a crashed worker's first replacement; it doubles each time";
+        "Pause before a worker that failed early is replaced; it doubles each time";
     backoff_max: Span::at_least(MILLISECOND), "--backoff-max", "30s",
         "Longest such pause";
     crash_budget: Count::<u32>::between(1, 1_000_000), "--crash-budget", "10",
-        "So many crashes within the window make the service degraded";
+        "More failures than these within the window keep the service degraded";
     crash_window: Span::at_least(SECOND), "--crash-window", "1m",
         "The window in which crashes are counted";
 

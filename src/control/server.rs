@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use serde::{Deserialize, Serialize};
 
 use super::protocol::{Answer, Command, MAX_COMMAND};
-use crate::exit::{ExitCode, Failure, chain};
+use crate::exit::Failure;
 use crate::moment::Moment;
 use crate::sockets::{self, Address, OwnPaths};
 
@@ -108,25 +108,6 @@ impl Server {
             next: Self::LISTENER,
             retry_at: None,
         })
-    }
-
-    /// Binds `path`; where it cannot be written, the service goes on without a control socket, and says so. A live
-    /// service behind it is an error: two services of one name would answer for each other.
-    ///
-    /// # Errors
-    /// Somebody answers there already (exit 69).
-    pub(crate) fn bind_or_explain(path: &Path) -> Result<Option<Self>, Failure> {
-        match Self::bind(path) {
-            Ok(server) => Ok(Some(server)),
-            Err(failure) if failure.code() == ExitCode::Unavailable => Err(failure),
-            Err(failure) => {
-                tracing::warn!(
-                    reason = chain(&failure),
-                    "there is no control socket: `status` will not work"
-                );
-                Ok(None)
-            }
-        }
     }
 
     /// What it consists of, to be put together again by [`Server::assemble`].

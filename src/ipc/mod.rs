@@ -2,6 +2,7 @@
 
 pub(crate) mod bulletin;
 pub(crate) mod channel;
+pub(crate) mod failures;
 pub(crate) mod orders;
 pub(crate) mod parcel;
 pub(crate) mod reading;

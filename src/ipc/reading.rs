@@ -81,6 +81,7 @@ pub(crate) fn worker(seat: &Seat, payloads: &[String], scopes: &[Scope], at: Mom
                     .payload_restarts
                     .get(index)
                     .map_or(0, |count| count.load(Relaxed)),
+                last_failure: None,
             })
             .collect(),
     }

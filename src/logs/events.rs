@@ -88,10 +88,11 @@ events! {
         "Every configured worker has finished its startup and accepts connections."
     ServiceDegraded "service-degraded" WARN "a1c4dfc0238442d9b5b9d8c1bb73edca"
         "The service is degraded"
-        "Some slot has no serving worker, or workers have crashed too often in the time\n\
-         that restart.crash_window sets. The healthy workers go on serving, and the\n\
-         others are replaced with growing pauses. The records of their failures stand\n\
-         before this one: look for PAYLOAD_EVENT=worker-failed."
+        "A worker has failed, and until its slot has another one not every worker serves; or\n\
+         more have failed than restart.crash_budget allows within restart.crash_window,\n\
+         and those that follow wait with growing pauses. The healthy workers go on\n\
+         serving. The records of the failures stand before this one: look for\n\
+         PAYLOAD_EVENT=worker-failed."
     ServiceRecovered "service-recovered" INFO "f943ff2d01c74cf7ade11d40625a07fe"
         "The service has recovered"
         "Every configured worker serves again."
@@ -167,8 +168,9 @@ events! {
          nobody waits for it. It got SIGKILL, and the rest of its teardown does not run."
     WorkerBackoff "worker-backoff" WARN "f803dcb3d6394dd5b1361231d681d5e2"
         "Slot @PAYLOAD_SLOT@ waits before its next worker"
-        "The slot's workers failed several times in a row before they served. The next\n\
-         attempt comes after a pause that grows with each failure."
+        "The slot's worker has failed before it had served for ten seconds, or more workers\n\
+         have failed than restart.crash_budget allows. The next attempt comes after a pause\n\
+         that grows with each failure in a row."
     Recycle "recycle" INFO "727bc461d74f4a4b83f2bf362f9a329d"
         "Worker @PAYLOAD_WORKER@ is recycled"
         "The healthy worker has reached a limit of [recycle], requests, age or memory, or the\n\
@@ -191,10 +193,10 @@ events! {
          same process, and makes a new generation of workers with the configuration as it\n\
          is now. The old generation serves until the new one has proved itself."
     ImageChanged "image-changed" INFO "f5cdbecaf7a64dd7b16647f734a14f3d"
-        "The arbiter runs another program"
-        "In the same process, as a part of a reload: the program that is on disk now, where\n\
-         DIRECTION is forward, or, when that has failed, the one that ran before, where it\n\
-         is back. The workers served meanwhile."
+        "The arbiter goes on in a new image"
+        "In the same process, as a part of a reload: the program that is on disk now, which\n\
+         may be the same as before, where DIRECTION is forward; or, when that has failed,\n\
+         the one that ran before, where it is back. The workers served meanwhile."
     Reloaded "reloaded" INFO "2c5201bbfe0543ad99cbdf8a8f87bb96"
         "The service has been reloaded"
         "The workers of generation @PAYLOAD_GENERATION@ serve. Those before them give\n\

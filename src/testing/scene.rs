@@ -1,6 +1,7 @@
 //! The service around an app in a test, as [`Context::service`](crate::Context::service) shows it: the worker that
 //! the test has described, and no other.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEven
 use crate::ipc::scoreboard::BUCKETS;
 use crate::lease::Released;
 use crate::status::{
-    Arbiter, Holder, Lease, Payload, PayloadState, Scope, ServiceState, Status, Worker,
+    Arbiter, Holder, LastFailure, Lease, Payload, PayloadState, Scope, ServiceState, Status, Worker,
 };
 
 /// Hears the app.
@@ -26,6 +27,8 @@ pub(super) struct Scene {
 struct Seen {
     state: Option<AppState>,
     payloads: Vec<Payload>,
+    /// By their place.
+    failed_at: BTreeMap<usize, Instant>,
     leases: Vec<(Lease, Option<Instant>)>,
 }
 
@@ -103,7 +106,7 @@ impl Scene {
             memory: 0,
             latency: vec![0; BUCKETS],
             log_drops: 0,
-            payloads: seen.payloads.clone(),
+            payloads: seen.payloads(),
         }
     }
 
@@ -113,6 +116,18 @@ impl Scene {
 }
 
 impl Seen {
+    /// As they are now.
+    fn payloads(&self) -> Vec<Payload> {
+        let mut payloads = self.payloads.clone();
+        for (index, at) in &self.failed_at {
+            let payload = payloads.get_mut(*index);
+            if let Some(last) = payload.and_then(|payload| payload.last_failure.as_mut()) {
+                last.ago = at.elapsed().as_secs_f64();
+            }
+        }
+        payloads
+    }
+
     fn lease(&mut self, payload: &str) -> Option<&mut (Lease, Option<Instant>)> {
         let mut leases = self.leases.iter_mut();
         leases.find(|(lease, _)| lease.payload == payload)
@@ -130,12 +145,18 @@ impl Observer for Scene {
         let seen = &mut *self.seen();
         if let Some(payload) = seen.payloads.get_mut(event.index) {
             (payload.state, payload.restarts) = (event.state, event.restarts);
+            if let Some(reason) = event.cause {
+                let reason = reason.to_owned();
+                payload.last_failure = Some(LastFailure { reason, ago: 0.0 });
+                seen.failed_at.insert(event.index, Instant::now());
+            }
         } else {
             seen.payloads.push(Payload {
                 name: event.name.to_owned(),
                 scope: event.scope,
                 state: event.state,
                 restarts: event.restarts,
+                last_failure: None,
             });
             if event.scope != Scope::Worker {
                 let slot = (event.scope == Scope::Slot).then_some(self.place.slot);

@@ -103,6 +103,7 @@ pub(super) fn status(worker: u32) -> Status {
                 scope: Scope::Service,
                 state: PayloadState::Running,
                 restarts: 0,
+                last_failure: None,
             }],
         }],
         sockets: Vec::new(),

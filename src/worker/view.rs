@@ -2,22 +2,25 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::observer::{Declared, Observed};
 use super::stages::now;
 use crate::events::Events;
 use crate::ipc::bulletin::{Briefing, Bulletin, Known};
+use crate::ipc::failures::Failures;
 use crate::ipc::reading;
 use crate::ipc::scoreboard::Meter;
 use crate::sockets::{self, Listener};
 use crate::status::{Status, Worker};
+use crate::sys;
 
 /// One for each worker. The keeper puts news in, from its own thread.
 pub(super) struct View {
     meter: Meter,
     listeners: Arc<[Listener]>,
     known: Mutex<Known>,
+    failures: Mutex<Failures>,
     events: Events,
 }
 
@@ -26,6 +29,7 @@ impl View {
         Self {
             meter,
             listeners,
+            failures: Mutex::new(briefing.events.after(0).iter().map(Arc::as_ref).collect()),
             known: Mutex::new(briefing.known),
             events: Events::new(briefing.events),
         }
@@ -40,6 +44,9 @@ impl View {
             self.forget_the_gone(&mut known);
         }
         drop(known);
+        let mut failures = self.failures();
+        events.iter().for_each(|event| failures.note(event));
+        drop(failures);
         // Who is woken by them looks at what is known.
         self.events.extend(events.into_iter().map(Arc::new));
     }
@@ -49,6 +56,11 @@ impl View {
         let seats = self.meter.board().seats.iter();
         let seated: BTreeSet<u64> = seats.map(|seat| seat.worker.load(Relaxed)).collect();
         known.payloads.retain(|worker, _| seated.contains(worker));
+        self.failures().keep_only(|worker| seated.contains(&worker));
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn events(&self) -> Events {
@@ -60,14 +72,20 @@ impl View {
         let own = (self.meter.seat().worker.load(Relaxed), observed.payloads());
         let (board, at) = (self.meter.board(), now());
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let (failures, time) = (self.failures(), sys::clock::unix_seconds());
         let taken = board.seats.iter();
         let mut workers: Vec<Worker> = taken
             .filter_map(|seat| {
                 let worker = seat.worker.load(Relaxed);
                 let (names, scopes) = payloads(&known, &own, worker);
-                (worker != 0).then(|| reading::worker(seat, names, scopes, at))
+                (worker != 0).then(|| {
+                    let mut seen = reading::worker(seat, names, scopes, at);
+                    failures.tell(&mut seen, time);
+                    seen
+                })
             })
             .collect();
+        drop(failures);
         workers.sort_by_key(|worker| (worker.slot, worker.pid));
         let mut arbiter = reading::arbiter(&board.header, at);
         arbiter.status.clone_from(&known.line);

@@ -156,7 +156,12 @@ async fn only_a_holder_keeps_something() {
         obedient(context)
     });
     let free = Payload::new("free", async |context: PayloadContext| {
-        assert!(matches!(context.keep("x"), Err(KeepError::NoLease)));
+        let error = context.keep("x").unwrap_err();
+        assert!(matches!(error, KeepError::EveryWorker { .. }));
+        assert!(
+            error.to_string().contains(".scope(Scope::Service)"),
+            "{error}"
+        );
         assert_eq!(context.kept(), None);
         obedient(context).await
     });

@@ -10,6 +10,7 @@ mod deadlines;
 mod destructors;
 mod face;
 mod greedy;
+mod handler;
 mod leases;
 mod messages;
 mod mounts;

@@ -39,6 +39,9 @@ fn a_killed_worker_takes_only_its_own_requests_along() {
     let failed = service.event("worker-failed");
     assert_eq!(failed.worker(), Some(worker_of(&service, pid)));
     assert_eq!(failed.text("exit"), "killed by SIGKILL");
+    let degraded = service.event("service-degraded");
+    let one = "the service is degraded: not every worker serves";
+    assert_eq!(degraded.text("message"), one, "a single one is no series");
     let status = service.status_where("the slot is filled again", |status| {
         status["arbiter"]["state"] == "ready" && status["workers"][victim]["phase"] == "serving"
     });

@@ -17,6 +17,7 @@ mod support;
 
 mod boot;
 mod crash;
+mod early;
 mod idle;
 mod idle_exit;
 mod limits;

@@ -1,5 +1,6 @@
 //! Background tasks that end as they should not.
 
+use crate::support::notify::Manager;
 use crate::support::service::{Record, Service, Setup, number, wait_for_end_of};
 use crate::{assert_torn_down, trace, worker_of};
 
@@ -89,6 +90,59 @@ fn a_restarting_one_is_started_again() {
         assert_eq!(service.workers(), workers);
         assert_eq!(service.stop(), 0);
     }
+}
+
+/// Nobody dies of it, and every worker serves: it has to be seen all the same, by whoever looks and by the manager.
+#[test]
+fn a_restarting_one_that_fails_again_and_again_is_seen() {
+    let manager = Manager::on_path();
+    let app = "workers = 2\nreload.trial = '200ms'\n[app]\nslot = 0\npayload = 'fail'\npolicy = 'restart'";
+    let setup = Setup::new(app);
+    let go = setup.folder().join("go");
+    let set = format!("go = '{}'", go.display());
+    let service = setup.with_app(&set).notify(&manager).serve();
+    let line = service.status()["arbiter"]["status"].to_string();
+    assert!(!line.contains("payload"), "{line}");
+
+    std::fs::write(&go, "").unwrap();
+    let status = service.status_where("three failures", |status| {
+        number(&status["workers"][0]["payloads"][0]["restarts"]) >= 2
+            && status["workers"][0]["payloads"][0]["state"] == "restarting"
+    });
+    let reason = "failed: read the table: no such queue";
+    let told = &status["workers"][0]["payloads"][0]["last_failure"];
+    assert_eq!(told["reason"], reason);
+    assert!(told["ago"].as_f64().is_some_and(|ago| ago < 30.0), "{told}");
+    let line = status["arbiter"]["status"].as_str().unwrap();
+    assert!(line.starts_with("2/2 workers serving"), "{line}");
+    assert!(line.contains("; payload 'task' has failed "), "{line}");
+    assert!(
+        line.ends_with(&format!(" times, the last time it {reason}")),
+        "{line}"
+    );
+
+    let text = service.status_command(&[]).output().unwrap().stdout;
+    let text = String::from_utf8(text).unwrap();
+    let second = text.lines().nth(1).unwrap();
+    assert!(second.contains("; payload 'task' has failed "), "{text}");
+    let table = text.lines().find(|line| line.starts_with("0 ")).unwrap();
+    assert!(table.contains("  task:") && table.ends_with("×)"), "{text}");
+    let last = text
+        .lines()
+        .find(|line| line.starts_with("payload task has failed "));
+    assert!(last.unwrap().ends_with(reason), "{text}");
+
+    manager.hear_where("its failures in STATUS", |heard| {
+        let status = heard.value("STATUS");
+        status.is_some_and(|status| status.contains("payload 'task' has failed"))
+    });
+    // The new generation has it as well, and is no worse for it.
+    assert!(service.reload().status.success());
+    service.status_where("it fails in the new generation", |status| {
+        let worker = &status["workers"][0];
+        worker["generation"] == 2 && worker["payloads"][0]["last_failure"]["reason"] == reason
+    });
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]

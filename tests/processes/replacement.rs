@@ -135,6 +135,8 @@ fn crashes_beyond_the_budget_degrade_the_service_until_they_are_forgotten() {
     }
     let degraded = service.event_where("service-degraded", |event| event.number("crashes") > 2);
     assert!(degraded.number("workers") == 2);
+    let many = "the service is degraded: workers fail too often";
+    assert_eq!(degraded.text("message"), many);
     recovers(&service);
     assert_eq!(service.stop(), 0);
 }

@@ -122,7 +122,13 @@ fn blocked_by_its_payload() {
         ("serving", "heartbeat")
     );
     names_the_blocking_function(&service);
-    assert_eq!(end_of(&service, worker).text("exit"), "killed by SIGABRT");
+    let end = end_of(&service, worker);
+    assert_eq!(end.text("exit"), "killed by SIGABRT");
+    let reason = end.text("reason");
+    assert!(
+        reason.starts_with("no heartbeat for ") && reason.ends_with(" s while serving"),
+        "{end}"
+    );
     service.wait_until_replaced(worker);
     assert_eq!(
         service.stop(),

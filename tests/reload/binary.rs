@@ -76,6 +76,13 @@ fn it_crashes_at_its_start() {
 }
 
 #[test]
+fn it_starts_a_thread_before_it_becomes_a_service() {
+    let stage = Stage::set();
+    stage.service.write("probe.main", "thread");
+    stage.rolls_back("while other threads run ('indexer')");
+}
+
+#[test]
 fn it_prints_and_hangs() {
     let stage = Stage::of(Setup::new(&OLD.replace("3s", "700ms")).installed());
     stage.service.write("probe.main", "hang");

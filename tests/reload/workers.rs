@@ -62,7 +62,12 @@ fn one_of_two_fails_while_the_other_is_prepared() {
 fn fails(app: &str, reason: &str) {
     let stage = Stage::set();
     stage.service.configure(&(new() + app));
-    stage.rolls_back(reason);
+    let output = stage.service.reload();
+    stage.rolled_back(&output, reason);
+    // The worker that was the cause says so as well.
+    let failed = stage.service.event("worker-failed");
+    assert!(!failed.text("reason").is_empty(), "{failed}");
+    stage.recovers();
 }
 
 #[track_caller]

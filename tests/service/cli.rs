@@ -57,6 +57,8 @@ fn help_and_version() {
     ] {
         assert!(said.out.contains(word), "{word} in\n{}", said.out);
     }
+    let same = run(&["help"]);
+    assert_eq!((same.code, same.out), (0, said.out));
 }
 
 #[test]

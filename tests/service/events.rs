@@ -139,6 +139,10 @@ fn they_go_on_over_a_reload_with_the_next_number() {
         .map(|event| &event["fields"]["direction"])
         .collect();
     assert_eq!(directions, ["forward"]);
+    let said: Vec<_> = of_name(&after, "image-changed")
+        .map(|event| &event["message"])
+        .collect();
+    assert_eq!(said, ["the arbiter goes on in a new image"]);
     let generations = |name: &str| -> Vec<u64> {
         of_name(&after, name)
             .filter_map(|event| event["generation"].as_u64())

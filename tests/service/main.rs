@@ -13,6 +13,7 @@ mod support;
 
 mod balance;
 mod cli;
+mod control;
 mod drain;
 mod events;
 mod first_use;

@@ -5,6 +5,7 @@
 //! - `hang`: says so, and does nothing more
 //! - `newer`: becomes the same program that finds a state of a version it cannot know
 //! - `full`: opens as many files as it may, when it is about to take over
+//! - `thread`: starts a thread that stays, and becomes the service
 //! - `wait`: waits for the file `<program>.go`, when it is about to take over
 
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, exit};
-use std::thread::{park, sleep};
+use std::thread::{Builder, park, sleep};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -51,6 +52,10 @@ pub(crate) fn perform() -> Antics {
         "newer" if std::env::var_os(DONE).is_none() => {
             let error = become_older(&state);
             eprintln!("{error}");
+        }
+        "thread" => {
+            // One that cannot be started is missed by the test.
+            let _ = Builder::new().name("indexer".to_owned()).spawn(park);
         }
         "full" if takes_over => {
             let files = std::iter::from_fn(|| File::open("/dev/null").ok());

@@ -71,14 +71,20 @@ impl Manager {
     /// Everything up to and with the first datagram that has this line.
     #[track_caller]
     pub(crate) fn hear_until(&self, line: &str) -> Vec<Datagram> {
+        self.hear_where(line, |datagram| datagram.has(line))
+    }
+
+    /// Everything up to and with the first datagram that fits.
+    #[track_caller]
+    pub(crate) fn hear_where(&self, what: &str, fits: impl Fn(&Datagram) -> bool) -> Vec<Datagram> {
         let end = Instant::now() + DEADLINE;
         let mut heard = Vec::new();
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let Some(datagram) = self.hear(left) else {
-                panic!("no datagram with {line:?}; heard {heard:#?}");
+                panic!("no datagram with {what:?}; heard {heard:#?}");
             };
-            let found = datagram.has(line);
+            let found = fits(&datagram);
             heard.push(datagram);
             if found {
                 return heard;

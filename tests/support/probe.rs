@@ -43,6 +43,7 @@
 
 mod antics;
 mod birth;
+mod early;
 mod ledger;
 mod mail;
 mod preloading;
@@ -146,6 +147,7 @@ struct Unreadable(#[source] io::Error);
 fn main() -> ExitCode {
     birth::attend();
     let _antics = antics::perform();
+    let _early = early::begin();
     if std::env::var_os("PROBE_PRELOAD").is_none() {
         return payload::main(load);
     }

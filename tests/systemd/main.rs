@@ -24,6 +24,7 @@ mod idle_exit;
 mod journal;
 mod load;
 mod machine;
+mod own;
 mod preload;
 mod reload;
 mod restart;
@@ -65,6 +66,8 @@ on_both_suites! {
     journal::a_stopped_journal_slows_nothing,
     load::fifty_reloads_lose_and_close_nothing,
     load::fifty_restarts_lose_and_close_nothing,
+    own::the_shipped_service_is_installed_and_used_as_the_readme_says,
+    own::it_goes_with_the_shipped_units,
     preload::a_long_preload_outlasts_the_limits,
     reload::reload_takes_over_or_says_why_not,
     reload::an_upgrade_is_a_new_file_and_a_reload,

@@ -172,7 +172,7 @@ const SENTENCES: &[(&str, &str, &str)] = &[
     (
         "image-changed",
         "",
-        "The arbiter runs another program, in the same process",
+        "The arbiter goes on in a new image, in the same process",
     ),
     (
         "reloaded",

@@ -254,6 +254,8 @@ pub(crate) enum Notice {
         serving: usize,
         workers: usize,
         crashes: usize,
+        /// More than the budget allows.
+        too_many: bool,
     },
     Recovered {
         workers: usize,

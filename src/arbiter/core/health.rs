@@ -39,8 +39,10 @@ impl Core {
 
     fn abort(&mut self, now: Moment, id: WorkerId, phase: Phase, overdue: Overdue) {
         let kill_at = now + self.policy.abort_grace;
+        let text = format!("{overdue} while {phase}");
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.ending = Ending::Aborted { kill_at };
+            worker.overdue = Some(text.clone());
         }
         self.act(Action::Abort {
             worker: id,
@@ -51,7 +53,7 @@ impl Core {
             && let Some(worker) = self.workers.get(&id)
         {
             // Not when it has gone: until then the trial could end well.
-            self.member_failed(now, worker.slot, &format!("{overdue} while {phase}"));
+            self.member_failed(now, worker.slot, &text);
         }
     }
 

@@ -178,24 +178,24 @@ impl Core {
         self.inherit_leases(now, id, &worker, at);
         let attached = self.detach(id);
         self.surplus.retain(|surplus| *surplus != id);
-        let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;
+        // Who was taken for stuck and left by itself after all was not.
+        let expected = worker.is_leaving();
+        let overdue = worker.overdue.filter(|_| !exit.is_clean());
+        let known = worker.reason.or(overdue);
         self.notice(Notice::WorkerExited {
             worker: id,
             slot: worker.slot,
             generation: worker.generation,
             phase: worker.phase,
             exit,
-            expected: worker.is_leaving(),
-            // Told once: as the reason of the failed boot, where it is one.
-            reason: worker.reason.clone().filter(|_| !ends_boot && !member),
+            expected,
+            reason: known.clone(),
         });
         if let Some(stop) = &mut self.stop {
             stop.unclean |= !exit.is_clean();
             return;
         }
-        let reason = worker
-            .reason
-            .unwrap_or_else(|| format!("{exit} while {}", worker.phase));
+        let reason = known.unwrap_or_else(|| format!("{exit} while {}", worker.phase));
         if member {
             self.member_failed(now, worker.slot, &reason);
             return;

@@ -181,7 +181,8 @@ impl Core {
             self.act(Action::Ready);
         }
         self.crashes.forget(now);
-        let degraded = self.crashes.exhausted()
+        let too_many = self.crashes.exhausted();
+        let degraded = too_many
             || self
                 .slots
                 .iter()
@@ -194,6 +195,7 @@ impl Core {
                     serving,
                     workers,
                     crashes,
+                    too_many,
                 }
             } else {
                 Notice::Recovered { workers }

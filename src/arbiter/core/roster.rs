@@ -74,6 +74,9 @@ pub(crate) struct Worker {
     pub(crate) ending: Ending,
     /// What it said about its failure.
     pub(crate) reason: Option<String>,
+    /// Which limit it had overrun when it was aborted.
+    #[serde(default)]
+    pub(crate) overdue: Option<String>,
     /// When it is to be replaced on account of its age.
     pub(crate) retire_at: Option<Moment>,
     /// It has reached this limit before it had a slot. It says so once.
@@ -113,6 +116,7 @@ impl Worker {
             channel_closed: None,
             ending: Ending::None,
             reason: None,
+            overdue: None,
             retire_at: None,
             recycle: None,
             limits,
