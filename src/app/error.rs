@@ -79,7 +79,8 @@ impl StepError {
         }
     }
 
-    /// The step's or the payload's name, as its author gave it; `app` for what belongs to no step.
+    /// The step's or the payload's name, as its author gave it; `app` for what belongs to no step, and `/admin: app` in
+    /// an app that is [mounted](crate::AppBuilder::mount).
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -11,11 +11,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{catch, sleep_until_some};
 use super::budget::Budget;
+use super::builder::Member;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{AppState, Progress};
 use super::service::Service;
 use super::stack::{Ending, Stack};
-use super::step::{Common, Entry};
+use super::step::Entry;
 use super::supervisor::{Failed, Surroundings};
 use super::token::Tokens;
 
@@ -23,8 +24,8 @@ use super::token::Tokens;
 /// teardown.
 pub(crate) struct Running {
     pub(super) service: Service,
-    /// Of the apps that are mounted in it, in the order of their mounting.
-    pub(super) mounted: Vec<Common>,
+    /// The app itself, and those that are mounted in it.
+    pub(super) members: Vec<Member>,
     pub(super) stack: Stack,
     /// What is still to be started, if anything is: a startup that failed did not come to it.
     pub(super) rest: std::vec::IntoIter<Entry>,
@@ -132,10 +133,7 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop(deadline);
         let Surroundings {
-            common,
-            failed,
-            observer,
-            ..
+            failed, observer, ..
         } = self.shared;
         errors.extend(self.stack.unwind(&*observer, &mut budget).await);
         // What is left of the author's values, each for itself: what was never started, the services, then the states,
@@ -148,12 +146,19 @@ impl Running {
             let name = Arc::clone(&step.context.name);
             errors.extend(release(&name, step).err());
         }
-        let app = Arc::from("app");
-        errors.extend(release(&app, self.service).err());
-        while let Some(mounted) = self.mounted.pop() {
-            errors.extend(release(&app, mounted).err());
+        // It has each service of a member a second time, so that none goes along with another one.
+        drop(self.service);
+        let mut states = Vec::new();
+        while let Some(member) = self.members.pop() {
+            let name = member.name();
+            errors.extend(release(&name, member.service).err());
+            states.push((name, member.state));
         }
-        errors.extend(release(&app, common).err());
+        for (name, state) in states {
+            for value in state.into_values() {
+                errors.extend(release(&name, value).err());
+            }
+        }
         let failure = failed.borrow().clone();
         let end = if clean && errors.is_empty() && failure.is_none() {
             AppState::Stopped
@@ -165,7 +170,8 @@ impl Running {
     }
 }
 
-/// A destructor of the author's may panic, and costs no other.
+/// A destructor of the author's may panic, and costs no other: neither what is left to be released, nor the worker. Two
+/// that panic in the same value, such as two fields of one struct, are beyond that: Rust ends the process then.
 fn release<T>(name: &Arc<str>, value: T) -> Result<(), StepError> {
     catch(|| drop(value)).map_err(|fault| StepError::new(Stage::Release, name, fault))
 }

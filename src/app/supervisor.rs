@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{self, Act, panic_message, sleep_until_some};
 use super::busy::Desk;
+use super::context::Outlook;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Granted, Leases, Seat};
@@ -29,6 +30,7 @@ use super::payload::{Payload, PayloadContext, Run, Work};
 use super::step::Common;
 use super::token::{Notice, Token, earlier};
 use crate::lease::{Grant, Released};
+use crate::messages::Messages;
 use crate::status::{PayloadState, Scope};
 
 /// How long an aborted task may take until its next yield, before it is taken for blocked.
@@ -50,9 +52,9 @@ pub(super) struct Supervised {
 }
 
 /// What every payload of one app shares.
-#[derive(Clone)]
 pub(super) struct Surroundings {
-    pub(super) common: Common,
+    pub(super) messages: Messages,
+    pub(super) outlook: Outlook,
     pub(super) drain: Token,
     pub(super) desk: Desk,
     pub(super) failed: Failed,
@@ -62,7 +64,12 @@ pub(super) struct Surroundings {
 
 impl Supervised {
     /// Starts the payload, or lets it wait for its lease. Needs a tokio runtime around it.
-    pub(super) fn start(payload: Payload, index: usize, shared: &Surroundings) -> Self {
+    pub(super) fn start(
+        payload: Payload,
+        index: usize,
+        common: Common,
+        shared: &Surroundings,
+    ) -> Self {
         let (stop, abort) = (Notice::default(), CancellationToken::new());
         let stop_timeout = payload.stop_timeout;
         let before_requests = payload.stops_before_requests();
@@ -77,7 +84,7 @@ impl Supervised {
                 slots: shared.leases.slots,
                 epoch: 0,
                 restarts: 0,
-                common: shared.common.clone(),
+                common,
                 drain: shared.drain.clone(),
                 stop: stop.token(),
                 desk: shared.desk.clone(),
