@@ -309,7 +309,8 @@ mod tests {
             .fold(App::builder(), AppBuilder::payload);
         let running = start(builder, Trace::default()).await;
         running.stack.payloads().take(2).for_each(Supervised::lose);
-        running.failed().await;
+        let failed = running.failed();
+        timeout(Duration::from_secs(1), failed).await.unwrap();
         tokio::task::yield_now().await;
         let errors = running.stop(None).await.all_errors();
         let texts = errors.iter().map(ToString::to_string);
