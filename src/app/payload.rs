@@ -92,10 +92,10 @@ impl Payload {
 
     /// A payload that may end by itself: when it returns `Ok`, its work is done.
     ///
-    /// Unless it was told to stop before: then whatever it returns means that it has stopped, not that it is done, since
-    /// who is told to stop returns `Ok` where he stands. With a lease ([`scope`](Self::scope)) it therefore begins anew
-    /// in the next holder, and so does work that had come to its end just when the notice came. Work that must not be done
-    /// twice notes how far it is: for its successor ([`PayloadContext::keep`]), or where its result goes, by the
+    /// Unless it was told to stop before: then `Ok` means that it has stopped, not that it is done, since that is what a
+    /// payload returns that leaves its work when it is told to. With a lease ([`scope`](Self::scope)) it therefore begins
+    /// anew in the next holder, also where the work had just come to its end when the notice came. Work that must not be
+    /// done twice notes how far it is: for its successor ([`PayloadContext::keep`]), or where its result goes, by the
     /// [`epoch`](PayloadContext::epoch).
     ///
     /// ```
