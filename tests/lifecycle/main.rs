@@ -14,6 +14,7 @@ mod support;
 
 mod instance;
 mod limits;
+mod payloads;
 mod properties;
 mod rules;
 mod shutdown;
