@@ -72,6 +72,7 @@ impl Shell {
             while self.take_batch(worker) {}
             let at = self.ended_at(worker);
             let child = self.children.remove(worker);
+            self.tell_unsent();
             unwatch(&self.epoll, child.and_then(|child| child.channel));
             self.events.push_back(Event::Exited { worker, exit, at });
         }
@@ -128,6 +129,16 @@ impl Shell {
             }
             Report::Unmet { worker: other } => {
                 child.unmet.insert(WorkerId(other));
+                return;
+            }
+            Report::Unsent {
+                worker: other,
+                topics,
+            } => {
+                if let Some(other) = self.children.get_mut(WorkerId(other)) {
+                    other.unsent.extend(topics);
+                    self.tell_unsent();
+                }
                 return;
             }
             Report::Payloads { names, scopes } => {

@@ -14,7 +14,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::pieces::{Backlogs, Mark, Piece, has_room, pieces, tell};
+pub(super) use self::pieces::has_room;
+use self::pieces::{Backlogs, Mark, Piece, pieces, tell};
 use super::core::WorkerId;
 use super::shell::Shell;
 use super::view;

@@ -7,10 +7,13 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use socket2::SockRef;
 
 use super::core::WorkerId;
+use super::news::has_room;
 use super::seats::Child;
 use super::shell::Shell;
+use crate::ipc::bulletin::{Bulletin, Told};
 use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
+use crate::messages::Tally;
 
 /// Bytes of unread packets, as the kernel counts them; it gives no more than net.core.wmem_max allows, socket(7).
 const ROOM: usize = 1024 * 1024;
@@ -70,6 +73,32 @@ impl Shell {
     }
 }
 
+impl Shell {
+    /// Tells workers of messages that they will not get, since those are gone that had still to send them. Who does not
+    /// listen is told later.
+    pub(super) fn tell_unsent(&mut self) {
+        for (_, child) in self.children.iter_mut() {
+            if let Some(channel) = &child.channel {
+                tell_unsent(channel, &mut child.unsent);
+            }
+        }
+    }
+}
+
+/// What is told is forgotten.
+fn tell_unsent(channel: &Channel, unsent: &mut Tally) {
+    if unsent.is_empty() || !has_room(channel) {
+        return;
+    }
+    let bulletin = Bulletin {
+        unsent: unsent.list(),
+        ..Bulletin::default()
+    };
+    if channel.send(&Told::Bulletin(Box::new(bulletin))).is_ok() {
+        unsent.take();
+    }
+}
+
 /// # Errors
 /// `WouldBlock`: the worker does not listen. What sendmsg(2) says.
 fn tell(channel: &Channel, worker: WorkerId, mailbox: &OwnedFd, late: bool) -> io::Result<()> {
@@ -86,6 +115,7 @@ fn tell(channel: &Channel, worker: WorkerId, mailbox: &OwnedFd, late: bool) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::channel::Received;
 
     #[test]
     fn who_does_not_listen_is_told_of_some_and_can_still_get_an_order() {
@@ -97,5 +127,32 @@ mod tests {
         for round in 0..20 {
             arbiter.send(&Order::Pause { round }).unwrap();
         }
+    }
+
+    #[test]
+    fn what_was_not_sent_is_told_once_and_to_who_listens() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        let mut unsent = Tally::default();
+        while has_room(&arbiter) {
+            arbiter.send(&Order::Resume).unwrap();
+        }
+        unsent.add("news", 3);
+        tell_unsent(&arbiter, &mut unsent);
+        assert_eq!(unsent.list(), [("news".to_owned(), 3)], "it is for later");
+        let heard = || {
+            let mut heard = Vec::new();
+            while let (Received::Message(told), _) = worker.receive_with().unwrap() {
+                if let Told::Bulletin(bulletin) = told {
+                    heard.push(bulletin.unsent);
+                }
+            }
+            heard
+        };
+        assert!(heard().is_empty());
+        for _ in 0..2 {
+            tell_unsent(&arbiter, &mut unsent);
+        }
+        assert!(unsent.is_empty());
+        assert_eq!(heard(), [[("news".to_owned(), 3)]]);
     }
 }

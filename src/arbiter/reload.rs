@@ -24,6 +24,7 @@ use crate::exit::{ExitCode, Failure};
 use crate::ipc::bulletin::Declared;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{self, Board, Scoreboard};
+use crate::messages::Tally;
 use crate::sockets::{Listener, ListenerAddress, OwnPaths};
 use crate::sys;
 use crate::sys::exec::Executable;
@@ -231,6 +232,8 @@ impl Shell {
         let mut children = Children::new(board);
         let mut news = News::restore(state.news);
         for child in state.children {
+            let mut unsent = Tally::default();
+            unsent.extend(child.unsent);
             let channel = child.channel.and_then(&mut take).map(Channel::from);
             news.declared(Declared {
                 worker: child.worker,
@@ -248,6 +251,7 @@ impl Shell {
                     payloads: child.payloads,
                     scopes: child.scopes,
                     unmet: child.unmet.into_iter().map(WorkerId).collect(),
+                    unsent,
                     is_strange: false,
                 },
             );
@@ -424,6 +428,7 @@ fn child_state((worker, child): (WorkerId, &Child)) -> ChildState {
         payloads: child.payloads.clone(),
         scopes: child.scopes.clone(),
         unmet: child.unmet.iter().map(|other| other.0).collect(),
+        unsent: child.unsent.list(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::core::WorkerId;
 use crate::ipc::channel::Channel;
 use crate::ipc::scoreboard::{SEATS, Scoreboard, Seat};
+use crate::messages::Tally;
 use crate::moment::Moment;
 use crate::status::Scope;
 
@@ -23,6 +24,8 @@ pub(super) struct Child {
     pub(super) scopes: Vec<Scope>,
     /// Workers of which it has still to be told.
     pub(super) unmet: BTreeSet<WorkerId>,
+    /// Messages that it will not get, since their publishers are gone: it has still to be told.
+    pub(super) unsent: Tally,
     /// It has said what is not known here.
     pub(super) is_strange: bool,
 }
@@ -93,7 +96,14 @@ impl Children {
     /// The worker with this pid is gone; its seat is free again.
     pub(super) fn remove(&mut self, worker: WorkerId) -> Option<Child> {
         let child = self.by_id.remove(&worker)?;
-        self.accepted_before += self.seat(&child).accepted.load(Relaxed);
+        let seat = &self.board.seats[child.seat % SEATS];
+        self.accepted_before += seat.accepted.load(Relaxed);
+        // One that leaves in good order tells how many, and is not marked any more.
+        for other in self.by_id.values_mut() {
+            if seat.has_unsent(other.seat) {
+                other.unsent.add_unknown();
+            }
+        }
         self.give_back(child.seat);
         Some(child)
     }

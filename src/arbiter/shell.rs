@@ -28,6 +28,7 @@ use crate::exit::{ExitCode, Failure, chain};
 use crate::ipc::channel::Channel;
 use crate::ipc::orders::Order;
 use crate::ipc::scoreboard::Meter;
+use crate::messages::Tally;
 use crate::moment::Moment;
 use crate::sockets::{Listener, OwnPaths};
 use crate::status::ServiceState;
@@ -366,6 +367,7 @@ impl Shell {
                         payloads: Vec::new(),
                         scopes: Vec::new(),
                         unmet: BTreeSet::new(),
+                        unsent: Tally::default(),
                         is_strange: false,
                     },
                 );

@@ -101,6 +101,9 @@ pub(super) struct ChildState {
     /// Workers of which it has still to be told. Older images forget it.
     #[serde(default)]
     pub(super) unmet: Vec<u64>,
+    /// Messages of workers that are gone, of which it has still to be told. Older images forget them.
+    #[serde(default)]
+    pub(super) unsent: Vec<(String, u64)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -47,6 +47,12 @@ pub(crate) struct Bulletin {
     pub(crate) payloads: Vec<Declared>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<String>,
+    /// Messages for this worker alone that workers had not sent which are gone, by their topics.
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "lenient::list"
+    )]
+    pub(crate) unsent: Vec<(String, u64)>,
 }
 
 /// What a worker knows of the service when it is forked.
@@ -93,11 +99,12 @@ impl Bulletin {
         self.gone.extend(later.gone);
         self.payloads.extend(later.payloads);
         self.line = later.line.or(self.line.take());
+        self.unsent.extend(later.unsent);
     }
 }
 
 impl Known {
-    /// Takes over everything but the events, and gives these back.
+    /// Takes over what is to be known, and gives the events back.
     pub(crate) fn apply(&mut self, bulletin: Bulletin) -> Vec<LifecycleEvent> {
         for key in bulletin.gone {
             self.leases.remove(&key);

@@ -68,6 +68,12 @@ pub(crate) enum Report {
     Unmet {
         worker: u64,
     },
+    /// It leaves, and that worker has not got so many of its messages, by their topics.
+    Unsent {
+        worker: u64,
+        #[serde(default, deserialize_with = "lenient::list")]
+        topics: Vec<(String, u64)>,
+    },
     /// A lifecycle event of this worker, for everybody. Its number is the arbiter's to give.
     Happened {
         event: Box<LifecycleEvent>,

@@ -91,6 +91,9 @@ shareable! {
         pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
         /// What the app declares busy: the service must not leave for idleness.
         pub(crate) busy: AtomicU64,
+        /// The seats, by bit, to whose workers this one has still to send messages. It stands where there was padding:
+        /// programs that do not know it leave it alone.
+        pub(crate) unsent: [AtomicU64; SEATS / 64],
     }
 }
 
@@ -147,6 +150,9 @@ impl Seat {
             field.store(0, Relaxed);
         }
         self.phase.store(0, Relaxed);
+        for seats in &self.unsent {
+            seats.store(0, Relaxed);
+        }
         for bucket in &self.latency {
             bucket.store(0, Relaxed);
         }
@@ -160,6 +166,20 @@ impl Seat {
 
     pub(crate) fn phase(&self) -> Option<Phase> {
         Phase::from_u8(self.phase.load(Relaxed))
+    }
+
+    /// Notes whether messages to the worker in that seat wait here.
+    pub(crate) fn set_unsent(&self, seat: usize, waits: bool) {
+        let (word, bit) = (&self.unsent[seat % SEATS / 64], 1 << (seat % 64));
+        if waits {
+            word.fetch_or(bit, Relaxed);
+        } else {
+            word.fetch_and(!bit, Relaxed);
+        }
+    }
+
+    pub(crate) fn has_unsent(&self, seat: usize) -> bool {
+        self.unsent[seat % SEATS / 64].load(Relaxed) & (1 << (seat % 64)) != 0
     }
 
     pub(crate) fn last_beat(&self) -> Moment {
@@ -275,6 +295,28 @@ mod tests {
     fn seats_do_not_share_cache_lines() {
         assert_eq!(align_of::<Seat>(), 128);
         assert_eq!(size_of::<Seat>() % 128, 0);
+    }
+
+    /// Of one that has grown no program that is out there would take the service over.
+    #[test]
+    fn a_seat_is_as_large_as_ever() {
+        assert_eq!(size_of::<Seat>(), 640);
+    }
+
+    #[test]
+    fn each_seat_has_its_own_bit() {
+        let board = create().unwrap();
+        let seat = &board.seats[3];
+        let marked = [0, 3, 63, 64, 200, SEATS - 1];
+        for other in marked {
+            seat.set_unsent(other, true);
+        }
+        let is_marked: Vec<usize> = (0..SEATS).filter(|other| seat.has_unsent(*other)).collect();
+        assert_eq!(is_marked, marked);
+        seat.set_unsent(64, false);
+        assert!(!seat.has_unsent(64) && seat.has_unsent(63) && seat.has_unsent(0));
+        seat.clear();
+        assert!((0..SEATS).all(|other| !seat.has_unsent(other)));
     }
 
     #[test]

@@ -61,6 +61,13 @@ fn reports() -> Vec<(Report, &'static str)> {
         (Report::Paused { round: 2 }, r#"{"paused":{"round":2}}"#),
         (Report::Unmet { worker: 3 }, r#"{"unmet":{"worker":3}}"#),
         (
+            Report::Unsent {
+                worker: 3,
+                topics: vec![("a".to_owned(), 2)],
+            },
+            r#"{"unsent":{"worker":3,"topics":[["a",2]]}}"#,
+        ),
+        (
             Report::Happened {
                 event: Box::new(event()),
             },
@@ -77,6 +84,7 @@ fn reports() -> Vec<(Report, &'static str)> {
             | Report::Kept { .. }
             | Report::Paused { .. }
             | Report::Unmet { .. }
+            | Report::Unsent { .. }
             | Report::Happened { .. } => {}
         }
     }
@@ -206,6 +214,7 @@ fn bulletin() -> (Bulletin, String) {
             scopes: vec![Scope::Slot],
         }],
         line: Some("2/2".to_owned()),
+        ..Bulletin::default()
     };
     let payloads = r#"{"worker":3,"names":["p"],"scopes":["slot"]}"#;
     let text = format!(
@@ -364,6 +373,24 @@ fn a_bulletin_is_said_and_read_as_ever_and_may_say_more() {
             panic!("{text}");
         };
         read.events = read.events.into_iter().map(without_more_fields).collect();
+        assert_eq!(*read, bulletin);
+    }
+}
+
+/// It came later, and a bulletin that has none of it is as it was.
+#[test]
+fn what_was_not_sent_is_told_in_a_bulletin() {
+    let bulletin = Bulletin {
+        unsent: vec![("a".to_owned(), 2)],
+        ..Bulletin::default()
+    };
+    let text = r#"{"bulletin":{"unsent":[["a",2]]}}"#;
+    says(&Told::Bulletin(Box::new(bulletin.clone())), text);
+    let strange = r#"{"bulletin":{"unsent":[{"topic":"b"},["a",2]]}}"#;
+    for text in [text, &with_more(text), strange] {
+        let Told::Bulletin(read) = read(text) else {
+            panic!("{text}");
+        };
         assert_eq!(*read, bulletin);
     }
 }

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
 use super::ring::Ring;
-use super::{Lagged, Message};
+use super::{Lagged, Message, Tally};
 
 /// Every topic in it has a reader. Locked before any of their rings.
 #[derive(Debug, Default)]
@@ -48,6 +48,16 @@ impl Hub {
         let topics: Vec<_> = self.topics().values().cloned().collect();
         for topic in topics {
             topic.change(|ring| ring.skip(1));
+        }
+    }
+
+    /// All that is in it did not come.
+    pub(crate) fn miss_all(&self, tally: &Tally) {
+        for (topic, count) in tally.counts() {
+            match topic {
+                "" => self.miss_somewhere(),
+                topic => self.miss(topic, count),
+            }
         }
     }
 

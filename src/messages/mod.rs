@@ -6,6 +6,7 @@
 mod hub;
 pub(crate) mod packet;
 mod ring;
+mod tally;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -20,6 +21,7 @@ use tokio::task::coop::poll_proceed;
 
 pub(crate) use self::hub::Hub;
 use self::hub::Topic;
+pub(crate) use self::tally::Tally;
 
 /// Publishes to all workers of the service, and subscribes to what they publish.
 ///
@@ -36,9 +38,10 @@ use self::hub::Topic;
 /// - What one worker publishes arrives in that order, nothing twice.
 /// - Nobody waits for anybody. A subscriber that does not keep up loses the oldest of what it has not taken, and
 ///   hears [`Lagged`]. A worker that does not keep up, since it is blocked or frozen, costs its own subscribers
-///   messages, and they hear of it as well, from every publisher that is there by then. What a worker had not sent
-///   when it crashed is lost, and so is what a blocked one has not taken half a second after the publisher's teardown:
-///   nobody hears of these.
+///   messages, and they hear of it as well, also when the publisher is gone by then. One that leaves tells how many
+///   messages of which topics are still lost half a second after its teardown. One that is killed cannot tell: the
+///   subscribers of each worker to which something was still to be sent hear that at least one message is lost, on all
+///   their topics.
 /// - Nothing is kept: who subscribes later does not get what was before.
 ///
 /// A topic is any text of 1 to [255](Self::MOST_TOPIC) bytes; a message has up to [64 KiB](Self::MOST_BYTES). It goes
@@ -120,10 +123,12 @@ pub struct Subscription {
     news: Option<Pin<Box<OwnedNotified>>>,
 }
 
-/// A subscriber, or its whole worker, has not kept up, and messages of its topic are lost. They were published
-/// between the last one that it has taken and the next one that it will.
+/// A subscriber, or its whole worker, has not kept up, and messages of its topic are lost; or their publisher was killed
+/// before it had sent them. They were published between the last one that it has taken and the next one that it will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} messages were missed: their subscriber or its worker did not keep up")]
+#[error(
+    "{0} messages were missed: their subscriber or its worker did not keep up, or who published them was killed"
+)]
 pub struct Lagged(u64);
 
 /// A message that is not sent to anybody.

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io;
+use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::{Load, Start};
 use crate::app::leases::Leases;
 use crate::config::Timeouts;
 use crate::exit::{ExitCode, chain};
-use crate::ipc::bulletin::Told;
+use crate::ipc::bulletin::{Bulletin, Told};
 use crate::ipc::channel::{Channel, Received, Report};
 use crate::ipc::orders::{Level, Order};
 use crate::kept::Kept;
@@ -145,7 +146,7 @@ impl Keeper {
             tokio::select! {
                 biased;
                 end = &mut end => break end.unwrap_or(ExitCode::Software),
-                order = next_order(&self.readiness, &self.channel, &self.view), if has_arbiter => match order {
+                order = next_order(&self.readiness, &self.channel, |news| hear(&self.post, &self.view, news)), if has_arbiter => match order {
                     Some((Order::Serve, _)) => self.wish(Wish::Serve, &mut deadline),
                     Some((Order::Because { why }, _)) => self.stages.leaves_for(why.name()),
                     Some((Order::Stop(level), _)) => self.stop(level, "told", &mut deadline),
@@ -252,12 +253,17 @@ fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
     Kept::adopt(file).map(Arc::new)
 }
 
-/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone, or cannot be heard. What it tells in between
-/// goes into the view. Cancel-safe.
+fn hear(post: &Post, view: &View, mut bulletin: Bulletin) {
+    post.miss(take(&mut bulletin.unsent));
+    view.hear(bulletin);
+}
+
+/// The arbiter's next order, with the descriptor that came along; `None`: the arbiter is gone, or cannot be heard. What
+/// it tells in between is given to `hear`. Cancel-safe.
 async fn next_order(
     readiness: &Readiness,
     channel: &Channel,
-    view: &View,
+    hear: impl Fn(Bulletin),
 ) -> Option<(Order, Option<OwnedFd>)> {
     loop {
         let mut ready = match readiness.readable().await {
@@ -269,7 +275,7 @@ async fn next_order(
         };
         match channel.receive_with() {
             Ok((Received::Message(Told::Order(order)), fd)) => return Some((order, fd)),
-            Ok((Received::Message(Told::Bulletin(bulletin)), _)) => view.hear(*bulletin),
+            Ok((Received::Message(Told::Bulletin(bulletin)), _)) => hear(*bulletin),
             Ok((Received::Unreadable(error), _)) => {
                 tracing::warn!(
                     error,
@@ -301,8 +307,6 @@ async fn until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::bulletin::Briefing;
-    use crate::ipc::scoreboard::{self, Meter};
 
     /// recvmsg(2) says the same about it each time.
     #[tokio::test]
@@ -311,9 +315,7 @@ mod tests {
         nix::unistd::write(&writer, b"x").unwrap();
         let channel = Channel::from(reader);
         let readiness = Readiness::of(channel.as_fd()).unwrap();
-        let board = scoreboard::create().unwrap();
-        let view = View::new(Briefing::default(), Meter::new(board, 0), Arc::new([]));
-        let order = next_order(&readiness, &channel, &view).await;
+        let order = next_order(&readiness, &channel, |_| panic!("no news")).await;
         assert_eq!(order.map(drop), None);
     }
 }

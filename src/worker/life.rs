@@ -74,7 +74,12 @@ impl Life {
         let channel = Arc::new(start.channel);
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         let leases = Leases::new(u32::from(start.slot), start.workers);
-        let (post, mailbox) = Post::new(start.worker, start.mailbox, start.peers);
+        let (post, mailbox) = Post::new(
+            start.worker,
+            start.mailbox,
+            start.peers,
+            start.meter.clone(),
+        );
         Self {
             view: Arc::new(view),
             worker: start.worker,
@@ -152,7 +157,9 @@ impl Life {
         let office = mailbox.map(|mailbox| self.post.clone().open(mailbox));
         let end = self.run_app(settings, load).await;
         if let Some(office) = office {
-            office.close(self.ends_at).await;
+            let stages = &self.stages;
+            let tell = |worker, topics| stages.try_report(&Report::Unsent { worker, topics });
+            office.close(self.ends_at, tell).await;
         }
         end
     }

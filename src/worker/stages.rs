@@ -79,7 +79,13 @@ impl Stages {
     }
 
     pub(super) fn report(&self, report: &Report) {
-        match self.channel.send(report) {
+        self.try_report(report);
+    }
+
+    /// The same. False: the arbiter does not hear of it.
+    pub(super) fn try_report(&self, report: &Report) -> bool {
+        let sent = self.channel.send(report);
+        match &sent {
             Ok(()) => {}
             // It does not read, although there is room for everything that has to be said (see `Reporter`).
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -90,6 +96,7 @@ impl Stages {
                 tracing::debug!(error = %error, "a report could not be sent to the arbiter");
             }
         }
+        sent.is_ok()
     }
 
     pub(super) fn meter(&self) -> &Meter {

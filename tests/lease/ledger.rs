@@ -71,56 +71,11 @@ impl Ledger {
         fs::remove_file(self.0.with_extension("do")).unwrap();
     }
 
-    /// Everybody who ever wrote, in the order of their first lines. Panics where two wrote at the same time.
+    /// See [`judge`].
     #[track_caller]
     pub(crate) fn stints(&self) -> Vec<Stint> {
         let by_slot = !self.0.with_extension("lock").exists();
-        let text = fs::read_to_string(&self.0).unwrap_or_default();
-        // The last line may still be on its way.
-        let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        let mut stints: Vec<Stint> = Vec::new();
-        let mut counts = std::collections::BTreeMap::<u32, u64>::new();
-        for line in text.lines() {
-            let mut fields = line.split(' ');
-            let word = fields.next().unwrap();
-            let numbers: Vec<u64> = fields.map(|field| field.parse().unwrap()).collect();
-            let [pid, slot, slots, epoch, count, time] = numbers[..] else {
-                panic!("no line of the ledger: {line}");
-            };
-            let (pid, slot, slots) = (narrow(pid), narrow(slot), narrow(slots));
-            let time = Duration::from_nanos(time);
-            assert_ne!(word, "clash", "two hold the lock: {line}\n{stints:#?}");
-            assert_ne!(
-                word, "lost",
-                "it was not what was kept last: {line}\n{stints:#?}"
-            );
-            let last = counts.entry(if by_slot { slot } else { 0 }).or_default();
-            assert_eq!(count, *last + 1, "two count: {line}\n{stints:#?}");
-            *last = count;
-            if word == "begin" || word == "bare" {
-                stints.push(Stint {
-                    pid,
-                    slot,
-                    slots,
-                    epoch,
-                    from: time,
-                    to: time,
-                    pause: Duration::ZERO,
-                    ended: false,
-                    bare: word == "bare",
-                });
-                continue;
-            }
-            let mut stint = stints.iter_mut().rev();
-            let stint = stint.find(|stint| stint.epoch == epoch && stint.pid == pid);
-            let stint = stint.unwrap_or_else(|| panic!("it never began: {line}"));
-            assert!(!stint.ended, "it had ended: {line}");
-            stint.pause = stint.pause.max(time - stint.to);
-            stint.to = time;
-            stint.ended = word == "end";
-        }
-        check(&stints, by_slot);
-        stints
+        judge(&fs::read_to_string(&self.0).unwrap_or_default(), by_slot)
     }
 
     /// Waits for this many of them.
@@ -154,6 +109,57 @@ impl Ledger {
             last.is_some_and(|last| !last.ended && last.to > last.from)
         });
     }
+}
+
+/// Everybody who ever wrote, in the order of their first lines. Panics where two wrote at the same time. `by_slot`: each
+/// slot has a writer of its own.
+#[track_caller]
+pub(crate) fn judge(text: &str, by_slot: bool) -> Vec<Stint> {
+    // The last line may still be on its way.
+    let text = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
+    let mut stints: Vec<Stint> = Vec::new();
+    let mut counts = std::collections::BTreeMap::<u32, u64>::new();
+    for line in text.lines() {
+        let mut fields = line.split(' ');
+        let word = fields.next().unwrap();
+        let numbers: Vec<u64> = fields.map(|field| field.parse().unwrap()).collect();
+        let [pid, slot, slots, epoch, count, time] = numbers[..] else {
+            panic!("no line of the ledger: {line}");
+        };
+        let (pid, slot, slots) = (narrow(pid), narrow(slot), narrow(slots));
+        let time = Duration::from_nanos(time);
+        assert_ne!(word, "clash", "two hold the lock: {line}\n{stints:#?}");
+        assert_ne!(
+            word, "lost",
+            "it was not what was kept last: {line}\n{stints:#?}"
+        );
+        let last = counts.entry(if by_slot { slot } else { 0 }).or_default();
+        assert_eq!(count, *last + 1, "two count: {line}\n{stints:#?}");
+        *last = count;
+        if word == "begin" || word == "bare" {
+            stints.push(Stint {
+                pid,
+                slot,
+                slots,
+                epoch,
+                from: time,
+                to: time,
+                pause: Duration::ZERO,
+                ended: false,
+                bare: word == "bare",
+            });
+            continue;
+        }
+        let mut stint = stints.iter_mut().rev();
+        let stint = stint.find(|stint| stint.epoch == epoch && stint.pid == pid);
+        let stint = stint.unwrap_or_else(|| panic!("it never began: {line}"));
+        assert!(!stint.ended, "it had ended: {line}");
+        stint.pause = stint.pause.max(time - stint.to);
+        stint.to = time;
+        stint.ended = word == "end";
+    }
+    check(&stints, by_slot);
+    stints
 }
 
 /// Nobody overlaps with anybody: in the whole service, or within a slot and between different numbers of slots.

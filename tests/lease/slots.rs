@@ -156,3 +156,56 @@ fn a_reload_can_change_the_number() {
     assert_eq!(service.stop(), 0);
     ledger.stints();
 }
+
+/// The share of one that leaves is not begun anew before it has stopped, and what was two shares is not beside three.
+#[test]
+fn a_reload_can_make_it_more() {
+    let reload = "[reload]\ntrial = '200ms'";
+    let service = divided(&format!("workers = 2\n{reload}"), "critical").serve();
+    let ledger = Ledger::of(&service);
+    wait_until_shared(&service, &ledger, 2);
+    let old = service.workers();
+    let path = service.folder().join("ledger");
+    let app = format!("[app]\nledger = '{}'\nscope = 'slot'", path.display());
+    service.configure(&format!("workers = 3\n{reload}\n{app}"));
+    assert_eq!(service.reload().status.code(), Some(0));
+    let stints = wait_until_shared(&service, &ledger, 3);
+    let workers = service.workers();
+    each_has_its_own(&stints[2..], &workers, 3);
+    assert!(workers.iter().all(|pid| !old.contains(pid)));
+    assert!(stints[..2].iter().all(|stint| stint.ended));
+    assert_eq!(service.stop(), 0);
+    ledger.stints();
+}
+
+#[test]
+fn a_reload_with_the_same_number_hands_each_share_to_the_next_in_its_slot() {
+    for policy in ["critical", "restart"] {
+        let settings = "workers = 3\n[reload]\ntrial = '200ms'";
+        let service = divided(settings, policy).serve();
+        let ledger = Ledger::of(&service);
+        let first = wait_until_shared(&service, &ledger, 3);
+        each_has_its_own(&first, &service.workers(), 3);
+        assert_eq!(service.reload().status.code(), Some(0));
+        let stints = ledger.wait_for(6);
+        wait_until_shared(&service, &ledger, 3);
+        assert!(stints[..3].iter().all(|stint| stint.ended), "{stints:#?}");
+        each_has_its_own(&stints[3..], &service.workers(), 3);
+        assert_eq!(service.stop(), 0);
+        let all = ledger.stints();
+        assert_eq!(all.len(), 6, "{all:#?}");
+        assert!(all.iter().all(|stint| stint.ended), "{all:#?}");
+    }
+}
+
+/// As many writers as slots, each the worker of its slot, with its share of so many.
+#[track_caller]
+fn each_has_its_own(stints: &[Stint], workers: &[u32], slots: u32) {
+    assert_eq!(stints.len(), workers.len(), "{stints:#?}");
+    let taken: BTreeSet<u32> = stints.iter().map(|stint| stint.slot).collect();
+    assert_eq!(taken, (0..slots).collect(), "{stints:#?}");
+    for stint in stints {
+        assert_eq!(stint.pid, workers[stint.slot as usize], "{stints:#?}");
+        assert_eq!(stint.slots, slots, "{stints:#?}");
+    }
+}

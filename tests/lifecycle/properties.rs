@@ -232,6 +232,10 @@ const PROPERTIES: &[Property] = &[
             "tests/lease/moves.rs: one_that_is_frozen_keeps_it_until_it_is_dead",
             "tests/lease/moves.rs: a_reload_hands_it_over_when_it_is_committed_and_the_old_one_has_stopped",
             "tests/lease/slots.rs: all_start_anew_when_the_number_of_slots_changes",
+            "tests/lease/slots.rs: a_reload_can_make_it_more",
+            "tests/lease/slots.rs: a_reload_with_the_same_number_hands_each_share_to_the_next_in_its_slot",
+            "tests/systemd/failure.rs: what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new",
+            "tests/systemd/restart.rs: what_a_payload_keeps_goes_on_and_not_over_a_stop",
             "src/arbiter/core/tests/lease.rs: the_gap_is_counted_from_what_the_worker_says",
             "src/arbiter/core/simulation.rs: a_million_random_steps_keep_every_promise",
         ],
@@ -440,6 +444,7 @@ const PORTED: &[(&str, &[&str])] = &[
         &[
             "tests/app/mounts.rs: each_app_has_its_own_state",
             "tests/app/mounts.rs: a_request_goes_to_the_longest_path_that_it_is_below",
+            "tests/service/mount.rs: what_is_below_its_path_reaches_it_and_it_knows_where_it_is",
         ],
     ),
     (

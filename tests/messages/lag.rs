@@ -107,20 +107,55 @@ fn what_was_missed_is_told_although_nothing_follows() {
     assert_eq!(service.stop(), 0);
 }
 
-/// Nobody is there any more to tell the frozen one: the log is what is left.
+/// It has nobody else to tell it: the arbiter does, when it runs again.
 #[test]
-fn who_leaves_a_frozen_worker_says_how_many_messages_that_has_not_got() {
+fn a_frozen_worker_hears_how_many_messages_one_that_left_had_for_it() {
     let service = with(&format!("{}\ngraceful = '1s'", patient(1)), "").serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     signal_to(pids[1], Signal::SIGSTOP);
+    // More than its mailbox takes, and the outbox beside it.
     workers.publish(pids[0], "count=120&size=65536&pause=100");
     let publisher = workers.heard(pids[0]).worker;
     signal_to(pids[0], Signal::SIGTERM);
     let lost = service.message("messages to a worker that does not keep up are lost");
+    service.wait_until_replaced(pids[0]);
     signal_to(pids[1], Signal::SIGCONT);
     assert_eq!(lost.worker(), Some(publisher));
-    assert!((1..=121).contains(&lost.number("messages")), "{}", lost.0);
+    // With the one of its teardown.
+    for pid in [pids[1], pids[2]] {
+        let heard = workers.wait_for(pid, 121);
+        let missed = if pid == pids[1] {
+            u64::from(lost.number("messages"))
+        } else {
+            0
+        };
+        assert_eq!(heard.missed, missed, "{heard:#?}");
+        assert!(heard.from[&publisher].first == 0, "{heard:#?}");
+    }
+    assert_eq!(service.stop(), 0);
+}
+
+/// How many, nobody knows any more.
+#[test]
+fn a_frozen_worker_hears_that_one_that_was_killed_had_messages_for_it() {
+    let service = with(&patient(1), "").serve();
+    let mut workers = Workers::of(&service);
+    let pids = workers.pids();
+    signal_to(pids[1], Signal::SIGSTOP);
+    workers.publish(pids[0], "count=120&size=65536&pause=100");
+    workers.wait_for(pids[2], 120).is_complete();
+    signal_to(pids[0], Signal::SIGKILL);
     service.wait_until_replaced(pids[0]);
+    signal_to(pids[1], Signal::SIGCONT);
+    let heard = eventually("a word of it", LIMIT, || {
+        Some(workers.heard(pids[1])).filter(|heard| heard.lags > 0)
+    });
+    assert_eq!((heard.missed, heard.lags), (1, 1), "{heard:#?}");
+    assert!((1..120).contains(&heard.count()), "{heard:#?}");
+    heard.is_in_order();
+    // It costs who kept up nothing.
+    workers.publish(pids[2], "count=1");
+    workers.wait_for(pids[2], 121).is_complete();
     assert_eq!(service.stop(), 0);
 }

@@ -30,11 +30,12 @@ fn duration(service: &Service) -> f64 {
     stopped.seconds_after(&service.event("service-stopping"))
 }
 
-/// The best of a few, since other processes take their share of the machine.
+/// The middle of eleven: other processes take their share of the machine, and a poll on the way out is over at once now
+/// and then.
 #[test]
 fn with_nothing_to_do_it_takes_no_time() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let best = (0..5)
+        let mut took: Vec<f64> = (0..11)
             .map(|_| {
                 let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
                 // An idle connection is nothing to do.
@@ -45,8 +46,9 @@ fn with_nothing_to_do_it_takes_no_time() {
                 assert!(idle.is_closed());
                 duration(&service)
             })
-            .fold(f64::INFINITY, f64::min);
-        assert!(best < 0.1, "{best} s");
+            .collect();
+        took.sort_by(f64::total_cmp);
+        assert!(took[5] < 0.1, "{took:?} s");
     }
 }
 

@@ -39,8 +39,9 @@ fn what_is_in_flight_completes_and_announces_the_close() {
 
 #[test]
 fn with_nothing_to_do_it_is_prompt() {
-    // The best of a few, since other processes take their share of the machine. A poll by the second would show.
-    let best = (0..5).map(|_| {
+    // The middle of eleven: other processes take their share of the machine, and a poll by the second is over at once
+    // now and then.
+    let took = (0..11).map(|_| {
         let service = Setup::new("workers = 2").serve();
         let mut idle = service.client();
         idle.get("/").unwrap();
@@ -50,8 +51,9 @@ fn with_nothing_to_do_it_is_prompt() {
         idle.expect_end();
         took
     });
-    let best = best.min().unwrap();
-    assert!(best < Duration::from_millis(900), "{best:?}");
+    let mut took: Vec<Duration> = took.collect();
+    took.sort();
+    assert!(took[5] < Duration::from_millis(250), "{took:?}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod events;
 mod first_use;
 mod limits;
 mod logs;
+mod mount;
 mod notify;
 mod processes;
 mod recycle;

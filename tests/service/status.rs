@@ -113,10 +113,12 @@ fn for_people_it_is_a_table() {
         "REQUESTS",
         "MEMORY",
         "RESTARTS",
+        "LOADS/STARTS/STOPS",
         "PAYLOADS",
     ] {
         assert!(header.contains(column), "{header}");
     }
+    let lives = header.find("LOADS/STARTS/STOPS").unwrap();
     for worker in workers_of(&service.status()) {
         let row = format!("{}     {}", worker["slot"], worker["pid"]);
         let found = text.lines().find(|line| line.starts_with(&row));
@@ -124,6 +126,10 @@ fn for_people_it_is_a_table() {
         assert!(
             found.contains("serving") && found.contains(":running"),
             "{found}"
+        );
+        assert!(
+            found[lives..].starts_with("1/1/0 "),
+            "loaded once, started once, not yet stopped: {found}"
         );
     }
     let socket = format!("socket listen {} (bound)", service.address());

@@ -1,10 +1,13 @@
 //! The history of vitals outlives the worker that takes it down.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::events::{clients, json};
 use crate::support::eventually;
+use crate::support::http::Client;
 use crate::support::service::{LIMIT, Service, Setup, signal_to};
 
 /// Ten samples a second, so that a gap is seen soon.
@@ -66,6 +69,61 @@ fn one_samples_and_every_worker_tells_the_same() {
     assert!(shortest >= 10, "{told:?}");
     assert!(told.windows(2).all(|two| two[0] == two[1]), "{told:?}");
     assert_eq!(service.events("lease-granted").len(), 1);
+}
+
+/// Live: what comes after all have been opened, in the worker that samples and in those that only hear of it.
+#[test]
+fn a_stream_in_each_worker_shows_the_same_samples_as_they_are_taken() {
+    let service = serve(3);
+    more(&service, 1, 0.0);
+    let sampler = holder(&service);
+    let mut streams = clients(&service);
+    assert!(streams.iter().any(|(pid, _)| *pid == sampler));
+    for (pid, client) in &mut streams {
+        client.send("/api/vitals/stream").unwrap();
+        let head = client.begin().unwrap();
+        assert!(head.contains("text/event-stream"), "{pid}: {head}");
+    }
+    let opened = last(&more(&service, 1, 0.0));
+    let mut seen = vec![BTreeMap::new(); streams.len()];
+    let same = eventually("samples that all three have seen", LIMIT, || {
+        for ((pid, client), seen) in streams.iter_mut().zip(&mut seen) {
+            let Some(sample) = next_sample(client, *pid) else {
+                continue;
+            };
+            let time = sample["time"].as_f64().unwrap();
+            if time > opened {
+                seen.insert(time.to_bits(), sample);
+            }
+        }
+        // One that reads too slowly may have missed one.
+        let same: Vec<u64> = seen[0].keys().copied().collect();
+        let all = |time: &u64| seen.iter().all(|seen| seen.contains_key(time));
+        let same: Vec<u64> = same.into_iter().filter(all).collect();
+        (same.len() >= 5).then_some(same)
+    });
+    for time in same {
+        assert!(seen.iter().all(|its| its[&time] == seen[0][&time]));
+    }
+    assert_eq!(holder(&service), sampler);
+    assert_eq!(service.events("lease-granted").len(), 1);
+}
+
+/// The sample in the next event of a worker's stream, if there is one.
+#[track_caller]
+fn next_sample(client: &mut Client, pid: u32) -> Option<Value> {
+    let chunk = client.chunk().expect("an event");
+    let text = String::from_utf8(chunk).unwrap();
+    let Some((_, data)) = text.split_once("event: vitals\ndata: ") else {
+        assert!(
+            text.starts_with("event: ") || text.starts_with(':'),
+            "{text}"
+        );
+        return None;
+    };
+    let data: Value = serde_json::from_str(data.lines().next().unwrap()).unwrap();
+    assert_eq!(data["pid"], pid);
+    data["sample"].is_object().then(|| data["sample"].clone())
 }
 
 #[test]

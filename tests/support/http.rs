@@ -160,6 +160,22 @@ impl Client {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }
 
+    /// Status line and fields of a response of which the body has no end; [`chunk`](Self::chunk) reads on.
+    pub(crate) fn begin(&mut self) -> io::Result<String> {
+        let end = || io::Error::new(ErrorKind::UnexpectedEof, "the end instead of a response");
+        self.head()?.ok_or_else(end)
+    }
+
+    /// The next chunk of a body; empty: its end.
+    pub(crate) fn chunk(&mut self) -> io::Result<Vec<u8>> {
+        let mut line = String::new();
+        self.stream.read_line(&mut line)?;
+        let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        let mut chunk = self.bytes(length + 2)?;
+        chunk.truncate(length);
+        Ok(chunk)
+    }
+
     fn head(&mut self) -> io::Result<Option<String>> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
@@ -179,16 +195,11 @@ impl Client {
     fn chunks(&mut self) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         loop {
-            let mut line = String::new();
-            self.stream.read_line(&mut line)?;
-            let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
-            let start = body.len();
-            body.resize(start + length + 2, 0);
-            self.stream.read_exact(&mut body[start..])?;
-            body.truncate(start + length);
-            if length == 0 {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
                 return Ok(body);
             }
+            body.extend(chunk);
         }
     }
 }

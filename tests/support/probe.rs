@@ -7,7 +7,7 @@
 //!   The app has three steps, `one`, `two` and `three`; the startup goes wrong in `three`, the teardown in `two`, or in
 //!   those of `teardown_of`; `step_timeout`: each one's limit, in seconds.
 //! - `drain`: as these, for a step at the drain, which there is only with this setting.
-//! - `mount`: there is a mounted app, behind the steps, with a step `inner` and a payload `inner`.
+//! - `mount`: there is a mounted app at `/inner`, behind the steps, with a step `inner` and a payload `inner`.
 //! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
 //!   the text of an error of that step; `gate`: a file that step waits for.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
@@ -38,6 +38,7 @@
 //!   pid of a grandchild that outlives its parent and ends when it is killed
 //! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
 //!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/inner/where`: what the mounted app sees of the request: the path of its mount, the URI there, and that of the client
 //! - `/mail/…`: `mail.rs`
 //! - `/socket`, `/tunnel`, `/events`: `streams.rs`
 
@@ -64,12 +65,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
+use axum::http::Uri;
 use axum::routing::{any, get};
 use http_body::Frame;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
-use payload::{App, AppBuilder, Context, Payload, PayloadContext, Scope, Token};
+use payload::{App, AppBuilder, Context, Mounted, Payload, PayloadContext, Scope, Token};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::sync::Notify;
@@ -280,7 +282,8 @@ impl Settings {
             context.stopped().await;
             Ok(())
         });
-        app.payload(payload).build(Router::new())
+        let routes = Router::new().route("/where", get(whereabouts));
+        app.payload(payload).build(routes)
     }
 
     fn task(&self, go: &Arc<Notify>) -> Option<Payload> {
@@ -545,6 +548,10 @@ async fn environment() -> String {
 async fn random() -> String {
     let hashed = RandomState::new().hash_one(0);
     format!("{} {hashed} {}\n", std::process::id(), fastrand::u64(..))
+}
+
+async fn whereabouts(Extension(mounted): Extension<Mounted>, uri: Uri) -> String {
+    format!("{} {uri} {}", mounted.path(), mounted.original_uri())
 }
 
 async fn grow(Query(Amount { mib, .. }): Query<Amount>) -> String {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::machine::Machine;
-use crate::service::{GET, SERVICE, SOCKET, SOON};
+use crate::service::{GET, LEDGER, SERVICE, SOCKET, SOON};
 use crate::support::eventually;
 
 pub(crate) fn a_stopped_arbiter_is_replaced_by_the_watchdog(machine: &Machine) {
@@ -42,6 +42,25 @@ pub(crate) fn a_killed_arbiter_comes_back(machine: &Machine) {
             Some(0),
             "{worker} is left"
         );
+    }
+}
+
+/// Its workers tell their payloads to stop. This one writes on instead, and holds its thread: systemd ends them before it
+/// starts the service again.
+pub(crate) fn what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new(machine: &Machine) {
+    machine.install_ledger("");
+    machine.ok(&format!("systemctl start {SERVICE}"));
+    for life in 1..=3 {
+        let writer = eventually("a writer of this life", SOON, || {
+            let last = machine.stints().last().cloned()?;
+            let workers = pids(&machine.status());
+            (workers.contains(&u64::from(last.pid)) && last.to > last.from).then_some(last)
+        });
+        assert_eq!(machine.stints().len(), life, "{writer:?}");
+        machine.ok(&format!("printf block >{LEDGER}.do"));
+        machine.ok(&format!("kill -KILL {}", machine.arbiter()));
+        machine.wait_for(SERVICE, "NRestarts", |count| count == life.to_string());
+        machine.wait_for(SERVICE, "ActiveState", |state| state == "active");
     }
 }
 

@@ -22,6 +22,9 @@ mod check;
 mod failure;
 mod idle_exit;
 mod journal;
+#[allow(dead_code, reason = "what other tests use of it")]
+#[path = "../lease/ledger.rs"]
+mod ledger;
 mod load;
 mod machine;
 mod own;
@@ -58,6 +61,7 @@ on_both_suites! {
     check::deadlines_that_the_unit_does_not_allow_are_refused,
     failure::a_stopped_arbiter_is_replaced_by_the_watchdog,
     failure::a_killed_arbiter_comes_back,
+    failure::what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new,
     failure::a_crash_loop_keeps_the_socket,
     failure::wrong_configuration_is_not_restarted,
     failure::a_client_outlives_wrong_configuration,

@@ -172,9 +172,7 @@ pub(crate) fn a_killed_arbiter_refuses_nobody(machine: &Machine) {
 }
 
 pub(crate) fn what_a_payload_keeps_goes_on_and_not_over_a_stop(machine: &Machine) {
-    machine.install_probe(
-        "workers = 2\n[app]\nledger = '/tmp/ledger'\nscope = 'service'\nledger_keep = true\nledger_policy = 'restart'",
-    );
+    machine.install_ledger("ledger_keep = true");
     let of = |event: &str| {
         let mut journal = machine.journal(SERVICE);
         journal.retain(|entry| entry["PAYLOAD_EVENT"] == event);
@@ -207,4 +205,11 @@ pub(crate) fn what_a_payload_keeps_goes_on_and_not_over_a_stop(machine: &Machine
         went_along.collect::<Vec<_>>(),
         [false, true, true, true, false]
     );
+    // Each goes on with the last one's count, which is what that has kept; nothing is kept over the stop.
+    let stints = eventually("five writers", SOON, || {
+        Some(machine.stints()).filter(|stints| stints.len() == 5)
+    });
+    let bare = stints.iter().map(|stint| stint.bare);
+    assert_eq!(bare.collect::<Vec<_>>(), [false, false, false, false, true]);
+    assert!(stints[..4].iter().all(|stint| stint.ended), "{stints:#?}");
 }

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::ledger::{Stint, judge};
 use crate::machine::Machine;
 use crate::support::eventually;
 use crate::support::service::{example, probe};
 
 pub(crate) const SOCKET: &str = "payload.socket";
 pub(crate) const SERVICE: &str = "payload.service";
+
+/// Where the probe's payload writes.
+pub(crate) const LEDGER: &str = "/var/lib/ledger/ledger";
 
 /// For what takes systemd and payload a moment.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
@@ -95,6 +99,21 @@ impl Machine {
     #[track_caller]
     pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.ok(STATUS)).expect("JSON")
+    }
+
+    /// The same, whose payload keeps a ledger where the unit may write, over its lives; more lines of `[app]` can follow.
+    /// Words for it go into the file beside that, see `tests/support/ledger.rs`.
+    pub(crate) fn install_ledger(&self, settings: &str) {
+        self.drop_in("StateDirectory=ledger");
+        self.install_probe(&format!(
+            "workers = 2\n[app]\nledger = '{LEDGER}'\nscope = 'service'\nledger_policy = 'restart'\n{settings}"
+        ));
+    }
+
+    /// Everybody who ever wrote that: never two at the same time.
+    #[track_caller]
+    pub(crate) fn stints(&self) -> Vec<Stint> {
+        judge(&self.ok(&format!("cat {LEDGER}")), false)
     }
 
     /// What the journal has of a unit, oldest first, everything that was sent before the call included.

@@ -30,7 +30,7 @@ pub(super) struct Piece {
 pub(super) type Backlogs = BTreeMap<Mark, Vec<Piece>>;
 
 /// Whether a channel gets news: its worker listens.
-pub(super) fn has_room(channel: &Channel) -> bool {
+pub(in crate::arbiter) fn has_room(channel: &Channel) -> bool {
     channel.unsent().is_ok_and(|waits| waits <= ROOM)
 }
 

@@ -154,6 +154,7 @@ impl Shell {
         self.handoff.look_at(now);
         self.remind_of_news();
         self.introduce_again();
+        self.tell_unsent();
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);

@@ -12,6 +12,7 @@
 //! Others are told of a worker before it is forked, so whoever reads its first message can know it already. Who could
 //! not be told, or had no room for its mailbox, is told later, and tells that worker that it may have missed something.
 
+mod mark;
 mod outbox;
 mod peer;
 #[cfg(test)]
@@ -20,7 +21,7 @@ mod tests;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,9 +32,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::mark::Mark;
 use self::peer::Peer;
+use crate::ipc::scoreboard::Meter;
 use crate::messages::packet::{self, Incoming, Outgoing, Records};
-use crate::messages::{Carry, Hub, Messages};
+use crate::messages::{Carry, Hub, Messages, Tally};
 use crate::sys::readiness::Readiness;
 
 /// So many records are taken before others have their turn, the subscribers first of all: far fewer than these keep.
@@ -49,6 +52,7 @@ const LAST_CALL: Duration = Duration::from_millis(500);
 pub(super) struct Post {
     worker: u64,
     hub: Arc<Hub>,
+    meter: Meter,
     peers: RwLock<Vec<Arc<Peer>>>,
     /// The youngest worker that the arbiter has told of. Numbers rise, and it tells in their order.
     youngest: watch::Sender<u64>,
@@ -56,6 +60,10 @@ pub(super) struct Post {
     burst: AtomicU32,
     /// Something may be in an outbox.
     published: Notify,
+    /// What workers that are gone have not sent, as the arbiter says: it comes behind all that they have sent.
+    missed: Mutex<Tally>,
+    /// There is something in it.
+    told: Notify,
 }
 
 /// The end to read, not read yet.
@@ -73,15 +81,21 @@ impl Post {
         worker: u64,
         mailbox: OwnedFd,
         peers: Vec<(u64, OwnedFd)>,
+        meter: Meter,
     ) -> (Arc<Self>, Mailbox) {
-        let peers = peers.into_iter().map(|(worker, fd)| Peer::new(worker, fd));
+        let peers = peers
+            .into_iter()
+            .map(|(worker, fd)| Peer::new(worker, fd, Mark::of(worker, &meter)));
         let post = Arc::new(Self {
             worker,
             hub: Arc::default(),
             peers: RwLock::new(peers.collect()),
+            meter,
             youngest: watch::Sender::new(worker),
             burst: AtomicU32::new(0),
             published: Notify::new(),
+            missed: Mutex::default(),
+            told: Notify::new(),
         });
         (post, Mailbox(mailbox))
     }
@@ -101,7 +115,7 @@ impl Post {
             // Twice in the list, it would get everything twice.
             if peers.iter().all(|peer| peer.worker != worker) {
                 let make = if is_late { Peer::late } else { Peer::new };
-                peers.push(make(worker, mailbox));
+                peers.push(make(worker, mailbox, Mark::of(worker, &self.meter)));
             }
         } else if worker > *self.youngest.borrow() {
             // The first time; it is asked for until it comes.
@@ -114,6 +128,14 @@ impl Post {
         // What a late one is told.
         self.published.notify_one();
         is_there
+    }
+
+    /// Workers that are gone have not sent so many messages to this one; from any thread.
+    pub(super) fn miss(&self, topics: Vec<(String, u64)>) {
+        if !topics.is_empty() {
+            self.lock_missed().extend(topics);
+            self.told.notify_one();
+        }
     }
 
     /// Reads the mailbox, and sends what is late. Must be called inside the app's runtime.
@@ -148,8 +170,14 @@ impl Post {
         let readiness = Readiness::of(mailbox.as_fd())?;
         let mut buffer = vec![0; packet::MOST];
         let mut turn = 0;
+        let mut missed = Tally::default();
         loop {
-            let mut ready = readiness.readable().await?;
+            let ready = tokio::select! {
+                ready = readiness.readable() => Some(ready?),
+                () = self.told.notified() => None,
+            };
+            // What these workers have sent is in the mailbox by now, and is heard before it.
+            missed.extend(self.lock_missed().take().list());
             // It says how long a packet is, also where it is cut.
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
             match recv(mailbox.as_raw_fd(), &mut buffer, flags) {
@@ -169,7 +197,12 @@ impl Post {
                         self.hub.miss_somewhere();
                     }
                 }
-                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Err(Errno::EAGAIN) => {
+                    self.hub.miss_all(&missed.take());
+                    if let Some(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                }
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno.into()),
             }
@@ -233,6 +266,10 @@ impl Post {
         peers.retain(|peer| !closed.next().unwrap_or(false) && !peer.is_gone());
     }
 
+    fn lock_missed(&self) -> MutexGuard<'_, Tally> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn peers(&self) -> RwLockReadGuard<'_, Vec<Arc<Peer>>> {
         self.peers.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,8 +305,13 @@ impl Carry for Post {
 }
 
 impl Office {
-    /// The end: what was published goes out as far as that is possible by the deadline, then nothing more is read.
-    pub(super) async fn close(self, deadline: Option<Instant>) {
+    /// The end: what was published goes out as far as that is possible by the deadline, then nothing more is read. Of the
+    /// rest `tell` says to the arbiter how much it is, by the worker that misses it and by topic; false: it cannot.
+    pub(super) async fn close(
+        self,
+        deadline: Option<Instant>,
+        tell: impl Fn(u64, Vec<(String, u64)>) -> bool,
+    ) {
         let (post, now) = (&self.post, Instant::now());
         let deadline = deadline.map_or(now + LAST_CALL, |at| at.min(now + LAST_CALL));
         let late = |peer: &&Arc<Peer>| peer.flush(post.worker) || peer.has_drainer();
@@ -278,12 +320,15 @@ impl Office {
         let mut tasks: JoinSet<()> = tasks.collect();
         let all = async { while tasks.join_next().await.is_some() {} };
         if timeout_at(deadline, all).await.is_err() {
-            for peer in late.iter().filter(|peer| peer.unsent() > 0) {
-                tracing::warn!(
-                    to = peer.worker,
-                    messages = peer.unsent(),
-                    "messages to a worker that does not keep up are lost: this one leaves"
-                );
+            for peer in &late {
+                let messages = peer.give_up(|topics| tell(peer.worker, topics));
+                if messages > 0 {
+                    tracing::warn!(
+                        to = peer.worker,
+                        messages,
+                        "messages to a worker that does not keep up are lost: this one leaves"
+                    );
+                }
             }
         }
         // Whoever still writes hears at once that nobody reads.

@@ -3,14 +3,15 @@
 //! 1. Nothing is sent before what is here.
 //! 2. Where there is no room, the oldest message gives way and is counted; so what is counted is older than every
 //!    message that is here, and is told first.
-//! 3. Of every message that came in, the receiver gets the message or a count, unless one of the two workers ends.
+//! 3. Of every message that came in, the receiver gets the message or a count. When its own worker ends, what is left is
+//!    counted for the arbiter, which tells the receiver.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 
 use bytes::Bytes;
 
-use crate::messages::packet;
+use crate::messages::{Tally, packet};
 
 /// How much is kept for a worker that does not take it.
 const MOST_RECORDS: usize = 1024;
@@ -108,6 +109,16 @@ impl Outbox {
     /// How many messages its receiver has neither got nor been told that it has missed.
     pub(super) fn messages(&self) -> u64 {
         self.queue.len() as u64 + self.lost.values().sum::<u64>()
+    }
+
+    /// The same, by their topics.
+    pub(super) fn count(&self, tally: &mut Tally) {
+        for (topic, count) in &self.lost {
+            tally.add(topic, *count);
+        }
+        for record in &self.queue {
+            tally.add(packet::topic_of(record), 1);
+        }
     }
 
     /// Older than all that is here.

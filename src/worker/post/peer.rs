@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io::{self, IoSlice};
+use std::mem::take;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,9 @@ use nix::poll::{PollFd, PollFlags};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
+use super::mark::Mark;
 use super::outbox::Outbox;
+use crate::messages::Tally;
 use crate::messages::packet::Outgoing;
 use crate::sys::passing;
 use crate::sys::readiness::Readiness;
@@ -22,12 +25,13 @@ use crate::sys::readiness::Readiness;
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The sending end of its mailbox.
-#[derive(Debug)]
 pub(super) struct Peer {
     /// Its number.
     pub(super) worker: u64,
     mailbox: OwnedFd,
     state: Mutex<State>,
+    /// Set before something is put into the outbox, taken back when nothing is left there.
+    mark: Mark,
 }
 
 #[derive(Debug, Default)]
@@ -40,18 +44,20 @@ struct State {
 }
 
 impl Peer {
-    pub(super) fn new(worker: u64, mailbox: OwnedFd) -> Arc<Self> {
+    pub(super) fn new(worker: u64, mailbox: OwnedFd, mark: Mark) -> Arc<Self> {
         Arc::new(Self {
             worker,
             mailbox,
             state: Mutex::default(),
+            mark,
         })
     }
 
     /// One that this worker should have known before: it is told that it may have missed something, when
     /// [`flush`](Self::flush) is called.
-    pub(super) fn late(worker: u64, mailbox: OwnedFd) -> Arc<Self> {
-        let peer = Self::new(worker, mailbox);
+    pub(super) fn late(worker: u64, mailbox: OwnedFd, mark: Mark) -> Arc<Self> {
+        let peer = Self::new(worker, mailbox, mark);
+        peer.mark.set(true);
         peer.state().outbox.begin_late();
         peer
     }
@@ -76,6 +82,9 @@ impl Peer {
             }
         }
         if !state.is_gone {
+            if state.outbox.is_empty() {
+                self.mark.set(true);
+            }
             let record = record.get_or_insert_with(|| message.record());
             state.outbox.push(record.clone());
             if state.outbox.has_full_packet() {
@@ -125,9 +134,20 @@ impl Peer {
         self.state().has_drainer
     }
 
-    /// How many messages it has not got, and does not know of.
-    pub(super) fn unsent(&self) -> u64 {
-        self.state().outbox.messages()
+    /// Gives up what it has not got and does not know of, and gives back how many messages that is. `tell` is called with
+    /// their topics; false: nobody will hear of them, and the mark stays.
+    pub(super) fn give_up(&self, tell: impl FnOnce(Vec<(String, u64)>) -> bool) -> u64 {
+        let mut state = self.state();
+        let outbox = take(&mut state.outbox);
+        let messages = outbox.messages();
+        if messages > 0 {
+            let mut tally = Tally::default();
+            outbox.count(&mut tally);
+            if tell(tally.list()) {
+                self.mark.set(false);
+            }
+        }
+        messages
     }
 
     /// Nothing is sent to it any more.
@@ -142,18 +162,27 @@ impl Peer {
 
     fn send_next(&self, from: u64) -> Next {
         let mut state = self.state();
+        // It may have been given up.
+        if state.outbox.is_empty() {
+            state.has_drainer = false;
+            return Next::Nothing;
+        }
         match state.outbox.send(from, |parts| self.write(parts)) {
             Ok(()) if !state.outbox.is_empty() => return Next::More,
             Err(error) if is_full(&error) => return Next::Full,
             Ok(()) => {}
             Err(error) => self.close(&mut state, &error),
         }
+        self.mark.set(false);
         state.has_drainer = false;
         Next::Nothing
     }
 
     /// Sends what there is room for. False: there is more.
     fn empty(&self, state: &mut State, from: u64) -> bool {
+        if state.outbox.is_empty() {
+            return true;
+        }
         while !state.outbox.is_empty() {
             match state.outbox.send(from, |parts| self.write(parts)) {
                 Ok(()) => {}
@@ -161,6 +190,7 @@ impl Peer {
                 Err(error) => self.close(state, &error),
             }
         }
+        self.mark.set(false);
         true
     }
 

@@ -2,13 +2,15 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::{Office, Post};
+use super::{Office, Peer, Post};
+use crate::ipc::scoreboard::{self, Meter};
 use crate::messages::{Messages, Subscription, packet};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -32,7 +34,8 @@ fn worker(number: u64, peers: &[&Worker]) -> Worker {
     let peers = peers
         .iter()
         .map(|peer| (peer.post.worker, copy(&peer.mailbox)));
-    let (post, its) = Post::new(number, reader, peers.collect());
+    let meter = Meter::new(scoreboard::create().unwrap(), 0);
+    let (post, its) = Post::new(number, reader, peers.collect(), meter);
     Worker {
         messages: post.messages(),
         office: post.clone().open(its),
@@ -231,7 +234,7 @@ async fn what_is_late_is_sent_before_a_worker_leaves() {
             .publish("news", format!("{number:>2000}"))
             .unwrap();
     }
-    here.office.close(None).await;
+    here.office.close(None, |_, _| true).await;
     for number in 0..1_000_u32 {
         assert_eq!(next(&mut news).await.trim(), number.to_string());
     }
@@ -246,10 +249,132 @@ async fn a_worker_that_is_stuck_does_not_hold_one_that_leaves() {
         here.messages.publish("news", vec![0; 1_000]).unwrap();
     }
     let begun = Instant::now();
-    here.office.close(Some(begun + DEADLINE)).await;
+    let tell = |_, _| true;
+    here.office.close(Some(begun + DEADLINE), tell).await;
     assert!(begun.elapsed() < DEADLINE / 4, "{:?}", begun.elapsed());
     assert!(
         nix::unistd::write(&here.mailbox, b"x").is_err(),
         "it reads no more"
     );
+}
+
+/// What it has got and what it is told that it has not got are all messages, by topic; what was not told leaves a mark.
+#[tokio::test]
+async fn who_leaves_tells_how_much_of_what_a_worker_has_not_got() {
+    for is_told in [true, false] {
+        let here = worker(2, &[]);
+        let board = here.post.meter.board().clone();
+        board.seats[7].worker.store(1, Relaxed);
+        let (mailbox, reader) = mailbox();
+        here.post.meet(1, Some(mailbox), false);
+        here.messages.publish("news", "one").unwrap();
+        assert!(!board.seats[0].has_unsent(7), "it is sent");
+        for number in 0..2_000 {
+            let topic = if number % 4 == 0 { "rare" } else { "news" };
+            here.messages.publish(topic, vec![0; 1_000]).unwrap();
+        }
+        assert!(board.seats[0].has_unsent(7));
+        let told = std::sync::Mutex::default();
+        let tell = |worker, topics| {
+            *told.lock().unwrap() = vec![(worker, topics)];
+            is_told
+        };
+        here.office.close(None, tell).await;
+        assert_eq!(board.seats[0].has_unsent(7), !is_told);
+        let told = told.into_inner().unwrap();
+        let [(1, topics)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        let mut counts = std::collections::BTreeMap::from([("news", 0), ("rare", 0)]);
+        for (topic, count) in topics {
+            *counts.get_mut(&**topic).unwrap() += count;
+        }
+        let mut buffer = vec![0; packet::MOST];
+        while let Ok(length) = nix::unistd::read(&reader, &mut buffer) {
+            for record in packet::Records(&buffer[..length]) {
+                let packet::Incoming::Message { topic, .. } = record else {
+                    panic!("{record:?}");
+                };
+                *counts.get_mut(topic).unwrap() += 1;
+            }
+        }
+        assert_eq!(
+            counts.into_iter().collect::<Vec<_>>(),
+            [("news", 1_501), ("rare", 500)]
+        );
+    }
+}
+
+/// The seat of a worker that is gone is another one's.
+#[tokio::test]
+async fn a_mark_is_for_who_sits_there_now() {
+    let here = worker(2, &[]);
+    let board = here.post.meter.board().clone();
+    let marked = || board.seats[0].has_unsent(7);
+    let (mut mailboxes, mut readers) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let (mailbox, reader) = mailbox();
+        mailboxes.push(mailbox);
+        readers.push(reader);
+    }
+    let fill = || {
+        for _ in 0..1_000 {
+            here.messages.publish("news", vec![0; 1_000]).unwrap();
+        }
+    };
+    board.seats[7].worker.store(1, Relaxed);
+    here.post.meet(1, mailboxes.pop(), false);
+    fill();
+    assert!(marked());
+    board.seats[7].worker.store(3, Relaxed);
+    here.post.meet(3, mailboxes.pop(), false);
+    assert!(!marked(), "nothing waits for the new one");
+    fill();
+    assert!(marked());
+    // The end of the old one is noticed.
+    drop(readers.pop());
+    here.messages.publish("news", "x").unwrap();
+    let end = Instant::now() + DEADLINE;
+    let is_here = |peer: &Arc<Peer>| peer.worker == 1 && !peer.is_gone();
+    while here.post.peers().iter().any(is_here) {
+        assert!(Instant::now() < end, "it is noticed");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(marked());
+    let mut buffer = vec![0; packet::MOST];
+    while marked() {
+        while nix::unistd::read(&readers[0], &mut buffer).is_ok() {}
+        assert!(Instant::now() < end, "everything is sent");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The arbiter's word may be heard before what it follows.
+#[tokio::test]
+async fn what_was_not_sent_is_heard_behind_what_was() {
+    let (there, here) = (worker(1, &[]), worker(2, &[]));
+    here.post.meet(1, Some(copy(&there.mailbox)), false);
+    there.post.know(2);
+    let mut news = there.messages.subscribe("news");
+    let mut other = there.messages.subscribe("other");
+    for number in 0..100 {
+        here.messages.publish("news", number.to_string()).unwrap();
+    }
+    there
+        .post
+        .miss(vec![("news".to_owned(), 7), ("nobody".to_owned(), 3)]);
+    for number in 0..100 {
+        assert_eq!(next(&mut news).await, number.to_string());
+    }
+    let lagged = timeout(DEADLINE, news.recv()).await.unwrap().unwrap_err();
+    assert_eq!((lagged.missed(), other.try_recv()), (7, None));
+    // Nothing comes in between: it is heard all the same.
+    there.post.miss(vec![(String::new(), 1)]);
+    for subscription in [&mut news, &mut other] {
+        let lagged = timeout(DEADLINE, subscription.recv())
+            .await
+            .unwrap()
+            .unwrap_err();
+        assert_eq!(lagged.missed(), 1);
+    }
 }
