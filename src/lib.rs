@@ -57,7 +57,8 @@
 //! A request's handler is dropped where it waits when its client leaves, or at the drain's deadline. A step is dropped
 //! at its limit, a payload after its notice. A panic costs what panicked: the request, the step, the payload, which are
 //! reported as failed like any other error. The worker process lives on where it can do without: not without `load`, the
-//! steps of its startup and its critical payloads. Then it tears down what was started and ends, and is replaced.
+//! steps of its startup and its critical payloads. Then it tears down what was started and ends, and is replaced. Only two
+//! destructors that panic at the same time, such as those of two fields of one struct, end the process: Rust has it so.
 //!
 //! A worker has one thread for the app unless `threads` says more, so what blocks belongs into
 //! `tokio::task::spawn_blocking`. A worker that blocks for too long is diagnosed, killed and replaced.

@@ -1,31 +1,65 @@
 //! Runs an app inside a test, without a process or a socket.
 //!
-//! ```
-//! use http::{Request, Response};
-//! use payload::testing::TestApp;
-//! use payload::{App, Body};
+//! A test gives [`TestApp::load`] the factory that `main` gives to [`payload::main`](crate::main), and gets an app that
+//! has started up, in the test's own runtime: it answers requests, its payloads run, and at its stop it is torn down.
 //!
+//! ```
+//! use axum::{Router, routing::get};
+//! use http::Request;
+//! use payload::testing::{self, TestApp};
+//! use payload::{App, Body, Context};
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Settings {
+//!     greeting: String,
+//! }
+//!
+//! async fn load(context: Context<Settings>) -> payload::Result<App> {
+//!     let greeting = context.settings().greeting.clone();
+//!     let routes = Router::new().route("/hello", get(async move || greeting));
+//!     Ok(App::builder().teardown("flush", async |_| Ok(())).build(routes))
+//! }
+//!
+//! // In a test: #[tokio::test(start_paused = true)]
+//! async fn it_greets() {
+//!     let settings: Settings = testing::settings("[app]\ngreeting = 'good morning'").unwrap();
+//!     let app = TestApp::load(settings, load).await.unwrap();
+//!
+//!     let request = Request::get("/hello").body(Body::empty()).unwrap();
+//!     let response = app.call(request).await.unwrap();
+//!     assert!(response.status().is_success());
+//!     assert_eq!(testing::body(response).await.unwrap(), "good morning");
+//!
+//!     let trace = app.trace();
+//!     let errors = app.stop().await;
+//!     assert!(errors.is_empty(), "something failed on the way out: {errors:?}");
+//!     assert!(trace.contains("teardown 'flush' done"));
+//! }
 //! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-//! # runtime.block_on(async {
-//! let app = App::builder()
-//!     .teardown("flush", async |_| Ok(()))
-//!     .build(payload::service_fn(async |_| Ok(Response::new(Body::from("hello")))));
-//!
-//! let app = TestApp::start(app).await.unwrap();
-//! let response = app.call(Request::new(Body::empty())).await.unwrap();
-//! assert!(response.status().is_success());
-//!
-//! let trace = app.trace();
-//! assert!(app.stop().await.is_empty(), "something failed on the way out");
-//! assert!(trace.contains("teardown 'flush' done"));
-//! # });
+//! # runtime.block_on(it_greets());
 //! ```
 //!
-//! Under `#[tokio::test(start_paused = true)]` all limits and backoffs pass in no time.
+//! # Where to find what
 //!
-//! [`TestWorker`] says where the app is to live, [`settings`] reads a configuration as the service does, [`TestApp`]
-//! drives the life: the startup and its interruption, requests, the drain, the leases, lifecycle events, the stop and its
-//! deadline. [`Trace`] says what has happened, and waits for it.
+//! | | |
+//! | --- | --- |
+//! | the app's life: the startup and its interruption, requests, the drain, leases, lifecycle events, the stop and its deadline | [`TestApp`] |
+//! | where it lives: its slot, how many workers there are, which others, what was kept, how long the startup may take | [`TestWorker`] |
+//! | what has happened, and to wait for what will | [`Trace`] |
+//! | settings as the service reads them; the body of a response; the peer of a request | [`settings`], [`body`], [`peer`] |
+//!
+//! # The clock
+//!
+//! Under `#[tokio::test(start_paused = true)]` (tokio with the features `macros` and `test-util`) limits, deadlines and
+//! backoffs pass in no time: tokio moves the clock on to the next timer whenever no task has anything to do. It does so
+//! as well when a task waits for something outside of the process, such as a database: a test that needs one lets the
+//! clock run.
+//!
+//! # What is not here
+//!
+//! HTTP itself, and what the worker adds to it: connections, their limits and timeouts, the 500 for a handler that panics.
+//! A request reaches the service as the test has made it. Nothing cuts off a request or ends a worker: `timeouts.…` of
+//! the configuration do not hold, the limits of steps and payloads do.
 
 mod scene;
 mod trace;
@@ -62,14 +96,14 @@ use crate::lease::Grant;
 use crate::messages::Messages;
 
 #[cfg(test)]
-#[cfg(test)]
 pub(crate) use worker::outlook;
 use worker::{Around, Counter};
 
 /// The number of the first worker.
 const WORKER: u64 = 1;
 
-/// An app that runs in this process, on the test's own runtime.
+/// An app that runs in this process, on the test's own runtime, and has started up: every startup step has succeeded,
+/// its payloads run, and those that need a lease have it.
 ///
 /// Dropping it without [`stop`](Self::stop) aborts its payloads and skips its teardown. It stops once:
 ///
@@ -96,7 +130,8 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    /// Runs the startup of `app`.
+    /// Runs the startup of `app`, as the only worker of a service. Where a test wants the author's own factory with its
+    /// settings, it has [`load`](Self::load).
     ///
     /// # Errors
     /// It failed, and what it had started is torn down again.
@@ -105,7 +140,8 @@ impl TestApp {
     }
 
     /// Runs the startup of `app`, and gives it up as soon as `stop` resolves, as a worker does that is told to
-    /// stop.
+    /// stop: a `tokio::time::sleep`, or the receiver of a channel that a step of the app sends to. After the startup
+    /// `stop` means nothing any more.
     ///
     /// # Errors
     /// It failed or was given up, and what it had started is torn down again.
@@ -113,11 +149,30 @@ impl TestApp {
         TestWorker::new().start_until(app, stop).await
     }
 
-    /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app.
+    /// Calls `load` as a worker does, as the only worker of a service, and runs the startup of its app. `settings` are of
+    /// the author's own type, made here or by [`settings`]; [`NoSettings {}`](crate::NoSettings) for a service that has
+    /// none.
     ///
     /// # Errors
-    /// `load` failed, with its own error; or the startup did, with a [`NotStarted`], for
-    /// [`downcast`](std::error::Error#method.downcast).
+    /// `load` failed, with its own error; or the startup did, with a [`NotStarted`]:
+    ///
+    /// ```
+    /// use payload::testing::{NotStarted, TestApp};
+    /// use payload::{App, Context, NoSettings};
+    ///
+    /// async fn load(_: Context) -> payload::Result<App> {
+    ///     let app = App::builder().startup("open", async |_| Err("no such file".into()));
+    ///     Ok(app.build(axum::Router::new()))
+    /// }
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let error = TestApp::load(NoSettings {}, load).await.unwrap_err();
+    /// assert_eq!(error.to_string(), "startup step 'open' failed: no such file");
+    /// let not_started = error.downcast::<NotStarted>().unwrap();
+    /// assert_eq!(not_started.failure().step(), Some("open"));
+    /// # });
+    /// ```
     pub async fn load<S, L, F, E>(settings: S, load: L) -> Result<Self, BoxError>
     where
         L: FnOnce(Context<S>) -> F,
@@ -127,7 +182,36 @@ impl TestApp {
         TestWorker::new().load(settings, load).await
     }
 
-    /// Answers one request.
+    /// Answers one request, as the app's service does: without a connection, and with the extensions that the request
+    /// has. Its body may be any, such as a [`Body`] of a text; [`body`] reads that of the response.
+    ///
+    /// ```
+    /// use axum::extract::Path;
+    /// use axum::{Router, routing::{get, post}};
+    /// use http::{Request, StatusCode};
+    /// use payload::testing::{self, TestApp};
+    /// use payload::{App, Body};
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let routes = Router::new()
+    ///     .route("/users/{name}", get(async |Path(name): Path<String>| format!("I am {name}")))
+    ///     .route("/echo", post(async |text: String| text));
+    /// let app = TestApp::start(App::builder().build(routes)).await.unwrap();
+    ///
+    /// let request = Request::get("/users/ada").body(Body::empty()).unwrap();
+    /// let response = app.call(request).await.unwrap();
+    /// assert_eq!(testing::body(response).await.unwrap(), "I am ada");
+    ///
+    /// let request = Request::post("/echo").body(Body::from("hello")).unwrap();
+    /// let response = app.call(request).await.unwrap();
+    /// assert_eq!(testing::body(response).await.unwrap(), "hello");
+    ///
+    /// let request = Request::get("/echo").body(Body::empty()).unwrap();
+    /// let response = app.call(request).await.unwrap();
+    /// assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
+    /// # });
+    /// ```
     ///
     /// # Errors
     /// The service returned an error instead of a response; a worker answers 500 then.
@@ -140,14 +224,15 @@ impl TestApp {
         answer.await
     }
 
-    /// What the app publishes, and a way to publish as if it did.
+    /// The app's end of the [messages](crate::Messages) between workers: the test subscribes to what the app publishes,
+    /// before it does, and what the test publishes comes to the app's subscribers as from its own worker.
     pub fn messages(&self) -> Messages {
         self.messages.clone()
     }
 
-    /// Something happens in the service, and the app hears it by [`Context::events`](crate::Context::events).
-    /// [`event`](fn@event) makes one; its number is given here. Nothing else happens: what the app itself does is in the
-    /// [`trace`](Self::trace).
+    /// Has the app hear a lifecycle event, by [`Context::events`](crate::Context::events), as if that had happened in the
+    /// service around it. [`event`](fn@event) makes one; its number is given here. The app hears of nothing else: what it
+    /// does itself is in the [`trace`](Self::trace).
     pub fn happen(&self, mut event: LifecycleEvent) {
         event.number = self.happened.fetch_add(1, Relaxed) + 1;
         self.events.extend([Arc::new(event)]);
@@ -158,7 +243,9 @@ impl TestApp {
         self.busy.0.load(Relaxed)
     }
 
-    /// Begins the drain, and returns at once.
+    /// Begins the drain, and returns at once: the drain token fires, drain steps begin, and the payloads are told that stop
+    /// before the requests. The app still answers; [`stop`](Self::stop) waits for what has begun here. Without a call,
+    /// the stop begins with it.
     pub fn drain(&mut self) {
         self.running.drain(None);
     }
@@ -182,9 +269,8 @@ impl TestApp {
         }
     }
 
-    /// Grants it again, with the number of slots that there are now, and with what the payload has
-    /// [kept](crate::PayloadContext::keep). When the app is started, every lease is granted, as in a service with one
-    /// worker.
+    /// Grants a payload its lease after a [`revoke`](Self::revoke), among so many `slots`, with what it has
+    /// [kept](crate::PayloadContext::keep). The first time, that was done when the app was started.
     ///
     /// # Panics
     /// No payload of this name needs a lease.
@@ -221,9 +307,9 @@ impl TestApp {
         self.running.failed()
     }
 
-    /// Drains, stops the payloads and runs the teardown, however long it takes. What failed: a critical payload that
-    /// has ended before it was told to stop, at any time, and then what went wrong on the way out, in order. Without any
-    /// of it a worker ends well.
+    /// Drains, stops the payloads and runs the teardown, however long it takes. Gives back what failed: a critical payload
+    /// that has ended before it was told to stop, at any time, and then what went wrong on the way out, in order. Where
+    /// that is empty, a worker ends well.
     pub async fn stop(self) -> Vec<StepError> {
         self.running.stop(None).await.all_errors()
     }
@@ -234,7 +320,8 @@ impl TestApp {
         self.running.stop(deadline).await.all_errors()
     }
 
-    /// What has happened so far, and what will: every clone sees the same.
+    /// What has happened so far, and what will: every clone sees the same. Taken before [`stop`](Self::stop), it has the
+    /// teardown too.
     pub fn trace(&self) -> Trace {
         self.trace.clone()
     }
@@ -359,12 +446,12 @@ pub struct NotStarted {
 }
 
 impl NotStarted {
-    /// Why.
+    /// Why, and what went wrong while it was torn down.
     pub fn failure(&self) -> &StartFailure {
         &self.failure
     }
 
-    /// What happened.
+    /// What has happened, the unwinding of what had been started among it.
     pub fn trace(&self) -> &Trace {
         &self.trace
     }

@@ -55,7 +55,7 @@ pub(super) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Fault> {
 }
 
 /// What a panic said.
-pub(super) fn panic_message(panic: Box<dyn Any + Send>) -> String {
+pub(crate) fn panic_message(panic: Box<dyn Any + Send>) -> String {
     let text = panic
         .downcast_ref::<&str>()
         .map(ToString::to_string)
@@ -97,5 +97,30 @@ impl<T> Drop for Guarded<T> {
     fn drop(&mut self) {
         // The panic hook has reported it; a step that is already over has no other way to fail.
         let _ = catch(|| drop(self.0.take()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::panic_any;
+
+    use super::*;
+
+    /// Panics when it is dropped.
+    struct Bomb;
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("boom");
+        }
+    }
+
+    #[test]
+    fn what_a_panic_says_is_known_and_to_drop_it_is_no_danger() {
+        let said = |code: fn()| catch(code).unwrap_err().to_string();
+        assert_eq!(said(|| panic!("boom")), "panicked: boom");
+        assert_eq!(said(|| panic!("boom {}", 1)), "panicked: boom 1");
+        assert_eq!(said(|| panic_any(1)), "panicked: no message");
+        assert_eq!(said(|| panic_any(Bomb)), "panicked: no message");
     }
 }

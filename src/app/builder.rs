@@ -1,8 +1,9 @@
 //! How an author puts an app together.
 
-use std::any::{Any, TypeId, type_name};
-use std::collections::{HashMap, HashSet};
+use std::any::type_name;
+use std::collections::HashSet;
 use std::fmt;
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use http_body::Body as HttpBody;
 use super::mount::{Mount, Prefix, twice};
 use super::payload::Payload;
 use super::service::Service;
-use super::state::State;
+use super::state::{State, Values};
 use super::step::{Action, Entry, Item, Step, StepContext};
 use crate::body::Body;
 use crate::exit::BoxError;
@@ -29,21 +30,34 @@ use crate::status::PAYLOADS;
 /// ```
 #[must_use = "an app does nothing until it is returned from `load`"]
 pub struct App {
+    /// Answers every request: with the services of all members.
     pub(super) service: Service,
-    pub(super) state: State,
-    /// In the order of their mounting, each before those that are mounted in it.
-    pub(super) mounted: Vec<Member>,
-    /// Of this app, number 0, and of those that are mounted in it, from 1.
+    /// This app itself, number 0, and those that are mounted in it, in the order of their mounting, each before those
+    /// that are mounted in it.
+    pub(super) members: Vec<Member>,
+    /// Of all members.
     pub(super) entries: Vec<Entry>,
     /// What is wrong with it. Known now, said when it is started, so that building needs no error type.
     pub(super) faults: Vec<String>,
 }
 
-/// An app that is mounted in another one.
+/// An app, or one that is mounted in it.
 pub(super) struct Member {
-    /// From the outermost app: `/admin/metrics`.
+    /// From the outermost app: `/admin/metrics`. That one's own is empty.
     pub(super) path: String,
     pub(super) state: State,
+    /// Its own, without those that are mounted in it.
+    pub(super) service: Service,
+}
+
+impl Member {
+    /// As what it has that belongs to no step is called: `app`, or `/admin: app`.
+    pub(super) fn name(&self) -> Arc<str> {
+        match &*self.path {
+            "" => "app".into(),
+            path => format!("{path}: app").into(),
+        }
+    }
 }
 
 impl App {
@@ -57,8 +71,7 @@ impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
             .field("entries", &self.entries.len())
-            .field("state", &self.state)
-            .field("mounted", &self.mounted.len())
+            .field("members", &self.members.len())
             .finish_non_exhaustive()
     }
 }
@@ -103,7 +116,7 @@ impl fmt::Debug for App {
 #[derive(Default)]
 #[must_use = "finish it with AppBuilder::build"]
 pub struct AppBuilder {
-    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    values: Values,
     entries: Vec<Entry>,
     mounts: Vec<Mount>,
     mounted: Vec<Member>,
@@ -116,12 +129,11 @@ impl AppBuilder {
     /// the same type makes the startup fail.
     ///
     /// It gets an `Arc` of its own, so it needs none: an `Arc<T>` is found as `Arc<T>` only, in another `Arc`.
+    ///
+    /// The values are dropped at the very end, the last one first. One whose drop panics makes the teardown fail, and is
+    /// in no other one's way.
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
-        if self
-            .values
-            .insert(TypeId::of::<T>(), Arc::new(value))
-            .is_some()
-        {
+        if !self.values.add(value) {
             self.state_twice(type_name::<T>());
         }
         self
@@ -264,8 +276,7 @@ impl AppBuilder {
         let path = path.into();
         let App {
             service,
-            state,
-            mounted,
+            members,
             entries,
             faults,
         } = app;
@@ -276,15 +287,11 @@ impl AppBuilder {
             of: first + entry.of,
             item: entry.item.under(&path, entry.of == 0),
         }));
-        let below = mounted.into_iter().map(|inner| Member {
-            path: format!("{path}{}", inner.path),
-            ..inner
-        });
-        let own = Member {
-            path: path.clone(),
-            state,
-        };
-        self.mounted.extend(std::iter::once(own).chain(below));
+        self.mounted
+            .extend(members.into_iter().map(|member| Member {
+                path: format!("{path}{}", member.path),
+                ..member
+            }));
         self.wants_peer |= service.wants_peer();
         match Prefix::new(path) {
             Ok(prefix) => self.mounts.push(Mount { prefix, service }),
@@ -315,12 +322,18 @@ impl AppBuilder {
         faults.extend(doubles(&self.entries));
         faults.extend(too_many(&self.entries));
         faults.extend(twice(self.mounted.iter().map(|member| &*member.path)));
+        let own = Member {
+            path: String::new(),
+            service: Service::with_state(service, &state),
+            state,
+        };
         App {
-            service: Service::with_state(service, &state)
+            service: own
+                .service
+                .clone()
                 .with_mounts(self.mounts)
                 .with_peer(self.wants_peer),
-            state,
-            mounted: self.mounted,
+            members: once(own).chain(self.mounted).collect(),
             entries: self.entries,
             faults,
         }

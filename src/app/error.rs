@@ -79,7 +79,8 @@ impl StepError {
         }
     }
 
-    /// The step's or the payload's name, as its author gave it; `app` for what belongs to no step.
+    /// The step's or the payload's name, as its author gave it; `app` for what belongs to no step, and `/admin: app` in
+    /// an app that is [mounted](crate::AppBuilder::mount).
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -138,7 +139,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A critical payload ended although nobody told it to.
+/// A critical payload ended although nobody told it to. Any other one counts as critical where nobody looks after it any
+/// more: the task beside it has panicked, or was aborted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadFailure {
     name: Arc<str>,
@@ -151,6 +153,11 @@ impl PayloadFailure {
             name: Arc::clone(name),
             cause,
         }
+    }
+
+    /// Whether it is of the payload that this name was given to, and not of one with an equal name.
+    pub(super) fn is_of(&self, name: &Arc<str>) -> bool {
+        Arc::ptr_eq(&self.name, name)
     }
 
     /// The payload's name, as its author gave it.

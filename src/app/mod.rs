@@ -5,7 +5,7 @@
 //! [`Running::stop`](running::Running::stop) consumes that. So it starts and stops at most once, and nothing can
 //! be registered after it was built.
 
-mod act;
+pub(crate) mod act;
 mod budget;
 mod builder;
 mod busy;

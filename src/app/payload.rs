@@ -90,7 +90,32 @@ impl Payload {
         )
     }
 
-    /// A payload that may end by itself.
+    /// A payload that may end by itself: when it returns `Ok`, its work is done.
+    ///
+    /// Unless it was told to stop before: then `Ok` means that it has stopped, not that it is done, since that is what a
+    /// payload returns that leaves its work when it is told to. With a lease ([`scope`](Self::scope)) it therefore begins
+    /// anew in the next holder, also where the work had just come to its end when the notice came. Work that must not be
+    /// done twice notes how far it is: for its successor ([`PayloadContext::keep`]), or where its result goes, by the
+    /// [`epoch`](PayloadContext::epoch).
+    ///
+    /// ```
+    /// use payload::{Payload, PayloadContext, Scope};
+    ///
+    /// # async fn move_row(row: u64) -> payload::Result<()> { Ok(()) }
+    /// async fn migrate(context: PayloadContext) -> payload::Result<()> {
+    ///     let kept = context.kept().and_then(|kept| kept[..].try_into().ok());
+    ///     for row in kept.map_or(0, u64::from_le_bytes)..1_000 {
+    ///         if context.stop_token().is_fired() {
+    ///             return Ok(()); // the next holder goes on with this row
+    ///         }
+    ///         move_row(row).await?;
+    ///         context.keep((row + 1).to_le_bytes())?;
+    ///     }
+    ///     Ok(()) // no worker of this generation begins it again
+    /// }
+    ///
+    /// let migration = Payload::once("migration", migrate).scope(Scope::Service);
+    /// ```
     pub fn once<F, Fut>(name: impl Into<String>, run: F) -> Self
     where
         F: FnOnce(PayloadContext) -> Fut + Send + 'static,
@@ -111,6 +136,33 @@ impl Payload {
     /// # async fn consume(queue: Arc<Queue>) -> payload::Result<()> { Ok(()) }
     /// # let queue = Arc::new(Queue);
     /// payload::Payload::restarting("consumer", move |_| consume(queue.clone()));
+    /// ```
+    ///
+    /// An async closure (`async |context| …`) will do where it captures nothing. One that captures something would lend
+    /// it to its future, and an attempt outlives the call that has begun it: clone in a plain closure, and move the clone
+    /// into an `async` block.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use payload::{Payload, PayloadContext};
+    /// use tokio::sync::{Mutex, mpsc};
+    ///
+    /// let (jobs, queue) = mpsc::channel::<String>(16);
+    /// let queue = Arc::new(Mutex::new(queue));
+    /// let consumer = Payload::restarting("consumer", move |context: PayloadContext| {
+    ///     let queue = Arc::clone(&queue);
+    ///     async move {
+    ///         let mut queue = queue.lock().await;
+    ///         loop {
+    ///             tokio::select! {
+    ///                 () = context.stopped() => return Ok(()),
+    ///                 job = queue.recv() => tracing::info!(job = job.ok_or("nobody sends any more")?, "to do"),
+    ///             }
+    ///         }
+    ///     }
+    /// });
+    /// # drop(jobs);
     /// ```
     pub fn restarting<F, Fut>(name: impl Into<String>, mut run: F) -> Self
     where

@@ -11,20 +11,21 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{catch, sleep_until_some};
 use super::budget::Budget;
-use super::error::{Fault, PayloadFailure, Stage, StepError};
+use super::builder::Member;
+use super::error::{PayloadFailure, Stage, StepError};
 use super::event::{AppState, Progress};
 use super::service::Service;
 use super::stack::{Ending, Stack};
-use super::step::{Common, Entry};
-use super::supervisor::{Failed, Surroundings};
+use super::step::Entry;
+use super::supervisor::{Failed, Surroundings, lost};
 use super::token::Tokens;
 
 /// An app whose startup has succeeded. Dropping it without [`stop`](Self::stop) aborts its payloads and skips its
 /// teardown.
 pub(crate) struct Running {
     pub(super) service: Service,
-    /// Of the apps that are mounted in it, in the order of their mounting.
-    pub(super) mounted: Vec<Common>,
+    /// The app itself, and those that are mounted in it.
+    pub(super) members: Vec<Member>,
     pub(super) stack: Stack,
     /// What is still to be started, if anything is: a startup that failed did not come to it.
     pub(super) rest: std::vec::IntoIter<Entry>,
@@ -132,10 +133,7 @@ impl Running {
     ) -> Stopped {
         self.tokens.fire_stop(deadline);
         let Surroundings {
-            common,
-            failed,
-            observer,
-            ..
+            failed, observer, ..
         } = self.shared;
         errors.extend(self.stack.unwind(&*observer, &mut budget).await);
         // What is left of the author's values, each for itself: what was never started, the services, then the states,
@@ -148,12 +146,19 @@ impl Running {
             let name = Arc::clone(&step.context.name);
             errors.extend(release(&name, step).err());
         }
-        let app = Arc::from("app");
-        errors.extend(release(&app, self.service).err());
-        while let Some(mounted) = self.mounted.pop() {
-            errors.extend(release(&app, mounted).err());
+        // It has each service of a member a second time, so that none goes along with another one.
+        drop(self.service);
+        let mut states = Vec::new();
+        while let Some(member) = self.members.pop() {
+            let name = member.name();
+            errors.extend(release(&name, member.service).err());
+            states.push((name, member.state));
         }
-        errors.extend(release(&app, common).err());
+        for (name, state) in states {
+            for value in state.into_values() {
+                errors.extend(release(&name, value).err());
+            }
+        }
         let failure = failed.borrow().clone();
         let end = if clean && errors.is_empty() && failure.is_none() {
             AppState::Stopped
@@ -165,7 +170,8 @@ impl Running {
     }
 }
 
-/// A destructor of the author's may panic, and costs no other.
+/// A destructor of the author's may panic, and costs no other: neither what is left to be released, nor the worker. Two
+/// that panic in the same value, such as two fields of one struct, are beyond that: Rust ends the process then.
 fn release<T>(name: &Arc<str>, value: T) -> Result<(), StepError> {
     catch(|| drop(value)).map_err(|fault| StepError::new(Stage::Release, name, fault))
 }
@@ -190,24 +196,27 @@ impl DrainTask {
                 (&mut self.task).await
             }
         };
-        joined.unwrap_or_else(|_| Err(StepError::new(Stage::Drain, &self.name, Fault::CutOff)))
+        joined.unwrap_or_else(|error| Err(StepError::new(Stage::Drain, &self.name, lost(error))))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::app::event::{Observer, PayloadEvent, ReleaseEvent, StepEvent};
     use crate::app::leases::Leases;
     use crate::app::start::Launch;
-    use crate::app::{App, Desk, Payload};
+    use crate::app::supervisor::Supervised;
+    use crate::app::{App, AppBuilder, Desk, Payload, PayloadContext};
+    use crate::status::{PayloadState, Scope};
+    use crate::testing::Trace;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
-        let payload = Payload::new("p", async |context| {
-            context.drain_token().fired().await;
-            Err("it broke".into())
-        });
-        let app = App::builder().payload(payload).build(axum::Router::new());
+    async fn start(builder: AppBuilder, observer: impl Observer + 'static) -> Running {
         let launch = Launch {
             cancel: CancellationToken::new(),
             tokens: Tokens::default(),
@@ -216,10 +225,20 @@ mod tests {
             outlook: crate::testing::outlook(),
             cleanup: None,
             deadline: None,
-            observer: Arc::new(crate::testing::Trace::default()),
+            observer: Arc::new(observer),
             leases: Arc::new(Leases::new(0, 1)),
         };
-        let mut running = app.start(launch).await.unwrap();
+        let app = builder.build(axum::Router::new());
+        app.start(launch).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_critical_payload_that_fails_during_the_drain_is_known_when_the_app_has_stopped() {
+        let payload = Payload::new("p", async |context| {
+            context.drain_token().fired().await;
+            Err("it broke".into())
+        });
+        let mut running = start(App::builder().payload(payload), Trace::default()).await;
         running.drain(None);
         let failed = running.failed().await;
         let stopped = running.stop(None).await;
@@ -228,5 +247,116 @@ mod tests {
             "it was reported when it happened"
         );
         assert_eq!(stopped.failure, Some(failed));
+    }
+
+    /// Says when it is dropped.
+    struct Gone(Arc<AtomicBool>);
+
+    impl Drop for Gone {
+        fn drop(&mut self) {
+            self.0.store(true, Relaxed);
+        }
+    }
+
+    /// That runs until it is told to stop, by each policy; and one that waits for its lease.
+    fn obedient(gone: &Arc<AtomicBool>) -> [Payload; 4] {
+        let run = |gone: &Arc<AtomicBool>| {
+            let gone = Arc::clone(gone);
+            move |context: PayloadContext| {
+                let gone = Gone(Arc::clone(&gone));
+                async move {
+                    let _gone = gone;
+                    context.stopped().await;
+                    Ok(())
+                }
+            }
+        };
+        [
+            Payload::new("p", run(gone)),
+            Payload::once("p", run(gone)),
+            Payload::restarting("p", run(gone)),
+            Payload::new("p", run(gone)).scope(Scope::Service),
+        ]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_payload_that_has_lost_its_supervisor_fails_the_app() {
+        let gone = Arc::default();
+        for payload in obedient(&gone) {
+            let has_begun = payload.scope == Scope::Worker;
+            let running = start(App::builder().payload(payload), Trace::default()).await;
+            tokio::task::yield_now().await;
+            gone.store(false, Relaxed);
+            running.stack.payloads().for_each(Supervised::lose);
+            let failed = running.failed();
+            let failed = timeout(Duration::from_secs(1), failed).await.unwrap();
+            assert_eq!(
+                failed.to_string(),
+                "critical payload 'p' lost its supervisor, which was aborted"
+            );
+            let stopped = running.stop(None).await;
+            assert!(stopped.errors.is_empty(), "it is reported once");
+            assert_eq!(stopped.failure, Some(failed));
+            assert_eq!(gone.load(Relaxed), has_begun, "it does not run on");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_loss_is_reported_at_the_stop() {
+        let gone = Arc::default();
+        let builder = obedient(&gone)
+            .into_iter()
+            .fold(App::builder(), AppBuilder::payload);
+        let running = start(builder, Trace::default()).await;
+        running.stack.payloads().take(2).for_each(Supervised::lose);
+        let failed = running.failed();
+        timeout(Duration::from_secs(1), failed).await.unwrap();
+        tokio::task::yield_now().await;
+        let errors = running.stop(None).await.all_errors();
+        let texts = errors.iter().map(ToString::to_string);
+        assert!(
+            texts.eq([
+                "critical payload 'p' lost its supervisor, which was aborted",
+                "payload 'p' was cancelled"
+            ]),
+            "{errors:?}"
+        );
+    }
+
+    /// Panics when a payload is to be started again.
+    struct Wicked;
+
+    impl Observer for Wicked {
+        fn app_state(&self, _: AppState) {}
+        fn step(&self, _: &StepEvent<'_>) {}
+        fn payload(&self, event: &PayloadEvent<'_>) {
+            assert!(event.state != PayloadState::Restarting, "boom");
+        }
+        fn released(&self, _: &ReleaseEvent<'_>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_supervisor_that_panics_fails_the_app() {
+        let payload = Payload::restarting("p", async |_| Ok(()));
+        let running = start(App::builder().payload(payload), Wicked).await;
+        let failed = timeout(Duration::from_secs(1), running.failed()).await;
+        assert_eq!(
+            failed.unwrap().to_string(),
+            "critical payload 'p' lost its supervisor, which panicked: boom"
+        );
+        assert!(running.stop(None).await.errors.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_app_that_is_dropped_has_lost_nothing() {
+        let gone = Arc::default();
+        let builder = obedient(&gone)
+            .into_iter()
+            .fold(App::builder(), AppBuilder::payload);
+        let running = start(builder, Trace::default()).await;
+        let failed = running.failed();
+        drop(running);
+        let waited = timeout(Duration::from_secs(1), failed).await;
+        assert!(waited.is_err(), "{waited:?}");
     }
 }

@@ -106,6 +106,16 @@ impl Stack {
     }
 }
 
+#[cfg(test)]
+impl Stack {
+    pub(super) fn payloads(&self) -> impl Iterator<Item = &Supervised> {
+        self.0.iter().filter_map(|item| match item {
+            Item::Payload(payload) => Some(payload),
+            Item::Step(_) => None,
+        })
+    }
+}
+
 /// The end of a limit that begins now.
 pub(super) fn after(limit: Option<Duration>) -> Option<Instant> {
     limit.and_then(|limit| Instant::now().checked_add(limit))

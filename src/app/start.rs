@@ -67,29 +67,20 @@ impl App {
         } = launch;
         let App {
             service,
-            state,
-            mounted,
+            members,
             entries,
             faults,
         } = self;
-        let common = |state| Common {
-            state,
-            messages: messages.clone(),
-            outlook: outlook.clone(),
-        };
         let mut running = Running {
             service,
-            mounted: mounted
-                .into_iter()
-                .map(|mounted| mounted.state)
-                .map(common)
-                .collect(),
+            members,
             stack: Stack::default(),
             rest: entries.into_iter(),
             drain_steps: Vec::new(),
             drain_tasks: Vec::new(),
             shared: Surroundings {
-                common: common(state),
+                messages,
+                outlook,
                 drain: tokens.drain(),
                 desk,
                 failed: watch::Sender::new(None),
@@ -161,11 +152,7 @@ impl Running {
             let common = self.common_of(of);
             match item {
                 Item::Payload(payload) => {
-                    let shared = Surroundings {
-                        common,
-                        ..self.shared.clone()
-                    };
-                    let payload = Supervised::start(payload, payloads, &shared);
+                    let payload = Supervised::start(payload, payloads, common, &self.shared);
                     self.stack.push_payload(payload);
                     payloads += 1;
                 }
@@ -197,9 +184,15 @@ impl Running {
         }
     }
 
-    fn common_of(&self, app: usize) -> Common {
-        let mounted = app.checked_sub(1).and_then(|at| self.mounted.get(at));
-        mounted.unwrap_or(&self.shared.common).clone()
+    fn common_of(&self, member: usize) -> Common {
+        let member = self.members.get(member);
+        Common {
+            state: member
+                .map(|member| member.state.clone())
+                .unwrap_or_default(),
+            messages: self.shared.messages.clone(),
+            outlook: self.shared.outlook.clone(),
+        }
     }
 
     /// Gives back its teardown.

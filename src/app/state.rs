@@ -1,9 +1,11 @@
 //! Typed state: one value of each type, shared by everything in one app.
 
 use std::any::{Any, TypeId, type_name};
-use std::collections::HashMap;
 use std::fmt;
+use std::iter::from_fn;
 use std::sync::Arc;
+
+use super::act::catch;
 
 /// The values that an app registered with [`AppBuilder::state`](crate::AppBuilder::state), by their type.
 ///
@@ -26,11 +28,55 @@ use std::sync::Arc;
 #[derive(Clone, Default)]
 pub struct State(Arc<Values>);
 
-type Values = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+/// In the order of their registration. They are dropped in the reverse order, and a destructor that panics costs no
+/// other.
+#[derive(Default)]
+pub(super) struct Values(Vec<(TypeId, Value)>);
+
+pub(super) type Value = Arc<dyn Any + Send + Sync>;
+
+impl Values {
+    /// Whether it is the first one of its type.
+    pub(super) fn add<T: Send + Sync + 'static>(&mut self, value: T) -> bool {
+        let is_first = self.get(TypeId::of::<T>()).is_none();
+        self.0.push((TypeId::of::<T>(), Arc::new(value)));
+        is_first
+    }
+
+    fn pop(&mut self) -> Option<Value> {
+        self.0.pop().map(|(_, value)| value)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// There are few.
+    fn get(&self, wanted: TypeId) -> Option<&Value> {
+        let found = self.0.iter().find(|(id, _)| *id == wanted);
+        found.map(|(_, value)| value)
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        while let Some(value) = self.pop() {
+            // The panic hook has reported it, and nobody is here to tell.
+            let _ = catch(|| drop(value));
+        }
+    }
+}
 
 impl State {
     pub(super) fn new(values: Values) -> Self {
         Self(Arc::new(values))
+    }
+
+    /// The values, the last one first, to be dropped one by one. None, as long as somebody else has them too: then they
+    /// are dropped with the last one who has.
+    pub(super) fn into_values(self) -> impl Iterator<Item = Value> {
+        let mut values = Arc::into_inner(self.0);
+        from_fn(move || values.as_mut()?.pop())
     }
 
     /// The value of type `T`.
@@ -40,16 +86,16 @@ impl State {
     /// `Arc<T>` is found as `Arc<T>`, not as `T`.
     pub fn get<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
         self.0
-            .get(&TypeId::of::<T>())
+            .get(TypeId::of::<T>())
             .and_then(|value| Arc::clone(value).downcast().ok())
             .ok_or_else(|| MissingState {
                 wanted: type_name::<T>(),
-                is_in_arc: self.0.contains_key(&TypeId::of::<Arc<T>>()),
+                is_in_arc: self.0.get(TypeId::of::<Arc<T>>()).is_some(),
             })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.len() == 0
     }
 }
 

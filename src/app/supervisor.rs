@@ -8,10 +8,13 @@
 //! 5. A payload that needs a lease runs only under a grant. The grant is given back once, when the attempt's future
 //!    is gone, and not at all when that is not known.
 //! 6. The author's code, his factory and his error among it, runs in the attempt's task and nowhere else.
+//! 7. A supervisor that is lost before the stop was told, by a panic or an abort of its task, is a failure of its app,
+//!    whatever the payload's policy.
 
 use std::future::pending;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -22,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::act::{self, Act, panic_message, sleep_until_some};
 use super::busy::Desk;
+use super::context::Outlook;
 use super::error::{Fault, PayloadFailure, Stage, StepError};
 use super::event::{Observer, PayloadEvent, ReleaseEvent};
 use super::leases::{Granted, Leases, Seat};
@@ -29,6 +33,7 @@ use super::payload::{Payload, PayloadContext, Run, Work};
 use super::step::Common;
 use super::token::{Notice, Token, earlier};
 use crate::lease::{Grant, Released};
+use crate::messages::Messages;
 use crate::status::{PayloadState, Scope};
 
 /// How long an aborted task may take until its next yield, before it is taken for blocked.
@@ -45,14 +50,15 @@ pub(super) struct Supervised {
     stop: Notice,
     stop_timeout: Duration,
     abort: CancellationToken,
+    failed: Failed,
     task: AbortOnDropHandle<Result<(), StepError>>,
     name: Arc<str>,
 }
 
 /// What every payload of one app shares.
-#[derive(Clone)]
 pub(super) struct Surroundings {
-    pub(super) common: Common,
+    pub(super) messages: Messages,
+    pub(super) outlook: Outlook,
     pub(super) drain: Token,
     pub(super) desk: Desk,
     pub(super) failed: Failed,
@@ -62,7 +68,12 @@ pub(super) struct Surroundings {
 
 impl Supervised {
     /// Starts the payload, or lets it wait for its lease. Needs a tokio runtime around it.
-    pub(super) fn start(payload: Payload, index: usize, shared: &Surroundings) -> Self {
+    pub(super) fn start(
+        payload: Payload,
+        index: usize,
+        common: Common,
+        shared: &Surroundings,
+    ) -> Self {
         let (stop, abort) = (Notice::default(), CancellationToken::new());
         let stop_timeout = payload.stop_timeout;
         let before_requests = payload.stops_before_requests();
@@ -77,7 +88,7 @@ impl Supervised {
                 slots: shared.leases.slots,
                 epoch: 0,
                 restarts: 0,
-                common: shared.common.clone(),
+                common,
                 drain: shared.drain.clone(),
                 stop: stop.token(),
                 desk: shared.desk.clone(),
@@ -98,13 +109,20 @@ impl Supervised {
             supervisor.report(PayloadState::Running, None);
             Box::pin(async { Ok(supervisor.run(work).await) })
         };
-        let watched = watched(run, Arc::clone(&name), stop.clone(), shared.failed.clone());
-        let task = AbortOnDropHandle::new(tokio::spawn(watched));
+        let watch = Watch {
+            name: Arc::clone(&name),
+            stop: stop.clone(),
+            abort: abort.clone(),
+            failed: shared.failed.clone(),
+            is_over: false,
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(watched(run, watch)));
         Self {
             before_requests,
             stop,
             stop_timeout,
             abort,
+            failed: shared.failed.clone(),
             task,
             name,
         }
@@ -132,7 +150,26 @@ impl Supervised {
                 }
             }
         };
-        joined.unwrap_or_else(|error| Err(StepError::new(Stage::Payload, &self.name, lost(error))))
+        joined.unwrap_or_else(|error| {
+            let first = self.failed.borrow();
+            match first.as_ref().is_some_and(|first| first.is_of(&self.name)) {
+                true => Ok(()),
+                false => Err(StepError::new(Stage::Payload, &self.name, lost(error))),
+            }
+        })
+    }
+
+    /// As if somebody had aborted the supervisor's task.
+    #[cfg(test)]
+    pub(super) fn lose(&self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // Let go on purpose, the task is not lost.
+        self.abort.cancel();
     }
 }
 
@@ -396,35 +433,53 @@ fn begin(run: &Mutex<Run>, context: PayloadContext) -> Act<()> {
     run(context)
 }
 
-/// A supervisor that dies looks after nothing any more, so the worker must not go on as if it did.
-async fn watched(
-    run: Act<Result<(), StepError>>,
+/// A supervisor that dies looks after nothing any more, so the worker must not go on as if it did. Its task has this,
+/// so that it is heard of also when the task is not polled again.
+struct Watch {
     name: Arc<str>,
     stop: Notice,
+    abort: CancellationToken,
     failed: Failed,
-) -> Result<(), StepError> {
-    act::run(run, None, pending())
-        .await
-        .unwrap_or_else(|fault| {
-            if stop.is_fired() {
-                return Err(StepError::new(Stage::Payload, &name, fault));
-            }
-            note(
-                &failed,
-                &name,
-                &format!("lost its supervisor, which {fault}"),
-            );
-            Ok(())
-        })
+    is_over: bool,
 }
 
-/// The first one counts.
-fn note(failed: &Failed, name: &Arc<str>, cause: &str) {
+impl Watch {
+    /// Whether that is what the app fails for.
+    fn lost(&self, how: &str) -> bool {
+        let cause = format!("lost its supervisor, which {how}");
+        note(&self.failed, &self.name, &cause)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !(self.is_over || self.stop.is_fired() || self.abort.is_cancelled()) {
+            self.lost(match thread::panicking() {
+                true => "panicked",
+                false => "was aborted",
+            });
+        }
+    }
+}
+
+async fn watched(run: Act<Result<(), StepError>>, mut watch: Watch) -> Result<(), StepError> {
+    let end = act::run(run, None, pending()).await;
+    watch.is_over = true;
+    end.unwrap_or_else(|fault| {
+        if !watch.stop.is_fired() && watch.lost(&fault.to_string()) {
+            return Ok(());
+        }
+        Err(StepError::new(Stage::Payload, &watch.name, fault))
+    })
+}
+
+/// The first one counts. Whether this is the first one.
+fn note(failed: &Failed, name: &Arc<str>, cause: &str) -> bool {
     failed.send_if_modified(|first| {
         let is_first = first.is_none();
         first.get_or_insert_with(|| PayloadFailure::new(name, cause.to_owned()));
         is_first
-    });
+    })
 }
 
 fn number_of(index: usize) -> u32 {
@@ -448,7 +503,8 @@ fn outcome(end: Result<Result<(), Fault>, JoinError>) -> Result<(), Fault> {
     end.unwrap_or_else(|error| Err(lost(error)))
 }
 
-fn lost(error: JoinError) -> Fault {
+/// How a task ended that has no outcome.
+pub(super) fn lost(error: JoinError) -> Fault {
     error
         .try_into_panic()
         .map_or(Fault::Cancelled, |panic| Fault::Panic(panic_message(panic)))

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{self, Poll, ready};
 
 use bytes::Bytes;
+use futures_core::Stream;
 use tokio::sync::futures::OwnedNotified;
 use tokio::task::coop::poll_proceed;
 
@@ -81,13 +82,41 @@ pub struct Message {
 ///
 /// It keeps up to 1,024 messages and 4 MiB of them for its owner to take; those of one topic are kept once for
 /// all of a worker's subscriptions.
+///
+/// It is a [`Stream`] of what [`recv`](Self::recv) returns, and never ends by itself. Server-sent events, by axum and the
+/// `StreamExt` of futures-util, which end when the worker drains:
+///
+/// ```
+/// use std::convert::Infallible;
+///
+/// use axum::response::sse::{Event, Sse};
+/// use axum::{Router, routing::get};
+/// use futures_util::StreamExt;
+/// use payload::{App, Context, Lagged, Message};
+///
+/// fn event(next: Result<Message, Lagged>) -> Result<Event, Infallible> {
+///     Ok(match next {
+///         Ok(message) => Event::default().data(String::from_utf8_lossy(message.bytes())),
+///         Err(lagged) => Event::default().event("missed").data(lagged.missed().to_string()),
+///     })
+/// }
+///
+/// async fn load(context: Context) -> payload::Result<App> {
+///     let (messages, drain) = (context.messages(), context.drain_token());
+///     let news = async move || {
+///         let news = messages.subscribe("news").map(event);
+///         Sse::new(news.take_until(drain.fired()))
+///     };
+///     Ok(App::builder().build(Router::new().route("/news", get(news))))
+/// }
+/// ```
 #[must_use = "messages are only kept for a subscription that is there"]
 pub struct Subscription {
     hub: Arc<Hub>,
     topic: Arc<Topic>,
     /// The number of the message to take next.
     next: u64,
-    /// What the last call of [`poll_recv`](Self::poll_recv) waits for.
+    /// What the last poll waits for.
     news: Option<Pin<Box<OwnedNotified>>>,
 }
 
@@ -193,7 +222,8 @@ impl Messages {
 impl Subscription {
     /// The next message. Waits until there is one, for ever if need be.
     ///
-    /// Cancel-safe: what was not returned is there for the next call.
+    /// Cancel-safe: a call that is dropped before it has returned, by a `select!` or a timeout, has taken nothing. What
+    /// came meanwhile is there for the next call.
     ///
     /// # Errors
     /// Messages were missed at this place. It goes on with the next call.
@@ -209,12 +239,8 @@ impl Subscription {
         self.topic.take(&mut self.next)
     }
 
-    /// As [`recv`](Self::recv); wakes the task of the last call. It makes a stream of the subscription, which has no end:
-    /// `futures_util::stream::poll_fn(move |task| news.poll_recv(task).map(Some))`.
-    ///
-    /// # Errors
-    /// As for [`recv`](Self::recv).
-    pub fn poll_recv(&mut self, task: &mut task::Context<'_>) -> Poll<Result<Message, Lagged>> {
+    /// Wakes the task of the last call.
+    fn poll_recv(&mut self, task: &mut task::Context<'_>) -> Poll<Result<Message, Lagged>> {
         // In a flood the other tasks get their turn.
         let budget = ready!(poll_proceed(task));
         loop {
@@ -232,6 +258,21 @@ impl Subscription {
     /// Its topic.
     pub fn topic(&self) -> &str {
         self.topic.name()
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Result<Message, Lagged>;
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        task: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Message, Lagged>>> {
+        self.get_mut().poll_recv(task).map(Some)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (usize::MAX, None)
     }
 }
 

@@ -9,8 +9,18 @@ use crate::app::Stage;
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::status::PayloadState;
 
-/// The events of one app's life, one line each, such as `app serving`, `startup 'pool' begun`,
-/// `teardown 'pool' done` and `payload 'sampler' restarting: failed: no such file`.
+/// The events of one app's life, one line each, in the order in which they happened.
+///
+/// | line | |
+/// | --- | --- |
+/// | `app serving` | the app's state: `starting`, `serving`, `draining`, `stopping`, `stopped`, `failed` |
+/// | `startup 'pool' begun`, `startup 'pool' done` | a step; `drain` and `teardown` likewise |
+/// | `startup step 'pool' failed: no such file` | instead of `done`, as a [`StepError`](crate::StepError) says it |
+/// | `payload 'sampler' running` | a payload's state: `waiting`, `running`, `done` |
+/// | `payload 'sampler' restarting: failed: no such file` | the same with the reason: `restarting`, `failed` |
+/// | `payload 'sampler' released` | it has given its lease back |
+///
+/// In an app that is [mounted](crate::AppBuilder::mount) the names have its path: `teardown '/admin: pool' done`.
 #[derive(Clone, Debug, Default)]
 pub struct Trace(Arc<watch::Sender<Vec<String>>>);
 
@@ -30,8 +40,8 @@ impl Trace {
         count(&self.0.borrow(), line)
     }
 
-    /// Waits until this very line is there. For ever, if it does not come: `tokio::time::timeout` around it makes that a
-    /// failure of the test, at once where the clock is paused.
+    /// Waits until this very line is there, at once if it already is. For ever, if it does not come:
+    /// `tokio::time::timeout` around it makes that a failure of the test, without a wait where the clock is paused.
     pub async fn until(&self, line: &str) {
         self.until_times(line, 1).await;
     }

@@ -26,8 +26,9 @@ use crate::kept::{Kept, MOST};
 use crate::messages::Messages;
 use crate::peer::Peer;
 
-/// Where an app is to live: its slot among how many, its generation, its time for the startup. Without more it is the
-/// only worker of a service, in its first generation and without a limit, as [`TestApp::start`] has it.
+/// The worker in which an app is to live: its slot among how many, its generation, the time for its startup. If nothing
+/// else is said it is the only worker of a service, in its first generation and without a limit, as
+/// [`TestApp::start`] and [`TestApp::load`] have it.
 ///
 /// ```
 /// use payload::testing::TestWorker;
@@ -118,7 +119,7 @@ impl TestWorker {
         self
     }
 
-    /// As after so many reloads, less one.
+    /// Its generation: 1 when the service starts, and one more with each reload.
     pub fn generation(mut self, generation: u32) -> Self {
         self.generation = generation;
         self
@@ -210,8 +211,8 @@ impl TestWorker {
     /// The same, and gives it up as soon as `stop` resolves, in `load` or in the startup.
     ///
     /// # Errors
-    /// As [`load`](Self::load); of a startup that was given up [`StartFailure::is_cancelled`](crate::StartFailure) is
-    /// true.
+    /// As [`load`](Self::load). If the startup was given up, its [`NotStarted::failure`] is
+    /// [cancelled](crate::StartFailure::is_cancelled).
     pub async fn load_until<S, L, F, E>(
         self,
         settings: S,

@@ -20,6 +20,7 @@ use super::view::View;
 use super::wake::Wake;
 use super::wish::{Wish, told_to_hurry, told_to_serve, told_to_stop, until};
 use super::{Load, Start};
+use crate::app::act::panic_message;
 use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
@@ -197,7 +198,7 @@ impl Life {
             biased;
             loaded = &mut task => return match loaded {
                 Ok(loaded) => loaded.map_err(failed),
-                Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_text(error.into_panic())))),
+                Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_message(error.into_panic())))),
                 Err(error) => Err(failed(error.to_string())),
             },
             () = told_to_stop(&self.wishes) => End::Told,
@@ -502,14 +503,5 @@ fn jitter(most: u64) -> u64 {
         0
     } else {
         fastrand::u64(0..=most)
-    }
-}
-
-fn panic_text(panic: Box<dyn std::any::Any + Send>) -> String {
-    match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic
-            .downcast_ref::<&str>()
-            .map_or_else(|| "(no message)".to_owned(), |text| (*text).to_owned()),
     }
 }

@@ -1,9 +1,16 @@
 //! What the parts of an app publish reaches the others.
 
-use crate::{request, soon, text};
-use http::Response;
-use payload::testing::TestApp;
-use payload::{App, Body, Context, Payload, service_fn};
+use std::convert::Infallible;
+
+use axum::response::sse::{Event, Sse};
+use axum::{Router, routing::get};
+use futures_util::StreamExt;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use payload::testing::{TestApp, TestWorker};
+use payload::{App, Body, Context, Lagged, Message, NoSettings, Payload, service_fn};
+
+use crate::{build, request, soon, text};
 
 /// A payload answers what a step has published, and a handler what the payload has.
 #[tokio::test(start_paused = true)]
@@ -63,4 +70,56 @@ async fn a_test_publishes_as_another_part_would() {
     app.messages().publish("news", "it rains").unwrap();
     soon(app.trace().until("payload 'listener' done")).await;
     assert!(soon(app.stop()).await.is_empty());
+}
+
+fn event(next: Result<Message, Lagged>) -> Result<Event, Infallible> {
+    Ok(match next {
+        Ok(message) => Event::default().data(String::from_utf8_lossy(message.bytes())),
+        Err(lagged) => {
+            let missed = Event::default().event("missed");
+            missed.data(lagged.missed().to_string())
+        }
+    })
+}
+
+async fn next_piece(body: &mut Body) -> Option<String> {
+    let frame = soon(body.frame()).await?.unwrap();
+    let bytes = frame.into_data().unwrap();
+    Some(String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_is_a_stream_of_server_sent_events() {
+    let load = async |context: Context| -> payload::Result<App> {
+        let (messages, drain) = (context.messages(), context.drain_token());
+        let news = async move || {
+            let news = messages.subscribe("news").map(event);
+            Sse::new(news.take_until(drain.fired()))
+        };
+        Ok(App::builder().build(Router::new().route("/news", get(news))))
+    };
+    let mut one = soon(TestApp::load(NoSettings {}, load)).await.unwrap();
+    let beside = TestWorker::new().workers(2).slot(1).beside(&one);
+    let other = soon(beside.start(build(App::builder()))).await.unwrap();
+    let request = Request::get("/news").body(Body::empty()).unwrap();
+    let response = soon(one.call(request)).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut body = response.into_body();
+    let publish = |text: String| other.messages().publish("news", text).unwrap();
+    for text in ["it rains", "it snows"] {
+        publish(text.to_owned());
+        let piece = next_piece(&mut body).await.unwrap();
+        assert_eq!(piece, format!("data: {text}\n\n"));
+    }
+    // More than is kept for one that does not take it.
+    (0..1024 + 3).for_each(|number| publish(number.to_string()));
+    let missed = next_piece(&mut body).await.unwrap();
+    assert_eq!(missed, "event: missed\ndata: 3\n\n");
+    for number in 3..1024 + 3 {
+        let piece = next_piece(&mut body).await.unwrap();
+        assert_eq!(piece, format!("data: {number}\n\n"));
+    }
+    one.drain();
+    assert_eq!(next_piece(&mut body).await, None);
+    assert!(soon(one.stop()).await.is_empty());
 }
