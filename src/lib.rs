@@ -91,6 +91,8 @@ pub mod testing;
 pub mod vitals;
 pub(crate) mod worker;
 
+pub(crate) use logs::events::lifecycle;
+
 pub use app::{
     App, AppBuilder, Busy, Context, KeepError, MissingState, Mounted, NoSettings, Payload,
     PayloadContext, PayloadFailure, Result, ServiceFn, Stage, StartFailure, State, StepContext,

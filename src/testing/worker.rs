@@ -316,7 +316,6 @@ impl Count for Arc<Counter> {
 ///
 /// ```
 /// #[derive(Debug, serde::Deserialize)]
-/// #[serde(deny_unknown_fields)]
 /// struct Settings {
 ///     greeting: String,
 /// }

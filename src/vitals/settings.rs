@@ -8,7 +8,7 @@ use crate::config::parse_duration;
 
 /// How often to look, and how far back to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
     /// Between two samples: 100 milliseconds to 1 minute. Default "1s".
     #[serde(deserialize_with = "interval")]
