@@ -18,6 +18,7 @@ pub(crate) mod phase;
 mod post;
 mod reporter;
 mod room;
+mod runtime;
 mod server;
 mod signal;
 mod stages;

@@ -35,6 +35,8 @@ const PROPERTIES: &[Property] = &[
         "No app outlives its runtime; tasks, memory and fds that the app owns are released before exit 0.",
         &[
             "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
+            "tests/lifecycle/blocking.rs: it_is_awaited_as_long_as_the_cleanup_may_take",
+            "tests/lifecycle/blocking.rs: if_it_takes_longer_the_worker_fails_and_says_why",
             "tests/processes/trace.rs: one_clean_run",
             "tests/examples/sqlite.rs: notes_are_added_listed_and_removed",
             "tests/app/teardown.rs: a_stopped_app_has_released_its_state_its_service_and_its_tasks",

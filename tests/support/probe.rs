@@ -33,6 +33,7 @@
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/busy?ms=N`: answers at once, and declares the service busy for so long
+//! - `/blocking?ms=N`: answers at once, and holds a thread by `spawn_blocking` for so long; says when that is over
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
 //!   pid of a grandchild that outlives its parent and ends when it is killed
@@ -71,7 +72,7 @@ use nix::unistd::{Pid, gettid};
 use payload::{App, AppBuilder, Context, Payload, PayloadContext, Scope, Token};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::coop::consume_budget;
 
 #[derive(Clone, Default, Deserialize)]
@@ -423,6 +424,7 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
+        .route("/blocking", get(blocking))
         .route("/gate", get(gate))
         .route("/thread", get(async || gettid().to_string()))
         .route("/panic", get(fall_over))
@@ -473,6 +475,27 @@ impl Drop for Cancelled {
 async fn block(Query(timing): Query<Timing>) -> String {
     hold_the_thread(timing.pause());
     pid().await
+}
+
+/// Says so when it is dropped.
+struct Blocking;
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        tracing::info!(probe = "unblocked", "probe");
+    }
+}
+
+async fn blocking(Query(timing): Query<Timing>) {
+    let (begun, begin) = oneshot::channel();
+    let owned = Blocking;
+    tokio::task::spawn_blocking(move || {
+        let _owned = owned;
+        let _ = begun.send(());
+        hold_the_thread(timing.pause());
+    });
+    // What has not begun would be dropped.
+    let _ = begin.await;
 }
 
 fn busy(context: &Context<Settings>, Query(timing): Query<Timing>) {
