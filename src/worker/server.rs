@@ -296,6 +296,17 @@ impl Shared {
         }
     }
 
+    /// How long a client may take for its first word, and to take the last bytes: that it keeps nothing open asks for no
+    /// less, however short `keep_alive_timeout` is.
+    pub(super) fn patience(&self) -> Duration {
+        let Http {
+            keep_alive_timeout,
+            header_read_timeout,
+            ..
+        } = self.http;
+        keep_alive_timeout.max(header_read_timeout)
+    }
+
     /// Until when a connection may say its last words. Asked for only after [`Order::Cancel`].
     pub(super) fn farewell(&self) -> Instant {
         *self.farewell.get_or_init(|| Instant::now() + FAREWELL)
