@@ -33,6 +33,8 @@ mod wish;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+pub(crate) use server::Server;
+
 use crate::app::{App, Context};
 use crate::config::Config;
 use crate::exit::{BoxError, ExitCode};

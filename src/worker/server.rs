@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
+use tokio::io::DuplexStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::accept;
+use super::connection;
 use super::gate::Gate;
 use super::handoff::Handoff;
 use super::room::Room;
@@ -23,6 +25,7 @@ use crate::ipc::orders;
 use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
 use crate::logs::events::Event;
+use crate::peer::Peer;
 use crate::sockets::Listener;
 
 /// hyper's own limit; with any other it allocates for the headers of every request.
@@ -104,6 +107,12 @@ impl Server {
         Ok(())
     }
 
+    /// Serves a connection that no listener has accepted.
+    pub(crate) fn attach(&self, socket: DuplexStream, peer: Peer) {
+        let serving = connection::serve(socket, peer, self.shared.clone(), None);
+        self.shared.tasks.spawn(serving);
+    }
+
     /// Does what the arbiter orders about accepting and about links to other workers; `link` is the end that came
     /// with the order.
     pub(crate) fn link(&self, order: orders::Order, link: Option<OwnedFd>) {
@@ -114,7 +123,7 @@ impl Server {
                 Handoff::add_heir(server, to, seat, count, link)
             }
             (orders::Order::Close, _) => {
-                server.signal().raise(Order::Drain);
+                self.close_idle();
                 Ok(())
             }
             (orders::Order::Pause { round }, _) => {
@@ -147,6 +156,11 @@ impl Server {
         self.shared.signal().raise(Order::HandOff);
     }
 
+    /// The same where nobody is going to take connections over: idle ones are closed.
+    pub(crate) fn close_idle(&self) {
+        self.shared.signal().raise(Order::Drain);
+    }
+
     /// Stops accepting and resolves when no connection is left.
     ///
     /// Idle HTTP/1.1 connections are given to the workers that take over, and busy ones after their response. As
@@ -165,7 +179,7 @@ impl Server {
     /// than [`PATIENCE`](Self::PATIENCE) last words, and handlers that block their threads.
     pub(crate) async fn cancel(&self, patience: Duration) -> Option<Rest> {
         let (begun, tasks) = (Instant::now(), &self.shared.tasks);
-        self.shared.signal().raise(Order::Cancel);
+        self.cut_off();
         if timeout(patience, tasks.over()).await.is_ok() {
             return None;
         }
@@ -173,6 +187,11 @@ impl Server {
             tasks: tasks.clone(),
             until: begun + LAST_WORDS,
         })
+    }
+
+    /// The beginning of that, for whoever does not wait.
+    pub(crate) fn cut_off(&self) {
+        self.shared.signal().raise(Order::Cancel);
     }
 
     /// Closes the links to other workers, and says what came of the handoff. `left`: the connections that were
