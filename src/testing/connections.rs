@@ -41,10 +41,10 @@ impl Connections {
         self.0.get().is_some_and(|server| server.connections() > 0)
     }
 
-    /// Idle ones are closed, each other one behind its response. Nobody takes them over.
+    /// Idle ones are closed, each other one behind its response: no other process could take a pipe over.
     pub(super) fn drain(&self) {
         if let Some(server) = self.0.get() {
-            server.close_idle();
+            server.close();
         }
     }
 

@@ -123,7 +123,7 @@ impl Server {
                 Handoff::add_heir(server, to, seat, count, link)
             }
             (orders::Order::Close, _) => {
-                self.close_idle();
+                server.signal().raise(Order::Drain);
                 Ok(())
             }
             (orders::Order::Pause { round }, _) => {
@@ -154,11 +154,6 @@ impl Server {
     /// Accepts nothing any more. [`drain`](Self::drain) follows.
     pub(crate) fn close(&self) {
         self.shared.signal().raise(Order::HandOff);
-    }
-
-    /// The same where nobody is going to take connections over: idle ones are closed.
-    pub(crate) fn close_idle(&self) {
-        self.shared.signal().raise(Order::Drain);
     }
 
     /// Stops accepting and resolves when no connection is left.
