@@ -87,6 +87,8 @@ pub(crate) mod moment;
 pub(crate) mod overview;
 mod peer;
 mod preload;
+#[cfg(doctest)]
+mod readme;
 mod service;
 pub(crate) mod sockets;
 pub mod status;
