@@ -1,5 +1,10 @@
 //! Connections to an app in a test.
 
+#![expect(
+    clippy::panic,
+    reason = "a helper fails its test, and a handler what it is asked for"
+)]
+
 use std::time::Duration;
 
 use axum::Router;

@@ -1,5 +1,9 @@
 //! One app in each worker, and none anywhere else.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+
 use nix::sys::signal::Signal;
 
 use crate::support::eventually;
@@ -84,4 +88,36 @@ fn a_worker_that_a_signal_meets_at_its_birth_leaves_in_order() {
     assert_eq!(end.text("exit"), "exit code 0", "{end}");
     service.wait_until_serving(2);
     assert_eq!(service.stop(), 0);
+}
+
+/// Whatever ends one, the socket's file stays the one that it was, and is answered on.
+#[test]
+fn a_worker_takes_no_listener_along() {
+    let settings = "workers = 2\nreload.trial = '0s'\nlisten = ['unix:@FOLDER@/http']";
+    let service = Setup::new(settings).filled_in().listen(None).serve();
+    let path = service.folder().join("http");
+    let file = || std::fs::metadata(&path).expect("the socket's file").ino();
+    let ask = || -> u32 {
+        let mut stream = UnixStream::connect(&path).expect("no connection is refused");
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.rsplit_once("\r\n\r\n").expect("an answer");
+        body.trim().parse().expect("a pid")
+    };
+    let before = file();
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let pid = service.workers()[0];
+        signal_to(pid, signal);
+        service.wait_until_replaced(pid);
+        assert_ne!(ask(), pid);
+    }
+    assert!(service.reload().status.success());
+    service.signal(Signal::SIGTTOU);
+    service.wait_until_serving(1);
+    assert_eq!([ask()], service.workers()[..]);
+    assert_eq!(file(), before);
+    assert_eq!(service.stop(), 0);
+    assert!(!path.exists(), "the arbiter has removed what it had bound");
 }

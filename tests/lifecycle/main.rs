@@ -15,6 +15,7 @@ mod support;
 mod blocking;
 mod instance;
 mod limits;
+mod payloads;
 mod properties;
 mod rules;
 mod shutdown;

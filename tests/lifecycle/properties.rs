@@ -24,6 +24,8 @@ const PROPERTIES: &[Property] = &[
          second stop does nothing.",
         &[
             "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
+            "tests/lifecycle/shutdown.rs: a_second_stop_during_the_drain_hurries_and_repeats_nothing",
+            "tests/lifecycle/shutdown.rs: a_worker_that_is_told_to_stop_while_it_drains_does_nothing_else",
             "tests/app/teardown.rs: an_app_goes_through_its_states_in_order_and_once",
             "src/app/event.rs: an_app_never_goes_back_and_never_enters_a_state_twice",
             "src/worker/phase.rs: no_phase_leads_back",
@@ -171,6 +173,9 @@ const PROPERTIES: &[Property] = &[
         16,
         "Every payload runs under the app's supervisor; nothing runs detached.",
         &[
+            "tests/lifecycle/payloads.rs: every_payload_is_supervised_and_gone_before_its_end_is_told",
+            "tests/lifecycle/payloads.rs: so_is_one_that_ends_badly_or_does_not_stop",
+            "src/app/running.rs: a_payload_that_has_lost_its_supervisor_fails_the_app",
             "tests/processes/payloads.rs: one_that_does_not_stop_is_aborted",
             "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
             "tests/app/payloads.rs: an_app_that_is_dropped_takes_its_payloads_with_it",
@@ -374,7 +379,7 @@ const PROPERTIES: &[Property] = &[
         "No worker closes, shuts down or unlinks a listener; over reload and recycling no connection is refused and no \
          request lost.",
         &[
-            "tests/service/status.rs: a_worker_never_removes_the_socket",
+            "tests/lifecycle/instance.rs: a_worker_takes_no_listener_along",
             "tests/processes/crash.rs: no_connection_is_refused_while_workers_are_killed",
             "tests/processes/stop.rs: no_connection_is_refused_while_it_drains",
             "tests/service/recycle.rs: by_requests_under_load",

@@ -1,10 +1,14 @@
 //! The way out, one thing after the other.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::support::http::Client;
 use crate::support::notify::Manager;
-use crate::support::service::Setup;
+use crate::support::service::{Service, Setup, signal_to};
 use crate::support::status::workers_of;
 use crate::support::{DEADLINE, eventually};
 use crate::{assert_torn_down, trace};
@@ -62,6 +66,69 @@ fn each_thing_ends_in_its_turn() {
         "exited",
     ];
     assert_eq!(end, expected);
+}
+
+/// In the middle of its drain, with a request that waits for the file `gate`.
+fn draining() -> (Service, Client) {
+    let settings = "workers = 1\ntimeouts.graceful = '10m'\n[app]\ndrain = 'ok'";
+    let service = Setup::new(settings).serve();
+    let gate = service.folder().join("gate");
+    let mut client = service.client();
+    client
+        .send(&format!("/gate?file={}", gate.display()))
+        .unwrap();
+    service.wait_for_sum("in_flight", 1);
+    service.signal(Signal::SIGTERM);
+    service.record("its step", |record| record.text("probe") == "drain");
+    (service, client)
+}
+
+/// What came after the beginning of the drain.
+fn way_out(service: &Service) -> Vec<String> {
+    let trace = trace(service, 1);
+    let draining = trace.iter().position(|word| word == "draining");
+    trace[draining.expect("a drain")..].to_vec()
+}
+
+const LAST: [&str; 6] = [
+    "cleaning",
+    "teardown three",
+    "teardown two",
+    "teardown one",
+    "released",
+    "exited",
+];
+
+#[test]
+fn a_worker_that_is_told_to_stop_while_it_drains_does_nothing_else() {
+    let (service, mut client) = draining();
+    let worker = service.event("worker-forked").number("worker_pid");
+    signal_to(worker, Signal::SIGTERM);
+    service.write("gate", "");
+    assert_eq!(client.answer().expect("it is waited for").status, 200);
+    assert_eq!(service.exit(), 0);
+    assert_eq!(
+        way_out(&service),
+        [&["draining", "drain"], &LAST[..]].concat()
+    );
+    service.never("stop-hurried");
+}
+
+#[test]
+fn a_second_stop_during_the_drain_hurries_and_repeats_nothing() {
+    let (service, mut client) = draining();
+    // Signals that come closer together than a tenth of a second count as one.
+    sleep(Duration::from_millis(150));
+    service.signal(Signal::SIGTERM);
+    service.event_where("stop-hurried", |event| event.text("stop") == "quick");
+    assert!(client.answer().is_err(), "nobody waits for it any more");
+    assert_eq!(service.exit(), 0);
+    assert_eq!(
+        way_out(&service),
+        [&["draining", "drain"], &LAST[..]].concat()
+    );
+    assert_eq!(service.events("service-stopping").len(), 1);
+    assert_eq!(service.events("stop-hurried").len(), 1);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::support::service::{Service, Setup, number, signal_to};
+use crate::support::status::workers_of;
 use crate::{trace, worker_of};
 
 #[test]
@@ -136,15 +137,23 @@ fn each_worker_that_leaves_says_why() {
     let mut pids = pids.into_iter();
     let pid = pids.find(|pid| worker_of(&service, *pid) == failed);
     service.wait_until_replaced(pid.unwrap());
-    let old: Vec<u64> = service.each("worker");
+    // Those that leave are in the status until they are gone.
+    let two = || {
+        let status =
+            service.status_where("two and no other", |status| workers_of(status).len() == 2);
+        let numbers = workers_of(&status).iter();
+        numbers
+            .map(|one| one["worker"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    let old = two();
     assert!(service.reload().status.success());
-    for worker in &old {
-        assert_eq!(cause(&service, *worker), "reload");
+    for worker in old {
+        assert_eq!(cause(&service, worker), "reload");
     }
-    let last: Vec<u64> = service.each("worker");
+    let last = two();
     assert_eq!(service.stop(), 0);
-    // Some of the old ones may not have been gone yet.
-    for worker in last.into_iter().filter(|worker| !old.contains(worker)) {
+    for worker in last {
         assert_eq!(cause(&service, worker), "stop");
     }
 }

@@ -33,6 +33,7 @@ pub(crate) async fn keep(
     scope: Scope,
     keep: bool,
 ) -> payload::Result<()> {
+    let _held = super::Held("ledger");
     // Whose count it goes on with.
     let slot = (scope == Scope::Slot).then(|| context.slot());
     let lock = slot.map_or("lock".to_owned(), |slot| format!("lock{slot}"));

@@ -275,6 +275,7 @@ impl Settings {
     fn inner(&self) -> App {
         let app = self.step(App::builder(), "inner", async { Ok(()) });
         let payload = Payload::new("inner", async |context: PayloadContext| {
+            let _held = Held("/inner: inner");
             context.stopped().await;
             Ok(())
         });
@@ -317,6 +318,15 @@ struct Owned;
 impl Drop for Owned {
     fn drop(&mut self) {
         tracing::info!(probe = "released", "probe");
+    }
+}
+
+/// What a payload holds for as long as its future is there. Says so when that is gone.
+struct Held(&'static str);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        tracing::info!(gone = self.0, "what a payload holds is dropped");
     }
 }
 
@@ -366,6 +376,7 @@ async fn work(
     go: Arc<Notify>,
     file: Option<PathBuf>,
 ) -> payload::Result<()> {
+    let _held = Held("task");
     let told = tokio::select! {
         () = go.notified() => false,
         () = appears(file) => false,
