@@ -63,6 +63,7 @@
 //! of steps and payloads do.
 
 mod connections;
+mod launch;
 mod scene;
 mod trace;
 mod worker;
@@ -70,39 +71,33 @@ mod worker;
 pub use trace::Trace;
 pub use worker::{TestWorker, body, event, peer, settings};
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
-use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
 use tokio::io::DuplexStream;
-use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
 use crate::app::leases::Leases;
 use crate::app::running::Running;
-use crate::app::shelf::Custodian;
-use crate::app::start::Launch;
 use crate::app::{App, Context, PayloadFailure, StartFailure, StepError, earlier};
 use crate::body::Body;
 use crate::events::{Events, LifecycleEvent};
 use crate::exit::BoxError;
-use crate::kept::Kept;
 use crate::lease::Grant;
 use crate::messages::Messages;
 use crate::peer::Peer;
 
 use connections::Connections;
+use launch::Archive;
+use worker::Counter;
 #[cfg(test)]
 pub(crate) use worker::outlook;
-use worker::{Around, Counter};
 
 /// The number of the first worker.
 const WORKER: u64 = 1;
@@ -419,111 +414,6 @@ impl fmt::Debug for TestApp {
         f.debug_struct("TestApp")
             .field("trace", &self.trace)
             .finish_non_exhaustive()
-    }
-}
-
-async fn launch(
-    app: App,
-    stop: impl Future<Output = ()>,
-    around: Around,
-) -> Result<TestApp, NotStarted> {
-    let (desk, outlook) = (around.desk(), around.outlook());
-    let Around {
-        place,
-        workers,
-        tokens,
-        messages,
-        busy,
-        deadline,
-        events,
-        scene,
-        ..
-    } = around;
-    let trace = Trace::default();
-    let cancel = CancellationToken::new();
-    let archive = Arc::new(Archive::default());
-    let leases = Leases::new(place.slot, u32::from(place.workers)).with_custodian(archive.clone());
-    let leases = Arc::new(leases);
-    let starting = app.start(Launch {
-        cancel: cancel.clone(),
-        tokens,
-        desk,
-        messages: messages.clone(),
-        outlook,
-        deadline,
-        cleanup: None,
-        observer: Arc::new((trace.clone(), scene)),
-        leases: Arc::clone(&leases),
-    });
-    tokio::pin!(starting);
-    let started = tokio::select! {
-        biased;
-        started = &mut starting => started,
-        () = unconstrained(stop) => {
-            cancel.cancel();
-            starting.await
-        }
-        () = until(deadline) => {
-            cancel.cancel();
-            starting.await
-        }
-    };
-    match started {
-        Ok(running) => {
-            let mut app = TestApp {
-                running,
-                connections: Connections::default(),
-                cut_at: None,
-                messages,
-                trace,
-                leases,
-                archive,
-                busy,
-                events,
-                happened: AtomicU64::new(0),
-                workers,
-                grants: 0,
-            };
-            for (payload, kept) in &place.kept {
-                app.archive.put(app.number_of(payload), kept.clone());
-            }
-            for (_, payload) in app.leases.payloads() {
-                app.grant(&payload, place.workers);
-            }
-            Ok(app)
-        }
-        Err(failure) => Err(NotStarted { failure, trace }),
-    }
-}
-
-/// Whatever the task has done before in the same poll.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => unconstrained(sleep_until(deadline)).await,
-        None => pending().await,
-    }
-}
-
-/// What payloads have kept, as the arbiter has it.
-#[derive(Default)]
-struct Archive(Mutex<BTreeMap<u32, Arc<Kept>>>);
-
-impl Archive {
-    fn put(&self, payload: u32, kept: Arc<Kept>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(payload, kept);
-    }
-
-    fn of(&self, payload: u32) -> Option<Arc<Kept>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&payload).cloned()
-    }
-}
-
-impl Custodian for Archive {
-    fn keep(&self, payload: u32, _: u64, kept: &Arc<Kept>) -> io::Result<()> {
-        self.put(payload, kept.clone());
-        Ok(())
     }
 }
 
