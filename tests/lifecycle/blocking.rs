@@ -43,3 +43,46 @@ fn if_it_takes_longer_the_worker_fails_and_says_why() {
     });
     assert_eq!(by_itself.worker(), Some(1));
 }
+
+#[test]
+fn what_load_has_left_behind_is_awaited_when_the_startup_does_not_succeed() {
+    let limit = "workers = 1\ntimeouts.cleanup = '1m'\n[app]\nblocking = 2.5";
+    let awaited = |trace: &[String], end: &str| {
+        let last = trace.iter().map(String::as_str).rev().take(2);
+        assert!(last.eq([end, "unblocked"]), "{trace:?}");
+    };
+    for conduct in ["load = 'fail'", "startup = 'fail'"] {
+        let service = Setup::new(&format!("{limit}\n{conduct}")).start();
+        assert_eq!(service.exit(), 70, "{conduct}");
+        awaited(&trace(&service, 1), "failed");
+    }
+    for conduct in ["load = 'hang'", "startup = 'hang'"] {
+        let service = Setup::new(&format!("{limit}\n{conduct}")).start();
+        service.record("it has begun", |record| record.text("probe") == "blocked");
+        assert_eq!(service.stop(), 0, "{conduct}");
+        awaited(&trace(&service, 1), "exited");
+    }
+}
+
+#[test]
+fn nor_does_that_take_longer_than_the_cleanup() {
+    for conduct in [
+        "load = 'fail'",
+        "startup = 'fail'",
+        "load = 'hang'",
+        "startup = 'hang'",
+    ] {
+        let settings = "workers = 1\ntimeouts.cleanup = '1s'\n[app]\nblocking = 600";
+        let service = Setup::new(&format!("{settings}\n{conduct}")).start();
+        service.record("it has begun", |record| record.text("probe") == "blocked");
+        let code = if conduct.ends_with("'hang'") {
+            service.stop()
+        } else {
+            service.exit()
+        };
+        assert_eq!(code, 70, "{conduct}");
+        let trace = trace(&service, 1);
+        assert_eq!(trace.last().unwrap(), "failed", "{conduct}: {trace:?}");
+        assert!(!trace.contains(&"unblocked".to_owned()), "{conduct}");
+    }
+}

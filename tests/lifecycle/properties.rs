@@ -38,6 +38,8 @@ const PROPERTIES: &[Property] = &[
         &[
             "tests/lifecycle/rules.rs: each_rule_finds_what_breaks_it",
             "tests/lifecycle/blocking.rs: it_is_awaited_as_long_as_the_cleanup_may_take",
+            "tests/lifecycle/blocking.rs: what_load_has_left_behind_is_awaited_when_the_startup_does_not_succeed",
+            "tests/lifecycle/blocking.rs: nor_does_that_take_longer_than_the_cleanup",
             "tests/lifecycle/blocking.rs: if_it_takes_longer_the_worker_fails_and_says_why",
             "tests/processes/trace.rs: one_clean_run",
             "tests/examples/sqlite.rs: notes_are_added_listed_and_removed",
