@@ -42,7 +42,7 @@ const ATTEMPTS: u32 = 5;
 
 /// The `[app]` table.
 #[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 struct Settings {
     database: PathBuf,
     /// How long a job of this example takes.

@@ -27,7 +27,7 @@ use tokio::fs;
 
 /// The `[app]` table.
 #[derive(Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 struct Settings {
     /// Where the reports are written.
     reports: PathBuf,

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 /// The `[app]` table. It is parsed before any worker is forked.
 #[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 struct Settings {
     /// The database file; made if it is not there.
     database: PathBuf,

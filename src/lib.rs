@@ -62,6 +62,11 @@
 //!
 //! A worker has one thread for the app unless `threads` says more, so what blocks belongs into
 //! `tokio::task::spawn_blocking`. A worker that blocks for too long is diagnosed, killed and replaced.
+//!
+//! Blocking work that has begun cannot be cancelled. At the worker's end it has what is left of `timeouts.cleanup` behind
+//! the teardown, and the worker waits for it. What has not ended then is cut off in its middle, its destructors do not
+//! run, and the worker fails: "blocking work did not end by the deadline". To know which work that is, await it in a
+//! teardown step. What has not begun by then never does, and is dropped.
 
 mod alone;
 pub(crate) mod app;
@@ -83,6 +88,8 @@ pub(crate) mod moment;
 pub(crate) mod overview;
 mod peer;
 mod preload;
+#[cfg(doctest)]
+mod readme;
 mod service;
 pub(crate) mod sockets;
 pub mod status;
@@ -92,6 +99,8 @@ pub mod testing;
 mod trouble;
 pub mod vitals;
 pub(crate) mod worker;
+
+pub(crate) use logs::events::lifecycle;
 
 pub use app::{
     App, AppBuilder, Busy, Context, KeepError, MissingState, Mounted, NoSettings, Payload,

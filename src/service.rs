@@ -29,7 +29,7 @@ use crate::{alone, control, logs, overview, sockets, sys};
 /// Reads the command line, the environment and the configuration, takes over the sockets, forks the workers and
 /// supervises them until the service is told to stop. `load` runs once in every worker, after the fork and inside
 /// that worker's runtime; the arbiter never builds an app. `S` is the type of the `[app]` table of the
-/// configuration; it is parsed before anything is forked.
+/// configuration; it is parsed before anything is forked, and a key that it does not know is an error ([`Context`]).
 ///
 /// The exit codes are those of `sysexits.h`: 0 after a clean stop, 64 for wrong flags, 69 when an address is in
 /// use, 70 when the service's own code failed, 71 when the system refused something basic, 78 for a wrong

@@ -43,7 +43,7 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | the app's life: the startup and its interruption, requests, the drain, leases, lifecycle events, the stop and its deadline | [`TestApp`] |
+//! | the app's life: the startup and its interruption, requests, connections, the drain, leases, lifecycle events, the stop and its deadline | [`TestApp`] |
 //! | where it lives: its slot, how many workers there are, which others, what was kept, how long the startup may take | [`TestWorker`] |
 //! | what has happened, and to wait for what will | [`Trace`] |
 //! | settings as the service reads them; the body of a response; the peer of a request | [`settings`], [`body`], [`peer`] |
@@ -57,10 +57,13 @@
 //!
 //! # What is not here
 //!
-//! HTTP itself, and what the worker adds to it: connections, their limits and timeouts, the 500 for a handler that panics.
-//! A request reaches the service as the test has made it. Nothing cuts off a request or ends a worker: `timeouts.…` of
-//! the configuration do not hold, the limits of steps and payloads do.
+//! [`TestApp::call`] has no HTTP, and nothing of what the worker adds to it: a request reaches the service as the test has
+//! made it, and a handler's panic is the test's. Whoever wants to see the bytes, an upgrade, limits and timeouts, or the
+//! 500 for a panic, has [`TestApp::connect`]. Nobody ends a worker: `timeouts.…` of the configuration do not hold, the limits
+//! of steps and payloads do.
 
+mod connections;
+mod launch;
 mod scene;
 mod trace;
 mod worker;
@@ -68,36 +71,33 @@ mod worker;
 pub use trace::Trace;
 pub use worker::{TestWorker, body, event, peer, settings};
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::future::pending;
-use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body as HttpBody;
-use tokio::task::coop::unconstrained;
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::io::DuplexStream;
+use tokio::time::Instant;
 
 use crate::app::leases::Leases;
 use crate::app::running::Running;
-use crate::app::shelf::Custodian;
-use crate::app::start::Launch;
-use crate::app::{App, Context, PayloadFailure, StartFailure, StepError};
+use crate::app::{App, Context, PayloadFailure, StartFailure, StepError, earlier};
 use crate::body::Body;
 use crate::events::{Events, LifecycleEvent};
 use crate::exit::BoxError;
-use crate::kept::Kept;
 use crate::lease::Grant;
 use crate::messages::Messages;
+use crate::peer::Peer;
 
+use connections::Connections;
+use launch::Archive;
+use worker::Counter;
 #[cfg(test)]
 pub(crate) use worker::outlook;
-use worker::{Around, Counter};
 
 /// The number of the first worker.
 const WORKER: u64 = 1;
@@ -115,6 +115,9 @@ const WORKER: u64 = 1;
 /// ```
 pub struct TestApp {
     running: Running,
+    connections: Connections,
+    /// When those are cut off that are still open.
+    cut_at: Option<Instant>,
     messages: Messages,
     trace: Trace,
     leases: Arc<Leases>,
@@ -224,6 +227,66 @@ impl TestApp {
         answer.await
     }
 
+    /// Opens a connection to the app, in memory, and gives back the client's end: for WebSockets and other upgrades, and for
+    /// whatever else a test wants to see on the wire. A worker's own server has the other end, with the limits and timeouts
+    /// of a service that configures nothing; HTTP/1.1 and HTTP/2 as they come. Any client goes that takes such a stream,
+    /// as those of hyper and of tokio-tungstenite do.
+    ///
+    /// ```
+    /// use axum::extract::ws::{WebSocket, WebSocketUpgrade};
+    /// use axum::{Router, routing::get};
+    /// use futures_util::{SinkExt, StreamExt};
+    /// use payload::App;
+    /// use payload::testing::TestApp;
+    /// use tokio_tungstenite::client_async;
+    ///
+    /// async fn echo(mut socket: WebSocket) {
+    ///     while let Some(Ok(message)) = socket.recv().await {
+    ///         let _ = socket.send(message).await;
+    ///     }
+    /// }
+    ///
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    /// # runtime.block_on(async {
+    /// let upgrade = async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(echo);
+    /// let app = TestApp::start(App::builder().build(Router::new().route("/echo", get(upgrade)))).await.unwrap();
+    ///
+    /// let (mut socket, _) = client_async("ws://test/echo", app.connect()).await.unwrap();
+    /// socket.send("hello".into()).await.unwrap();
+    /// assert_eq!(socket.next().await.unwrap().unwrap(), "hello".into());
+    ///
+    /// drop(socket);
+    /// assert!(app.stop().await.is_empty());
+    /// # });
+    /// ```
+    ///
+    /// At the drain it goes with it as with a real one: when it is idle it is closed, behind a response otherwise, and HTTP/2
+    /// gets GOAWAY; nobody takes it over. An upgraded one is the app's to end, which hears the drain token, and the
+    /// client's. The stop waits for those that are still open, to the end of [`drain_within`](Self::drain_within) or for half
+    /// of the time of [`stop_within`](Self::stop_within); then their handlers are dropped, a WebSocket gets a close frame with
+    /// 1001, and an event stream its end. With neither it waits for ever.
+    ///
+    /// An app that [wants to know](crate::AppBuilder::with_peer) its peer gets one without an address, and `test` for the
+    /// name of the listening socket; [`connect_as`](Self::connect_as) has another.
+    ///
+    /// # Panics
+    /// Outside of a runtime, and without memory for what the server counts.
+    pub fn connect(&self) -> DuplexStream {
+        self.connect_as(peer(None, "test"))
+    }
+
+    /// The same for this [`peer`](fn@peer).
+    ///
+    /// # Panics
+    /// As [`connect`](Self::connect).
+    #[expect(clippy::panic, reason = "a mistake of the test")]
+    pub fn connect_as(&self, peer: Peer) -> DuplexStream {
+        match self.connections.open(self.running.service(), peer) {
+            Ok(client) => client,
+            Err(error) => panic!("no connection can be made: {error}"),
+        }
+    }
+
     /// The app's end of the [messages](crate::Messages) between workers: the test subscribes to what the app publishes,
     /// before it does, and what the test publishes comes to the app's subscribers as from its own worker.
     pub fn messages(&self) -> Messages {
@@ -247,14 +310,20 @@ impl TestApp {
     /// before the requests. The app still answers; [`stop`](Self::stop) waits for what has begun here. Without a call,
     /// the stop begins with it.
     pub fn drain(&mut self) {
-        self.running.drain(None);
+        self.drain_to(None);
     }
 
     /// The same, as a worker does that gives the requests so much time: those who hear the notice know it by
-    /// [`Token::deadline`](crate::Token::deadline). Cutting off what is then still open is the worker's part, and no
-    /// worker is here.
+    /// [`Token::deadline`](crate::Token::deadline). What is then still open of [connections](Self::connect) is cut off by the
+    /// stop; a [call](Self::call) is the test's own to drop.
     pub fn drain_within(&mut self, limit: Duration) {
-        self.running.drain(Instant::now().checked_add(limit));
+        self.drain_to(Instant::now().checked_add(limit));
+    }
+
+    fn drain_to(&mut self, deadline: Option<Instant>) {
+        self.connections.drain();
+        self.cut_at = earlier(self.cut_at, deadline);
+        self.running.drain(deadline);
     }
 
     /// Takes a payload's lease back, as the arbiter does when the number of slots changes. The payload stops; when it
@@ -307,16 +376,29 @@ impl TestApp {
         self.running.failed()
     }
 
-    /// Drains, stops the payloads and runs the teardown, however long it takes. Gives back what failed: a critical payload
-    /// that has ended before it was told to stop, at any time, and then what went wrong on the way out, in order. Where
-    /// that is empty, a worker ends well.
+    /// Drains, waits for the [connections](Self::connect), stops the payloads and runs the teardown, however long it takes.
+    /// Gives back what failed: a critical payload that has ended before it was told to stop, at any time, and then what went
+    /// wrong on the way out, in order. Where that is empty, a worker ends well.
     pub async fn stop(self) -> Vec<StepError> {
-        self.running.stop(None).await.all_errors()
+        self.stop_to(None, None).await
     }
 
-    /// The same with a deadline for all together, as a worker has.
+    /// The same with a deadline for all together, as a worker has. Half of the time is the connections'.
     pub async fn stop_within(self, limit: Duration) -> Vec<StepError> {
-        let deadline = Instant::now().checked_add(limit);
+        let after = |limit| Instant::now().checked_add(limit);
+        self.stop_to(after(limit / 2), after(limit)).await
+    }
+
+    async fn stop_to(
+        mut self,
+        cut_at: Option<Instant>,
+        deadline: Option<Instant>,
+    ) -> Vec<StepError> {
+        // Whoever has no connection is told the deadline that there is.
+        if self.connections.exist() {
+            self.drain_to(cut_at);
+        }
+        self.connections.end(self.cut_at).await;
         self.running.stop(deadline).await.all_errors()
     }
 
@@ -332,109 +414,6 @@ impl fmt::Debug for TestApp {
         f.debug_struct("TestApp")
             .field("trace", &self.trace)
             .finish_non_exhaustive()
-    }
-}
-
-async fn launch(
-    app: App,
-    stop: impl Future<Output = ()>,
-    around: Around,
-) -> Result<TestApp, NotStarted> {
-    let (desk, outlook) = (around.desk(), around.outlook());
-    let Around {
-        place,
-        workers,
-        tokens,
-        messages,
-        busy,
-        deadline,
-        events,
-        scene,
-        ..
-    } = around;
-    let trace = Trace::default();
-    let cancel = CancellationToken::new();
-    let archive = Arc::new(Archive::default());
-    let leases = Leases::new(place.slot, u32::from(place.workers)).with_custodian(archive.clone());
-    let leases = Arc::new(leases);
-    let starting = app.start(Launch {
-        cancel: cancel.clone(),
-        tokens,
-        desk,
-        messages: messages.clone(),
-        outlook,
-        deadline,
-        cleanup: None,
-        observer: Arc::new((trace.clone(), scene)),
-        leases: Arc::clone(&leases),
-    });
-    tokio::pin!(starting);
-    let started = tokio::select! {
-        biased;
-        started = &mut starting => started,
-        () = unconstrained(stop) => {
-            cancel.cancel();
-            starting.await
-        }
-        () = until(deadline) => {
-            cancel.cancel();
-            starting.await
-        }
-    };
-    match started {
-        Ok(running) => {
-            let mut app = TestApp {
-                running,
-                messages,
-                trace,
-                leases,
-                archive,
-                busy,
-                events,
-                happened: AtomicU64::new(0),
-                workers,
-                grants: 0,
-            };
-            for (payload, kept) in &place.kept {
-                app.archive.put(app.number_of(payload), kept.clone());
-            }
-            for (_, payload) in app.leases.payloads() {
-                app.grant(&payload, place.workers);
-            }
-            Ok(app)
-        }
-        Err(failure) => Err(NotStarted { failure, trace }),
-    }
-}
-
-/// Whatever the task has done before in the same poll.
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => unconstrained(sleep_until(deadline)).await,
-        None => pending().await,
-    }
-}
-
-/// What payloads have kept, as the arbiter has it.
-#[derive(Default)]
-struct Archive(Mutex<BTreeMap<u32, Arc<Kept>>>);
-
-impl Archive {
-    fn put(&self, payload: u32, kept: Arc<Kept>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(payload, kept);
-    }
-
-    fn of(&self, payload: u32) -> Option<Arc<Kept>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(&payload).cloned()
-    }
-}
-
-impl Custodian for Archive {
-    fn keep(&self, payload: u32, _: u64, kept: &Arc<Kept>) -> io::Result<()> {
-        self.put(payload, kept.clone());
-        Ok(())
     }
 }
 

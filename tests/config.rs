@@ -294,6 +294,7 @@ fn a_syntax_error_shows_its_line() {
 
 #[test]
 fn a_key_that_the_app_does_not_know_fails_the_check() {
+    // Nothing in the type of the app's settings asks for that.
     let said = Run::with("[app]\nsurely_unknown = 1\n").say(&["check"]);
     assert_eq!(said.code, 78);
     assert!(

@@ -10,7 +10,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Whom to believe, as it stands in `[app]`.
 #[derive(Clone, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct Trust {
     /// Proxies and their networks: `"192.0.2.7"`, `"10.0.0.0/8"`, `"::1"`. Who comes over a Unix socket is trusted
     /// anyway, since its permissions say who can.

@@ -194,7 +194,8 @@ impl AppBuilder {
         self.add(name.into(), Action::drain(code))
     }
 
-    /// Limits the step that was registered just before; both halves of a [`step`](Self::step), each on its own.
+    /// Limits the step that was registered just before; both halves of a [`step`](Self::step), each on its own. Zero lets it
+    /// go on only as far as it comes without waiting.
     /// Without it a step is limited by the worker's deadlines for the whole startup and teardown. A payload has
     /// [`Payload::stop_timeout`] instead.
     pub fn timeout(mut self, limit: Duration) -> Self {

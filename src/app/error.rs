@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// What a failed step was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -186,6 +188,8 @@ impl std::error::Error for PayloadFailure {}
 pub struct StartFailure {
     cause: StartCause,
     unwinding: Vec<StepError>,
+    /// The deadline of the unwinding.
+    until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,8 +203,21 @@ pub(super) enum StartCause {
 }
 
 impl StartFailure {
-    pub(super) fn new(cause: StartCause, unwinding: Vec<StepError>) -> Self {
-        Self { cause, unwinding }
+    pub(super) fn new(
+        cause: StartCause,
+        unwinding: Vec<StepError>,
+        until: Option<Instant>,
+    ) -> Self {
+        Self {
+            cause,
+            unwinding,
+            until,
+        }
+    }
+
+    /// When the unwinding had to be over; `None` is unlimited.
+    pub(crate) fn until(&self) -> Option<Instant> {
+        self.until
     }
 
     /// Whether the worker gave the startup up, so that nothing is wrong with the app.

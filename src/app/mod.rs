@@ -38,7 +38,7 @@ pub use shelf::KeepError;
 pub use state::{MissingState, State};
 pub use step::StepContext;
 pub use token::Token;
-pub(crate) use token::Tokens;
+pub(crate) use token::{Tokens, earlier};
 
 /// What the author's code returns: any error will do.
 pub type Result<T> = std::result::Result<T, crate::exit::BoxError>;

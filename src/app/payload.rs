@@ -248,8 +248,8 @@ impl Payload {
         self
     }
 
-    /// How long it may take to stop before it is aborted: 5 s, if nothing else is said. The worker's own deadline
-    /// for the teardown may end it sooner.
+    /// How long it may take to stop before it is aborted: 5 s, if nothing else is said; zero aborts it as soon as it was
+    /// told. The worker's own deadline for the teardown may end it sooner.
     pub fn stop_timeout(mut self, limit: Duration) -> Self {
         self.stop_timeout = limit;
         self

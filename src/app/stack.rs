@@ -75,12 +75,17 @@ impl Stack {
     /// Waits for the payloads that [`tell_early`](Self::tell_early) has told, the last one first.
     pub(super) async fn stop_early(&mut self, budget: &mut Budget) -> Vec<StepError> {
         let mut errors = Vec::new();
-        while let Some(at) = self.0.iter().rposition(|item| item.early().is_some()) {
+        while let Some(at) = self.last_early() {
             if let Item::Payload(payload) = self.0.remove(at) {
                 errors.extend(payload.stop(budget.next()).await.err());
             }
         }
         errors
+    }
+
+    /// Its place.
+    fn last_early(&self) -> Option<usize> {
+        self.0.iter().rposition(|item| item.early().is_some())
     }
 
     /// Attempts every teardown that is left, last-in first-out, whatever the ones before it did. Returns what

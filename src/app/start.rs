@@ -110,7 +110,7 @@ impl App {
                     StartCause::Payload(_) => stopped.errors,
                     _ => stopped.all_errors(),
                 };
-                Err(StartFailure::new(cause, unwinding))
+                Err(StartFailure::new(cause, unwinding, deadline))
             }
         }
     }

@@ -148,7 +148,7 @@ impl Until {
 }
 
 /// `None` is unlimited.
-pub(super) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+pub(crate) fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     match (one, other) {
         (Some(one), Some(other)) => Some(one.min(other)),
         (limit, None) | (None, limit) => limit,

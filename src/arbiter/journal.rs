@@ -99,10 +99,12 @@ pub(super) fn image(program: &Program, direction: &str, took: Option<Duration>) 
     );
 }
 
-pub(super) fn killed(worker: WorkerId, pid: u32) {
+pub(super) fn killed(worker: WorkerId, slot: u32, generation: u32, pid: u32) {
     lifecycle!(
         Event::WorkerKilled,
         payload_worker = worker.0,
+        payload_slot = slot,
+        payload_generation = generation,
         worker_pid = pid,
         "worker gets SIGKILL: its cleanup is skipped"
     );

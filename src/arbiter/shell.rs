@@ -266,7 +266,14 @@ impl Shell {
             }
             Action::Kill { worker } => {
                 if let Some(child) = self.children.get(worker) {
-                    journal::killed(worker, child.pid);
+                    let seat = self.children.seat(child);
+                    let (slot, generation) = (&seat.slot, &seat.generation);
+                    journal::killed(
+                        worker,
+                        slot.load(Relaxed),
+                        generation.load(Relaxed),
+                        child.pid,
+                    );
                     signal(child.pid, Signal::SIGKILL);
                 }
             }

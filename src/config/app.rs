@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 
 use super::document::{Source, quote};
 use super::origin::{Problem, failure, nearest};
+use super::strict::{self, Unknown};
 use crate::exit::{ExitCode, Failure};
 
 /// The `[app]` table with where it stands, for errors that name file, line and column.
@@ -29,8 +30,8 @@ struct Spot {
 /// Parses `[app]` into the author's type; a missing table is an empty one.
 ///
 /// # Errors
-/// The file, line, column and key of the first thing that does not fit, and the nearest known key, with
-/// [`ExitCode::Config`].
+/// The file, line, column and key of the first thing that does not fit, and of every key that the type does not know, with
+/// the nearest known one: [`ExitCode::Config`].
 pub(crate) fn app_settings<S: DeserializeOwned>(settings: &AppSettings) -> Result<S, Failure> {
     let Some((path, text)) = &settings.source else {
         return S::deserialize(settings.table.clone()).map_err(|error| {
@@ -57,13 +58,26 @@ pub(crate) fn app_settings<S: DeserializeOwned>(settings: &AppSettings) -> Resul
             Failure::new(ExitCode::Config, message)
         });
     };
-    S::deserialize(ValueDeserializer::from(app.clone())).map_err(|error| {
-        let source = Source {
-            path: path.clone(),
-            text: text.clone(),
-        };
-        failure(vec![problem(&source, &app, &error)])
-    })
+    let (settings, unknown) = strict::read(&app);
+    let settings = match settings {
+        Ok(settings) if unknown.is_empty() => return Ok(settings),
+        settings => settings,
+    };
+    let source = Source {
+        path: path.clone(),
+        text: text.clone(),
+    };
+    let wrong = settings.err().map(|error| problem(&source, &app, &error));
+    let unknown = unknown.iter().map(|key| passed_over(&source, &app, key));
+    Err(failure(unknown.chain(wrong).collect()))
+}
+
+/// A key that the type has no field for, although it does not complain.
+fn passed_over(source: &Source, app: &Spanned<DeValue<'_>>, key: &Unknown) -> Problem {
+    let spot = find(source, "app", app, &key.span);
+    let path = spot.map_or_else(|| quote(&key.name), |spot| spot.path);
+    let text = unknown(&path, &key.name, key.known);
+    Problem::new(source.origin(key.span.start), text)
 }
 
 /// A complaint of serde about `[app]`, with its place.
@@ -273,6 +287,60 @@ mod tests {
         ] {
             assert_eq!(told(text), message, "{text}");
         }
+    }
+
+    /// With which keys they are written is for serde alone to say.
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default, rename_all = "kebab-case")]
+    struct Trusting {
+        max_age: u32,
+        page: Page,
+        hosts: Vec<Page>,
+        extra: toml::Table,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize)]
+    #[serde(default)]
+    struct Page {
+        title: String,
+        colour: String,
+    }
+
+    #[test]
+    fn a_key_that_the_type_passes_over_is_an_error_as_well() {
+        for (text, message) in [
+            (
+                "[app]\nmax-agee = 1",
+                "f:2:1: unknown key 'app.max-agee'; did you mean 'app.max-age'?",
+            ),
+            (
+                "[app]\npage = { titel = 'x' }",
+                "f:2:10: unknown key 'app.page.titel'; did you mean 'app.page.title'?",
+            ),
+            (
+                "[app.page]\n\"q r\" = 1",
+                "f:2:1: unknown key 'app.page.\"q r\"'; known here: title, colour",
+            ),
+            (
+                "[[app.hosts]]\n[[app.hosts]]\nzzz.a = { b = 1 }\ncolor = 'red'",
+                "2 mistakes in the configuration\n\
+                 f:3:1: unknown key 'app.hosts[1].zzz'; known here: title, colour\n\
+                 f:4:1: unknown key 'app.hosts[1].color'; did you mean 'app.hosts[1].colour'?",
+            ),
+            (
+                "[app]\nmax-age = 'x'\nages = {}",
+                "2 mistakes in the configuration\n\
+                 f:2:11: app.max-age = 'x': invalid type: string \"x\", expected u32\n\
+                 f:3:1: unknown key 'app.ages'; did you mean 'app.page'?",
+            ),
+        ] {
+            let failure = app_settings::<Trusting>(&settings(text)).unwrap_err();
+            assert_eq!(failure.code(), ExitCode::Config);
+            assert_eq!(failure.to_string(), message, "{text}");
+        }
+        let fine = "[app]\nmax-age = 1\npage.title = 'x'\n[app.extra]\nzzz.a = 1";
+        let read: Trusting = app_settings(&settings(fine)).unwrap();
+        assert_eq!((read.max_age, read.extra.len()), (1, 1));
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod origin;
 mod report;
 mod rules;
 mod settings;
+mod strict;
 mod units;
 
 use std::ffi::OsString;

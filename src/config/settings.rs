@@ -109,7 +109,7 @@ settings! {
     header_read_timeout: Span::at_least(MILLISECOND), "--header-read-timeout", "10s",
         "Time for a request head, from its first byte to its end";
     keep_alive_timeout: Span::any(), "--keep-alive-timeout", "75s",
-        "How long an idle connection stays open";
+        "How long an idle connection stays open; 0 ends each behind its response";
     max_head_size: Size::<usize>::between(8192, 16 << 20), "--max-head-size", "64KiB",
         "Largest request head";
     max_headers: Count::<usize>::between(1, 10_000), "--max-headers", "100",
@@ -125,7 +125,7 @@ settings! {
     graceful: Or::unlimited(Span::any()), "--graceful-timeout", "30s",
         "Time for requests to end after the order to stop; 0 is at once";
     cleanup: Or::unlimited(Span::any()), "--cleanup-timeout", "10s",
-        "Time for payloads and teardown after that";
+        "Time for payloads and teardown after that; 0 is at once, and needs the same of the one before";
     heartbeat_boot: Or::unlimited(Span::at_least(SECOND)), "--heartbeat-boot", "60s",
         "How long a starting worker's executor may be silent";
     heartbeat_serving: Or::unlimited(Span::at_least(SECOND)), "--heartbeat-serving", "30s",
@@ -133,7 +133,7 @@ settings! {
     heartbeat_stopping: Or::unlimited(Span::at_least(SECOND)), "--heartbeat-stopping", "30s",
         "How long a stopping worker's executor may be silent";
     abort_grace: Span::any(), "--abort-grace", "2s",
-        "Time for a stuck worker to tell where it is stuck, before it is killed";
+        "Time for a stuck worker to tell where it is stuck, before it is killed; 0 is none";
 
     [recycle: Recycle]
     max_requests: Or::off(Count::<u64>::between(1, TRILLION)), "--max-requests", "off",
@@ -159,7 +159,7 @@ settings! {
     preflight: Span::at_least(MILLISECOND), "--reload-preflight", "10s",
         "Time for the check of the binary on disk, and its preload, before anything is replaced by it";
     trial: Span::any(), "--reload-trial", "1s",
-        "How long new workers must serve before the old ones leave";
+        "How long new workers must serve before the old ones leave; 0 is not at all";
 
     [log: Log]
     format: Format, "--log-format", "auto",

@@ -1,5 +1,7 @@
 //! The layers together: what wins, what is refused and in which words.
 
+mod zero;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use tracing::Level;
 
 macro_rules! events {
     ($($variant:ident $name:literal $level:ident $id:literal $subject:literal $text:literal)*) => {
-        /// Something that happened in the life of the service. Emit it with [`lifecycle!`](crate::lifecycle).
+        /// Something that happened in the life of the service. Emit it with [`lifecycle!`].
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Event {
             $(#[doc = $subject] $variant),*
@@ -59,8 +59,6 @@ impl Event {
 /// ```text
 /// lifecycle!(Event::WorkerForked, payload_worker = 7, payload_slot = 1, pid, "worker forked");
 /// ```
-#[macro_export]
-#[doc(hidden)]
 macro_rules! lifecycle {
     ($event:expr, $($rest:tt)+) => {{
         const EVENT: $crate::logs::events::Event = $event;
@@ -73,6 +71,7 @@ macro_rules! lifecycle {
         )
     }};
 }
+pub(crate) use lifecycle;
 
 events! {
     ServiceStarting "service-starting" INFO "dc471bf521e641678b9dbbd1c5deb4d1"

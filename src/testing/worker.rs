@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 
+use super::launch::{launch, until};
 use super::scene::Scene;
-use super::{NotStarted, TestApp, WORKER, launch, until};
+use super::{NotStarted, TestApp, WORKER};
 use crate::app::{App, Context, ContextParts, Count, Desk, Outlook, Tokens};
 use crate::body::Body;
 use crate::config::{AppSettings, app_settings};
@@ -316,7 +317,6 @@ impl Count for Arc<Counter> {
 ///
 /// ```
 /// #[derive(Debug, serde::Deserialize)]
-/// #[serde(deny_unknown_fields)]
 /// struct Settings {
 ///     greeting: String,
 /// }

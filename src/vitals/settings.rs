@@ -8,7 +8,7 @@ use crate::config::parse_duration;
 
 /// How often to look, and how far back to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
 pub struct Settings {
     /// Between two samples: 100 milliseconds to 1 minute. Default "1s".
     #[serde(deserialize_with = "interval")]
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn settings(text: &str) -> Result<Settings, String> {
-        toml::from_str(text).map_err(|error| error.to_string())
+        crate::testing::settings(&format!("[app]\n{text}")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
         for (text, cure) in [
             (
                 "interval = '1s'",
-                "unknown field `interval`, expected `sample_interval` or `history`",
+                "unknown key 'app.interval'; known here: sample_interval, history",
             ),
             ("sample_interval = 1", "expected a string"),
             ("sample_interval = '1 fortnight'", "as in \"500ms\", \"1s\""),
@@ -111,7 +111,7 @@ mod tests {
         ] {
             let error = settings(text).unwrap_err();
             assert!(error.contains(cure), "{text}: {error}");
-            assert!(error.contains("line 1"), "{text}: {error}");
+            assert!(error.contains(":2:"), "{text}: {error}");
         }
     }
 }

@@ -1,23 +1,21 @@
 //! The worker's life: its phases, and what leads from one to the next.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
 use super::phase::Phase;
 use super::post::{self, Post};
+use super::runtime::{self, beat_interval, heartbeat};
 use super::server::Server;
 use super::stages::Stages;
 use super::view::View;
-use super::wake::Wake;
 use super::wish::{Wish, told_to_hurry, told_to_serve, told_to_stop, until};
 use super::{Load, Start};
 use crate::app::act::panic_message;
@@ -25,18 +23,16 @@ use crate::app::leases::Leases;
 use crate::app::running::Running;
 use crate::app::start::Launch;
 use crate::app::{App, Context, ContextParts, Desk, Outlook, StepError, Tokens};
-use crate::config::{Config, Timeouts};
+use crate::config::Config;
 use crate::exit::{ExitCode, chain};
 use crate::ipc::channel::{Channel, Report};
 use crate::ipc::orders::{Level, Order, Recycle};
 use crate::messages::Messages;
 use crate::sockets::Listener;
 
-/// The slowest heartbeat; it is faster where a limit is short.
-const SLOWEST_BEAT: Duration = Duration::from_secs(1);
-const FASTEST_BEAT: Duration = Duration::from_millis(20);
-/// Blocking tasks of the app get this long when everything else is over.
-const RUNTIME_END: Duration = Duration::from_secs(1);
+/// Why a worker fails that has done everything else well.
+const CUT_OFF: &str =
+    "blocking work did not end by the deadline: raise timeouts.cleanup if it needs longer";
 
 /// Orders about accepting and about links to other workers, with the links. Each is here before a wish that came after it.
 pub(super) type Links = mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>;
@@ -58,7 +54,7 @@ pub(super) struct Life {
     post: Arc<Post>,
     mailbox: Option<post::Mailbox>,
     messages: Messages,
-    /// The deadline of its cleanup, once that has begun.
+    /// The deadline of its cleanup, or of the unwinding of its startup, once that has begun.
     ends_at: Option<Instant>,
 }
 
@@ -126,12 +122,16 @@ impl Life {
     /// From Forked to Exited or Failed, in a runtime of its own that ends with it.
     pub(super) fn live<S: Send + Sync + 'static>(self, settings: S, load: Load<S>) -> ExitCode {
         let stages = self.stages.clone();
-        let end = match runtime(self.config.threads) {
+        let end = match runtime::build(self.config.threads) {
             Ok((runtime, wake)) => {
-                let end = runtime.block_on(self.run(settings, load));
+                let every = beat_interval(&self.config.timeouts);
+                let (end, ends_at) = runtime.block_on(self.run(settings, load));
                 drop(wake);
-                runtime.shutdown_timeout(RUNTIME_END);
-                end
+                if runtime::end(runtime, ends_at, every, || stages.beat()) {
+                    end
+                } else {
+                    cut_off(&stages, end)
+                }
             }
             Err(error) => {
                 let reason = format!("the worker's runtime cannot be built: {error}");
@@ -151,8 +151,13 @@ impl Life {
         }
     }
 
-    /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end.
-    async fn run<S: Send + Sync + 'static>(mut self, settings: S, load: Load<S>) -> End {
+    /// All of it, with the messages of other workers: those that it publishes on its way out are sent at its end. With
+    /// the deadline of what is left.
+    async fn run<S: Send + Sync + 'static>(
+        mut self,
+        settings: S,
+        load: Load<S>,
+    ) -> (End, Option<Instant>) {
         let mailbox = self.mailbox.take();
         let office = mailbox.map(|mailbox| self.post.clone().open(mailbox));
         let end = self.run_app(settings, load).await;
@@ -161,7 +166,7 @@ impl Life {
             let tell = |worker, topics| stages.try_report(&Report::Unsent { worker, topics });
             office.close(self.ends_at, tell).await;
         }
-        end
+        (end, self.ends_at)
     }
 
     async fn run_app<S: Send + Sync + 'static>(&mut self, settings: S, load: Load<S>) -> End {
@@ -203,15 +208,21 @@ impl Life {
         let failed = |error: String| End::Failed(format!("load failed: {error}"));
         let given_up = tokio::select! {
             biased;
-            loaded = &mut task => return match loaded {
-                Ok(loaded) => loaded.map_err(failed),
-                Err(error) if error.is_panic() => Err(End::Failed(format!("load panicked: {}", panic_message(error.into_panic())))),
-                Err(error) => Err(failed(error.to_string())),
-            },
+            loaded = &mut task => {
+                let error = match loaded {
+                    Ok(Ok(app)) => return Ok(app),
+                    Ok(Err(error)) => failed(error),
+                    Err(error) if error.is_panic() => End::Failed(format!("load panicked: {}", panic_message(error.into_panic()))),
+                    Err(error) => failed(error.to_string()),
+                };
+                self.ends_at = after(self.config.timeouts.cleanup);
+                return Err(error);
+            }
             () = told_to_stop(&self.wishes) => End::Told,
             () = until(deadline) => End::Failed(overran("load", self.config.timeouts.startup)),
         };
         task.abort();
+        self.ends_at = after(self.config.timeouts.cleanup);
         // What it has borrowed and opened is released before the worker goes on.
         let _ = task.await;
         Err(given_up)
@@ -261,6 +272,7 @@ impl Life {
                 }
             }
         };
+        self.ends_at = failure.until();
         Err(match (failure.is_cancelled(), too_late) {
             (true, true) => End::Failed(overran(
                 &failure.step().map_or_else(
@@ -439,42 +451,16 @@ impl Life {
     }
 }
 
-fn runtime(threads: u16) -> io::Result<(Runtime, Option<Wake>)> {
-    if threads <= 1 {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        return Ok((builder.enable_all().build()?, None));
+/// Everything else is over: only the process can end what is left.
+fn cut_off(stages: &Stages, end: End) -> End {
+    tracing::error!("{CUT_OFF}");
+    match end {
+        End::Told => {
+            stages.fail(CUT_OFF);
+            End::Failed(CUT_OFF.to_owned())
+        }
+        End::Failed(reason) => End::Failed(reason),
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(usize::from(threads))
-        .thread_name("worker")
-        .enable_all()
-        .build()?;
-    let wake = Wake::start(runtime.handle().clone())?;
-    Ok((runtime, Some(wake)))
-}
-
-async fn heartbeat(stages: Arc<Stages>, every: Duration) {
-    let mut interval = interval(every);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        stages.beat();
-    }
-}
-
-/// Four beats in the shortest limit, so that one late beat alarms nobody.
-fn beat_interval(timeouts: &Timeouts) -> Duration {
-    let limits = [
-        timeouts.heartbeat_boot,
-        timeouts.heartbeat_serving,
-        timeouts.heartbeat_stopping,
-    ];
-    let shortest = limits
-        .into_iter()
-        .flatten()
-        .min()
-        .unwrap_or(SLOWEST_BEAT * 4);
-    (shortest / 4).clamp(FASTEST_BEAT, SLOWEST_BEAT)
 }
 
 /// Cancel-safe.

@@ -18,6 +18,7 @@ pub(crate) mod phase;
 mod post;
 mod reporter;
 mod room;
+mod runtime;
 mod server;
 mod signal;
 mod stages;
@@ -31,6 +32,8 @@ mod wish;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+pub(crate) use server::Server;
 
 use crate::app::{App, Context};
 use crate::config::Config;

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::TokioTimer;
+use tokio::io::DuplexStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::accept;
+use super::connection;
 use super::gate::Gate;
 use super::handoff::Handoff;
 use super::room::Room;
@@ -23,6 +25,7 @@ use crate::ipc::orders;
 use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
 use crate::logs::events::Event;
+use crate::peer::Peer;
 use crate::sockets::Listener;
 
 /// hyper's own limit; with any other it allocates for the headers of every request.
@@ -104,6 +107,12 @@ impl Server {
         Ok(())
     }
 
+    /// Serves a connection that no listener has accepted.
+    pub(crate) fn attach(&self, socket: DuplexStream, peer: Peer) {
+        let serving = connection::serve(socket, peer, self.shared.clone(), None);
+        self.shared.tasks.spawn(serving);
+    }
+
     /// Does what the arbiter orders about accepting and about links to other workers; `link` is the end that came
     /// with the order.
     pub(crate) fn link(&self, order: orders::Order, link: Option<OwnedFd>) {
@@ -165,7 +174,7 @@ impl Server {
     /// than [`PATIENCE`](Self::PATIENCE) last words, and handlers that block their threads.
     pub(crate) async fn cancel(&self, patience: Duration) -> Option<Rest> {
         let (begun, tasks) = (Instant::now(), &self.shared.tasks);
-        self.shared.signal().raise(Order::Cancel);
+        self.cut_off();
         if timeout(patience, tasks.over()).await.is_ok() {
             return None;
         }
@@ -173,6 +182,11 @@ impl Server {
             tasks: tasks.clone(),
             until: begun + LAST_WORDS,
         })
+    }
+
+    /// The beginning of that, for whoever does not wait.
+    pub(crate) fn cut_off(&self) {
+        self.shared.signal().raise(Order::Cancel);
     }
 
     /// Closes the links to other workers, and says what came of the handoff. `left`: the connections that were
@@ -294,6 +308,17 @@ impl Shared {
         {
             self.limit_reached.notify_waiters();
         }
+    }
+
+    /// How long a client may take for its first word, and to take the last bytes: that it keeps nothing open asks for no
+    /// less, however short `keep_alive_timeout` is.
+    pub(super) fn patience(&self) -> Duration {
+        let Http {
+            keep_alive_timeout,
+            header_read_timeout,
+            ..
+        } = self.http;
+        keep_alive_timeout.max(header_read_timeout)
     }
 
     /// Until when a connection may say its last words. Asked for only after [`Order::Cancel`].

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use payload::testing::TestApp;
+use payload::testing::{TestApp, TestWorker};
 use payload::{App, Context, NoSettings, Payload, PayloadContext, Token};
 use tokio::time::{Instant, sleep};
 
-use crate::{SECOND, soon, start};
+use crate::{SECOND, soon, start, start_fails, texts};
 
 /// What was known, by whom; in seconds since then.
 #[derive(Clone)]
@@ -63,6 +63,46 @@ async fn a_step_knows_when_it_is_cut_off() {
         known.all()[2..],
         [("down", Some(9.0)), ("first down", Some(10.0))]
     );
+}
+
+/// Wherever an author or a test gives a time: what waits does not get any.
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_zero_ends_it_at_once() {
+    let none = Duration::ZERO;
+    let hangs = async |_| pending().await;
+    let timed_out = |what: &str| format!("{what} did not finish within its limit of 0ns");
+    let begun = Instant::now();
+
+    let builder = App::builder().startup("up", hangs).timeout(none);
+    let failure = start_fails(builder).await.failure().to_string();
+    assert_eq!(failure, timed_out("startup step 'up'"));
+
+    for (builder, what) in [
+        (App::builder().on_drain("s", hangs), "drain step 's'"),
+        (App::builder().teardown("s", hangs), "teardown step 's'"),
+    ] {
+        let errors = soon(start(builder.timeout(none)).await.stop()).await;
+        assert_eq!(texts(&errors), [timed_out(what)]);
+    }
+    let deaf = async |_: PayloadContext| pending().await;
+    let payload = Payload::new("deaf", deaf).stop_timeout(none);
+    let app = start(App::builder().payload(payload)).await;
+    // It has to be running, to be deaf.
+    sleep(Duration::from_millis(1)).await;
+    let errors = texts(&soon(app.stop()).await);
+    let aborted = "payload 'deaf' did not stop within 0ns and was aborted";
+    assert!(errors[0].starts_with(aborted), "{errors:?}");
+
+    let worker = TestWorker::new().startup_timeout(none);
+    let app = App::builder().startup("up", hangs);
+    let given_up = soon(worker.start(app.build(Router::new()))).await;
+    assert!(given_up.unwrap_err().failure().is_cancelled());
+
+    let app = start(App::builder().teardown("down", hangs)).await;
+    let errors = soon(app.stop_within(none)).await;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    // Whoever is aborted has a moment to see its notice.
+    assert!(begun.elapsed() < SECOND, "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

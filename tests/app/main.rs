@@ -6,6 +6,7 @@
     reason = "a helper fails its test by a panic"
 )]
 
+mod connections;
 mod deadlines;
 mod destructors;
 mod face;

@@ -1,5 +1,7 @@
 //! The stop's deadline, and the slice of it that nobody else can use up.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::support::service::Setup;
@@ -25,6 +27,47 @@ fn stuck_requests_and_a_deaf_payload_leave_every_step_its_time() {
     let failed: Vec<_> = failed.iter().map(|event| event.text("step")).collect();
     assert_eq!(failed, ["two", "one"]);
     service.never("worker-stuck");
+}
+
+/// Each of them would take minutes.
+#[test]
+fn a_setting_of_zero_is_at_once() {
+    let in_no_time = |settings: &str, path: &str, code: i32| {
+        let service = Setup::new(settings).with("workers = 1").serve();
+        let mut client = service.client();
+        client.send(path).unwrap();
+        service.wait_for_sum("in_flight", 1);
+        assert_eq!(service.stop(), code, "{settings}");
+        assert!(client.answer().is_err(), "{settings}");
+        let stopped = service.event("service-stopped");
+        let took = stopped.seconds_after(&service.event("service-stopping"));
+        assert!(took < 20.0, "{settings}: {took} s");
+        service
+    };
+    let long = "timeouts.cleanup = '10m'";
+    let graceful = in_no_time(
+        &format!("timeouts.graceful = 0\n{long}"),
+        "/sleep?ms=600000",
+        0,
+    );
+    assert_torn_down(&trace(&graceful, 1));
+    let both = "[timeouts]\ngraceful = 0\ncleanup = 0\n[app]\nteardown = 'hang'\nteardown_of = ['one', 'three']";
+    let both = in_no_time(both, "/sleep?ms=600000", 70);
+    // Attempted, and broken off where they wait.
+    assert_torn_down(&trace(&both, 1));
+
+    let service =
+        Setup::new("workers = 1\n[http]\nkeep_alive_timeout = 0\nheader_read_timeout = '10m'")
+            .serve();
+    let mut client = service.client();
+    assert_eq!(client.get("/").expect("it may ask").status, 200);
+    let asked = Instant::now();
+    client.expect_end();
+    assert!(
+        asked.elapsed() < Duration::from_secs(20),
+        "by default it is 75 s"
+    );
+    assert_eq!(service.stop(), 0);
 }
 
 #[test]

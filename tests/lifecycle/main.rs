@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod blocking;
 mod instance;
 mod limits;
 mod payloads;

@@ -258,6 +258,15 @@ fn each_rule_finds_what_breaks_it() {
     spoiled(36, "a phase took an unknown time")
         .with(phase("serving"), "took_seconds", Value::Null)
         .must_be_found("how long did the phase take?");
+    spoiled(36, "an event does not say in which slot")
+        .with(event("worker-failed"), "payload_slot", Value::Null)
+        .must_be_found("which worker, in which slot and generation?");
+    spoiled(36, "an event does not say in which generation")
+        .with(event("payload-started"), "payload_generation", Value::Null)
+        .must_be_found("which worker, in which slot and generation?");
+    spoiled(36, "nobody knows why it was forked")
+        .with(event("worker-forked"), "cause", Value::Null)
+        .must_be_found("why was it forked?");
     spoiled(36, "nobody knows why it leaves")
         .with(phase("draining"), "cause", Value::Null)
         .must_be_found("why does it leave?");

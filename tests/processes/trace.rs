@@ -1,5 +1,6 @@
 //! The events of a run, in order.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -67,24 +68,48 @@ fn one_clean_run() {
 
 #[test]
 fn what_each_event_says() {
-    let service = Setup::new("workers = 1").serve();
+    let settings = "workers = 1\ntimeouts.heartbeat_serving = '1s'\ntimeouts.abort_grace = 0";
+    let service = Setup::new(settings).serve();
+    let first = service.workers()[0];
+    signal_to(first, Signal::SIGSTOP);
+    service.wait_until_replaced(first);
+    service.event("service-recovered");
     assert_eq!(service.stop(), 0);
+    let mut of_workers = BTreeSet::new();
     for record in service.records() {
         let event = record.text("payload_event");
         if event.is_empty() {
             continue;
         }
         assert_eq!(record.text("message_id").len(), 32, "{event}");
+        // A slot that waits has no worker.
+        if !event.starts_with("worker-") || event == "worker-backoff" {
+            continue;
+        }
+        of_workers.insert(event.to_owned());
+        let worker = record.worker().expect("its number");
+        assert!([1, 2].contains(&worker), "{record}");
+        assert_eq!(record.number("payload_slot"), 0, "{record}");
+        assert_eq!(record.number("payload_generation"), 1, "{record}");
         if event == "worker-phase" {
-            assert_eq!(record.number("payload_slot"), 0);
-            assert_eq!(record.number("payload_generation"), 1);
             assert!(record.seconds("took_seconds") >= 0.0);
             assert!(!record.text("previous").is_empty());
+            // What brings it forward is that the phase before is done.
+            let leaves = ["draining", "cleaning", "exited"].contains(&record.text("phase"));
+            let cause = if leaves { "stop" } else { "" };
+            assert_eq!(record.text("cause"), cause, "{record}");
         }
         if event == "worker-forked" {
-            assert_eq!(record.text("cause"), "boot");
+            let cause = if worker == 1 { "boot" } else { "failure" };
+            assert_eq!(record.text("cause"), cause);
         }
     }
+    let all = ["exited", "failed", "forked", "killed", "phase", "stuck"];
+    assert!(
+        of_workers
+            .into_iter()
+            .eq(all.map(|event| format!("worker-{event}")))
+    );
 }
 
 /// In its own log, not only in the arbiter's.

@@ -27,6 +27,14 @@ fn settings_of_the_app_that_the_app_does_not_take() {
 }
 
 #[test]
+fn settings_of_the_app_that_the_app_does_not_know() {
+    let stage = Stage::set();
+    let misspelt = OLD.to_owned() + "[app.preload]\nconduckt = 'ok'\n";
+    stage.service.configure(&misspelt);
+    stage.rolls_back("unknown key 'app.preload.conduckt'; did you mean 'app.preload.conduct'?");
+}
+
+#[test]
 fn leaving_its_own_sockets_when_idle() {
     let stage = Stage::set();
     stage

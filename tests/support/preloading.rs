@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::Unreadable;
 
 #[derive(Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default)]
 pub(crate) struct Settings {
     conduct: Conduct,
     runs: Option<PathBuf>,

@@ -10,6 +10,7 @@
 //! - `mount`: there is a mounted app at `/inner`, behind the steps, with a step `inner` and a payload `inner`.
 //! - `startup_delay`: seconds, in step `three`; `startup_block`: the same, and holds the thread; `startup_failure`:
 //!   the text of an error of that step; `gate`: a file that step waits for.
+//! - `blocking`: seconds for which `load` leaves a thread held by `spawn_blocking`, as `/blocking` does.
 //! - `payload`: `none`, `run` (until it is told to stop), `return`, `fail`, `panic` (these when asked by
 //!   `/payload`), `ignore-stop`, `block` (both when told to stop).
 //! - `policy`: of the payload: `critical`, `restart`, `once`.
@@ -33,6 +34,7 @@
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
 //! - `/busy?ms=N`: answers at once, and declares the service busy for so long
+//! - `/blocking?ms=N`: answers at once, and holds a thread by `spawn_blocking` for so long; says when that begins and is over
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
 //!   pid of a grandchild that outlives its parent and ends when it is killed
@@ -74,7 +76,7 @@ use nix::unistd::{Pid, gettid};
 use payload::{App, AppBuilder, Context, Mounted, Payload, PayloadContext, Scope, Token};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::coop::consume_budget;
 
 #[derive(Clone, Default, Deserialize)]
@@ -86,6 +88,7 @@ struct Settings {
     startup_block: f64,
     startup_failure: Option<String>,
     gate: Option<PathBuf>,
+    blocking: f64,
     teardown: Conduct,
     teardown_of: Option<Vec<String>>,
     step_timeout: Option<f64>,
@@ -168,6 +171,9 @@ async fn load_with(
     tracing::info!(probe = "load", thread = gettid().as_raw(), "probe");
     let owned = Arc::new(Owned);
     let settings = context.settings().steered()?.for_slot(context.slot());
+    if settings.blocking > 0.0 {
+        block_aside(Duration::from_secs_f64(settings.blocking)).await;
+    }
     behave(settings.load).await?;
     let go = Arc::new(Notify::new());
     let mail = settings.mail.then(|| mail::Mail::open(&context));
@@ -439,6 +445,7 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
+        .route("/blocking", get(blocking))
         .route("/gate", get(gate))
         .route("/thread", get(async || gettid().to_string()))
         .route("/panic", get(fall_over))
@@ -489,6 +496,32 @@ impl Drop for Cancelled {
 async fn block(Query(timing): Query<Timing>) -> String {
     hold_the_thread(timing.pause());
     pid().await
+}
+
+/// Says so when it is dropped.
+struct Blocking;
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        tracing::info!(probe = "unblocked", "probe");
+    }
+}
+
+async fn blocking(Query(timing): Query<Timing>) {
+    block_aside(timing.pause()).await;
+}
+
+async fn block_aside(time: Duration) {
+    let (begun, begin) = oneshot::channel();
+    let owned = Blocking;
+    tokio::task::spawn_blocking(move || {
+        let _owned = owned;
+        let _ = begun.send(());
+        hold_the_thread(time);
+    });
+    // What has not begun would be dropped.
+    let _ = begin.await;
+    tracing::info!(probe = "blocked", "probe");
 }
 
 fn busy(context: &Context<Settings>, Query(timing): Query<Timing>) {

@@ -89,7 +89,28 @@ impl Checker {
         }
     }
 
+    /// Whom an event is about, it says with all three numbers. Of a lease it is the lease's slot that counts, and a slot
+    /// that waits has no worker.
+    fn place(&mut self, record: &Record) {
+        let event = record.text("payload_event");
+        let of_worker = event.starts_with("worker-") && event != "worker-backoff";
+        let names_one = record.worker().is_some() && !event.is_empty();
+        if of_worker || names_one && !event.starts_with("lease-") {
+            let numbers = ["payload_worker", "payload_slot", "payload_generation"];
+            let all = numbers.iter().all(|field| record[*field].is_u64());
+            self.must(
+                36,
+                all,
+                "which worker, in which slot and generation?",
+                record,
+            );
+        }
+        let why = event != "worker-forked" || !record.text("cause").is_empty();
+        self.must(36, why, "why was it forked?", record);
+    }
+
     fn read(&mut self, record: &Record) {
+        self.place(record);
         match record.text("payload_event") {
             "" => self.probe(record),
             "worker-forked" => self.forked(record),

@@ -322,6 +322,16 @@ fn a_crash_budget_that_is_used_up_degrades_the_service_until_the_window_has_pass
 }
 
 #[test]
+fn a_grace_of_zero_kills_at_once() {
+    let mut bench = Bench::ready_with(|policy| policy.abort_grace = Duration::ZERO);
+    // By the clock it is all one moment.
+    bench.pass(Duration::from_secs(6), &[SECOND]);
+    let wanted = bench.wanted();
+    assert!(matches!(wanted[0], Action::Abort { worker: FIRST, .. }));
+    assert_eq!(wanted[1..], [Action::Kill { worker: FIRST }]);
+}
+
+#[test]
 fn a_silent_executor_is_aborted_then_killed_then_replaced() {
     let mut bench = Bench::ready();
     bench.pass(Duration::from_secs(6), &[SECOND]);

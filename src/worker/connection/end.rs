@@ -44,7 +44,7 @@ pub(super) async fn write_out<S: AsyncRead + AsyncWrite + Unpin>(
     if io.failed() {
         return false;
     }
-    let mut patience = Patience::new(server.http.keep_alive_timeout, server);
+    let mut patience = Patience::new(server.patience(), server);
     let written = poll_fn(|cx| match io.poll_release(cx) {
         Poll::Pending => patience.poll_over(cx, clock, watch).map(|()| false),
         Poll::Ready(result) => Poll::Ready(result.is_ok()),

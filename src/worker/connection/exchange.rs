@@ -251,6 +251,7 @@ impl Exchange {
             Order::HandOff => !self.state.has_heir() || self.state.server.handoff.is_full(),
             Order::Drain | Order::Cancel => true,
         };
+        let closes = closes || self.state.server.http.keep_alive_timeout.is_zero();
         closes && !self.state.http2.load(Relaxed)
     }
 

@@ -289,7 +289,7 @@ impl<S: Socket> Driver<'_, S> {
         let (urgent, limit) = if drains && self.state.requests() == 0 {
             (true, GRACE)
         } else {
-            (false, limits.keep_alive_timeout)
+            (false, self.state.idle_limit())
         };
         if !urgent && !clock.wants_deadline() {
             return false;

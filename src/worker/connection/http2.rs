@@ -94,7 +94,7 @@ async fn drive<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         }
         let deadline = match goaway {
             Some(sent) => sent.max(state.idle_since()) + FAREWELL,
-            None => state.idle_since() + server.http.keep_alive_timeout,
+            None => state.idle_since() + state.idle_limit(),
         };
         if !clock.passed(deadline, cx) {
             return Poll::Pending;

@@ -97,6 +97,15 @@ impl State {
         }
     }
 
+    /// How long nothing may happen on it between two requests, and before the first.
+    pub(super) fn idle_limit(&self) -> Duration {
+        if self.all_requests() == 0 {
+            self.server.patience()
+        } else {
+            self.server.http.keep_alive_timeout
+        }
+    }
+
     /// A request was read: its number on this connection, from 1. Only from the connection's task.
     pub(super) fn request_begun(&self) -> u64 {
         let number = self.requests.load(Relaxed) + 1;

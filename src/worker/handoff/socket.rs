@@ -55,5 +55,5 @@ impl Socket for Stream {
     }
 }
 
-#[cfg(test)]
+/// In tests, of authors too.
 impl Socket for tokio::io::DuplexStream {}

@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use crate::config::Http;
 use crate::worker::signal::Order;
-use crate::worker::testing::{Fixture, KEEP_ALIVE};
+use crate::worker::testing::{Fixture, KEEP_ALIVE, limits};
 
 struct Client {
     sender: SendRequest<Empty<Bytes>>,
@@ -45,6 +46,20 @@ async fn text(response: Response<Incoming>) -> String {
     assert_eq!(response.version(), Version::HTTP_2);
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_keep_alive_timeout_of_zero_a_client_may_still_ask() {
+    let fixture = Fixture::with(Http {
+        keep_alive_timeout: Duration::ZERO,
+        ..limits()
+    });
+    let mut client = connect(fixture.connect()).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(text(client.get("/one").await.unwrap()).await, "/one");
+    let over = Instant::now();
+    client.connection.await.unwrap().unwrap();
+    assert!(over.elapsed() < KEEP_ALIVE, "{:?}", over.elapsed());
 }
 
 #[tokio::test]

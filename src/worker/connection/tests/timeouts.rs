@@ -3,7 +3,8 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
 
-use crate::worker::testing::{Fixture, HEADER_READ, KEEP_ALIVE, get, response, rest};
+use crate::config::Http;
+use crate::worker::testing::{Fixture, HEADER_READ, KEEP_ALIVE, get, limits, response, rest};
 
 /// How long it took, in whole seconds of the paused clock.
 fn seconds(since: Instant) -> u64 {
@@ -31,6 +32,31 @@ async fn an_idle_connection_is_closed_silently_at_the_keep_alive_timeout() {
     let idle = Instant::now();
     assert_eq!(rest(&mut client).await, "");
     assert_eq!(seconds(idle), KEEP_ALIVE.as_secs());
+}
+
+/// That nothing is kept open does not mean that nobody may ask.
+#[tokio::test(start_paused = true)]
+async fn with_a_keep_alive_timeout_of_zero_each_connection_has_one_request_and_the_time_for_it() {
+    let fixture = Fixture::with(Http {
+        keep_alive_timeout: Duration::ZERO,
+        ..limits()
+    });
+    let mut client = fixture.connect_with_buffer(1024);
+    sleep(HEADER_READ - Duration::from_secs(1)).await;
+    client.write_all(get("/big").as_bytes()).await.unwrap();
+    // And to read the answer.
+    sleep(HEADER_READ - Duration::from_secs(1)).await;
+    let (head, body) = response(&mut client).await;
+    assert!(head.contains("connection: close"), "{head}");
+    assert_eq!(body.len(), 3_000_000);
+    let over = Instant::now();
+    assert_eq!(rest(&mut client).await, "");
+    assert_eq!(over.elapsed(), Duration::ZERO);
+
+    let mut silent = fixture.connect();
+    let begun = Instant::now();
+    assert_eq!(rest(&mut silent).await, "");
+    assert_eq!(seconds(begun), HEADER_READ.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
