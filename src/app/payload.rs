@@ -75,6 +75,11 @@ impl Work {
     pub(super) fn can_start(&self) -> bool {
         !matches!(self, Work::Critical(None) | Work::Once(None))
     }
+
+    /// Whether one attempt is all there is.
+    pub(super) fn is_for_once(&self) -> bool {
+        !matches!(self, Work::Restarting(..))
+    }
 }
 
 impl Payload {

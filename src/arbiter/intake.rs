@@ -130,8 +130,12 @@ impl Shell {
                 child.unmet.insert(WorkerId(other));
                 return;
             }
-            Report::Payloads { names, scopes } => {
-                let wants = Want::of(&names, &scopes);
+            Report::Payloads {
+                names,
+                scopes,
+                once,
+            } => {
+                let wants = Want::of(&names, &scopes, &once);
                 self.news.declared(Declared {
                     worker: worker.0,
                     names: names.clone(),

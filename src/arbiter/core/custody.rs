@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::actions::{Action, Notice};
+use super::actions::{Action, Cause, Notice};
 use super::events::Event;
 use super::lease::Want;
 use super::roster::{Ending, WorkerId};
 use super::{Core, Moment};
-use crate::ipc::orders::Order;
+use crate::ipc::orders::{Order, Recycle};
 use crate::lease::{Deposit, Grant, Released};
 use crate::status::{Scope, ServiceState};
 use crate::worker::phase::Phase;
@@ -209,6 +209,10 @@ impl Leases {
                 self.paused.insert(key, now + *delay);
                 vec!["lease paused"]
             }
+            Action::Fork {
+                cause: Cause::Recycle(Recycle::Slots),
+                ..
+            } if usize::from(core.leases.shares()) != core.target() => vec!["shares waited"],
             // New code, or the old one again: it may try at once.
             Action::Release => {
                 self.paused.clear();
@@ -257,7 +261,6 @@ impl Leases {
         let expected = key.1.map_or(core.target(), |_| usize::from(shares));
         assert_eq!(usize::from(grant.slots), expected);
         assert!(key.1.is_none_or(|slot| slot < shares), "no share");
-        assert!(usize::from(shares) <= core.target(), "more than there are");
         let generation = core.workers[&worker].generation;
         assert!(!self.finished.contains(&(key.clone(), generation)), "again");
         if core.is_member(worker) || generation > core.generation {
@@ -357,6 +360,8 @@ impl Leases {
             let Some(slot) = key.1 else { continue };
             let place = core.slots.get(usize::from(slot));
             let rightful = place.is_some_and(|place| place.serving == Some(held.worker));
+            // It was given up, and the others are not ready to share the work without it.
+            let rightful = rightful || (place.is_none() && slot < shares);
             assert!(
                 (rightful && held.grant.slots == shares) || is_told(held, said, ended),
                 "{key:?} is held by the wrong worker, {}",
@@ -364,10 +369,9 @@ impl Leases {
             );
         }
         let complete = core.slots.iter().all(|slot| slot.serving.is_some());
-        assert!(
-            usize::from(shares) == core.target() || !complete,
-            "not shared"
-        );
+        let settled = usize::from(shares) == core.target();
+        assert!(settled || !complete || self.waits(core), "not shared");
+        assert!(usize::from(shares) <= core.target() || self.waits(core));
         for (id, wants) in &self.wants {
             let (slot, phase) = said[id];
             let place = core.slots.get(usize::from(slot));
@@ -392,6 +396,21 @@ impl Leases {
                 self.check_held(core, now, id, &key, said, ended);
             }
         }
+    }
+
+    /// Somebody has a share that cannot be started again there, and nobody is prepared to take his place.
+    fn waits(&self, core: &Core) -> bool {
+        let once = |held: &Held| {
+            let mut wants = self.wants[&held.worker].iter();
+            wants.any(|want| want.payload == held.payload && want.once)
+        };
+        let prepared = |id| core.workers[&id].phase == Phase::Prepared;
+        self.held.iter().any(|(key, held)| {
+            let place = key.1.and_then(|slot| core.slots.get(usize::from(slot)));
+            place.is_some_and(|place| {
+                place.serving == Some(held.worker) && !place.incoming.is_some_and(prepared)
+            }) && once(held)
+        })
     }
 
     fn check_held(

@@ -15,6 +15,7 @@
 mod back;
 mod deposit;
 mod pass;
+mod shares;
 mod view;
 
 use std::collections::BTreeMap;
@@ -34,11 +35,15 @@ pub(crate) struct Want {
     pub(crate) payload: u32,
     pub(crate) name: String,
     pub(crate) scope: Scope,
+    /// It can be started only once in that worker.
+    #[serde(default)]
+    pub(crate) once: bool,
 }
 
 impl Want {
-    /// Those of an app with these payloads that need a lease.
-    pub(crate) fn of(names: &[String], scopes: &[Scope]) -> Vec<Want> {
+    /// Those of an app with these payloads that need a lease. `once`: the places of those that can be started only
+    /// once.
+    pub(crate) fn of(names: &[String], scopes: &[Scope], once: &[u32]) -> Vec<Want> {
         let numbered = (0..).zip(names.iter().zip(scopes));
         let leased = numbered.filter(|(_, (_, scope))| **scope != Scope::Worker);
         leased
@@ -46,6 +51,7 @@ impl Want {
                 payload,
                 name: name.clone(),
                 scope: *scope,
+                once: once.contains(&payload),
             })
             .collect()
     }
@@ -60,7 +66,7 @@ pub(super) struct Leases {
     spent: Spent,
     all: Vec<Lease>,
     last_epoch: u64,
-    /// Among how many slots work is shared. More slots count when all of them serve, fewer at once.
+    /// Among how many slots work is shared; see [`shares`].
     shares: u16,
 }
 

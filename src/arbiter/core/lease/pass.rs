@@ -18,7 +18,6 @@ impl Core {
         if !self.was_ready {
             return;
         }
-        self.count_shares();
         if self.leases.wants.is_empty() && self.leases.all.is_empty() {
             return;
         }
@@ -50,14 +49,6 @@ impl Core {
             return others.map(|(id, _)| *id).collect();
         }
         takers
-    }
-
-    fn count_shares(&mut self) {
-        let shares = usize::from(self.leases.shares);
-        let mut more = self.slots.iter().skip(shares);
-        if self.slots.len() < shares || more.all(|slot| slot.serving.is_some()) {
-            self.leases.shares = self.target_number();
-        }
     }
 
     /// Makes a record of every lease that somebody wants, and forgets those that nobody does.

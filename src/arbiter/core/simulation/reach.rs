@@ -41,6 +41,7 @@ pub(super) fn check_reach(tally: &BTreeMap<String, u32>) {
             "lease granted",
             "lease granted again",
             "lease revoked",
+            "shares waited",
             "lease stopped",
             "lease spent",
             "lease finished",
