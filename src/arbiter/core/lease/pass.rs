@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::super::actions::{Action, Notice};
 use super::super::roster::{Ending, Worker, WorkerId};
 use super::super::{Core, Moment};
-use super::{Holder, Lease, Leases, is_spent};
+use super::{Holder, Lease, Leases};
 use crate::ipc::orders::Order;
 use crate::lease::Grant;
 use crate::status::Scope;
@@ -51,14 +51,10 @@ impl Core {
         takers
     }
 
-    /// Makes a record of every lease that somebody wants, and forgets those that nobody does.
+    /// Makes a record of every lease that somebody wants, and forgets those that nobody misses.
     fn list_leases(&mut self, takers: &[WorkerId]) {
         let Leases {
-            wants,
-            spent,
-            all,
-            shares,
-            ..
+            wants, all, shares, ..
         } = &mut self.leases;
         for id in takers {
             let (Some(wants), Some(worker)) = (wants.get(id), self.workers.get(id)) else {
@@ -75,20 +71,36 @@ impl Core {
                 }
             }
         }
-        let shares = *shares;
         let workers = self.workers.values().map(|worker| worker.generation);
         let oldest = workers.fold(self.generation, u32::min);
-        all.retain_mut(|lease| {
+        let all = self.leases.all.iter();
+        let missed: Vec<bool> = all.map(|lease| self.is_missed(lease)).collect();
+        let (mut missed, shares) = (missed.into_iter(), self.leases.shares);
+        self.leases.all.retain_mut(|lease| {
             lease.finished_in.retain(|done| *done >= oldest);
-            let able = |id, want| lease.is_of(want) && !is_spent(spent, id, want);
-            let wanted = || {
-                let mut all = wants.iter();
-                all.any(|(id, wants)| wants.iter().any(|want| able(*id, want)))
-            };
+            let is_missed = missed.next() == Some(true);
             let counts = !lease.finished_in.is_empty() || lease.deposit.is_some();
-            let there = lease.slot.is_none_or(|slot| slot < shares);
-            lease.holder.is_some() || counts || (there && (lease.retry_at.is_some() || wanted()))
+            let pauses = lease.retry_at.is_some() && lease.slot.is_none_or(|slot| slot < shares);
+            lease.holder.is_some() || counts || pauses || is_missed
         });
+    }
+
+    /// If nobody has it, somebody should: the app of a worker that stays has the payload, or that of one that is still
+    /// to come, as far as is known; and it is not done. What a generation has that is not committed does not count.
+    fn is_missed(&self, lease: &Lease) -> bool {
+        let done = |generation| lease.finished_in.contains(&generation);
+        let counts = |worker: &Worker| {
+            let stays = !worker.is_leaving() && worker.generation <= self.generation;
+            stays && !done(worker.generation)
+        };
+        let there = lease.slot.is_none_or(|slot| slot < self.leases.shares);
+        let complete = self.slots.iter().all(|slot| slot.serving.is_some());
+        let mut wants = self.leases.wants.iter();
+        let declared = wants.any(|(id, wants)| {
+            let has = wants.iter().any(|want| lease.is_of(want));
+            has && self.workers.get(id).is_some_and(counts)
+        });
+        there && (declared || (!complete && !done(self.generation)))
     }
 
     /// Who is not in its place any more leaves, or its slot was given up, and then the number is another one.
@@ -126,8 +138,9 @@ impl Core {
 
     fn offer(&mut self, now: Moment, index: usize, takers: &[WorkerId]) {
         let taker = self.taker(&self.leases.all[index], takers);
+        let missed = self.is_missed(&self.leases.all[index]) || taker.is_some();
         let lease = &mut self.leases.all[index];
-        lease.gap.note(now, taker.is_some());
+        lease.gap.note(now, missed);
         lease.retry_at = lease.retry_at.filter(|at| *at > now);
         let lease = &self.leases.all[index];
         let slots = match lease.scope() {

@@ -42,6 +42,7 @@ pub(super) fn check_reach(tally: &BTreeMap<String, u32>) {
             "lease granted again",
             "lease revoked",
             "shares waited",
+            "a long gap is told",
             "lease stopped",
             "lease spent",
             "lease finished",
