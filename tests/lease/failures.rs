@@ -1,6 +1,7 @@
 //! What the policies mean for a payload that needs a lease.
 
-use crate::ledger::{Ledger, gaps, with};
+use crate::judge::gaps;
+use crate::ledger::{Ledger, with};
 use crate::support::service::{Record, Service, Setup, signal_to, wait_for_end_of};
 use nix::sys::signal::Signal;
 

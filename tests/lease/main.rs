@@ -19,9 +19,11 @@ mod manager;
 
 mod failures;
 mod gaps;
+mod judge;
 mod kept;
 mod ledger;
 mod moves;
 mod slots;
 mod stalls;
 mod storm;
+mod verdict;
