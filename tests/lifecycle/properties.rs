@@ -224,6 +224,8 @@ const PROPERTIES: &[Property] = &[
             "tests/lease/moves.rs: one_that_is_frozen_keeps_it_until_it_is_dead",
             "tests/lease/moves.rs: a_reload_hands_it_over_when_it_is_committed_and_the_old_one_has_stopped",
             "tests/lease/slots.rs: all_start_anew_when_the_number_of_slots_changes",
+            "tests/lease/gaps.rs: nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer",
+            "src/arbiter/core/tests/lease/back.rs: the_gap_of_a_slot_goes_on_while_its_next_worker_boots",
             "src/arbiter/core/tests/lease.rs: the_gap_is_counted_from_what_the_worker_says",
             "src/arbiter/core/simulation.rs: a_million_random_steps_keep_every_promise",
         ],
