@@ -30,11 +30,15 @@ const SETTINGS: &str = "workers = 3\n[reload]\ntrial = '50ms'\n[timeouts]\nheart
     heartbeat_serving = '1s'\nheartbeat_stopping = '1s'\n\
     abort_grace = '100ms'\ngraceful = '2s'\ncleanup = '2s'\n[restart]\nbackoff_initial = '20ms'\n\
     backoff_max = '200ms'\ncrash_budget = 1000";
+const LONGEST_WATCH: Duration = Duration::from_secs(10);
+
 /// What happens, and how often in each deck.
-const DECK: [(Gust, usize); 12] = [
-    (Gust::Kill, 10),
+const DECK: [(Gust, usize); 14] = [
+    (Gust::Kill, 7),
+    (Gust::KillAndWatch, 3),
     (Gust::Terminate, 7),
-    (Gust::Freeze, 3),
+    (Gust::Freeze, 2),
+    (Gust::FreezeAndWatch, 1),
     (Gust::FreezeAndThaw, 2),
     (Gust::OneMore, 3),
     (Gust::OneLess, 3),
@@ -49,8 +53,12 @@ const DECK: [(Gust, usize); 12] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Gust {
     Kill,
+    /// One that writes dies, and nothing else happens until the next one writes: else no wait is ever seen to its end.
+    KillAndWatch,
     Terminate,
     Freeze,
+    /// In the same way.
+    FreezeAndWatch,
     FreezeAndThaw,
     OneMore,
     OneLess,
@@ -80,6 +88,8 @@ struct Storm {
     stops: Vec<Duration>,
     /// When who was frozen, and not thawed.
     freezes: Vec<(Duration, u32)>,
+    /// When who was killed with nothing else to happen.
+    watched: Vec<(Duration, u32)>,
     /// Those of them at which the arbiter had been killed, with all that it knew.
     forgotten: Vec<Duration>,
     reload: Option<Child>,
@@ -142,6 +152,7 @@ impl Storm {
             ends: Vec::new(),
             stops: Vec::new(),
             freezes: Vec::new(),
+            watched: Vec::new(),
             forgotten: Vec::new(),
             reload: None,
             struck: BTreeSet::new(),
@@ -161,6 +172,8 @@ impl Storm {
     fn blow(&mut self, gust: Gust) {
         match gust {
             Gust::Kill => self.strike_one(Signal::SIGKILL),
+            Gust::KillAndWatch => self.watch(Signal::SIGKILL),
+            Gust::FreezeAndWatch => self.watch(Signal::SIGSTOP),
             Gust::Terminate => self.strike_one(Signal::SIGTERM),
             Gust::Freeze => {
                 let worker = self.one();
@@ -203,6 +216,35 @@ impl Storm {
         let worker = self.one();
         strike(worker, signal);
         self.struck.insert(worker);
+    }
+
+    fn watch(&mut self, signal: Signal) {
+        self.end_reload();
+        let workers = pids(&self.service);
+        let mut stints = self.book.ledger.stints();
+        stints.retain(|stint| !stint.ended && workers.contains(&stint.pid));
+        stints.retain(|stint| !self.frozen.contains(&stint.pid));
+        let Some(writer) = self.random.choice(stints) else {
+            return self.strike_one(signal);
+        };
+        let (at, pid) = (now(), writer.pid);
+        strike(pid, signal);
+        if signal == Signal::SIGSTOP {
+            self.freezes.push((at, pid));
+            self.frozen.insert(pid);
+        } else {
+            self.watched.push((at, pid));
+            self.struck.insert(pid);
+        }
+        // Whoever does not come is found when all is judged.
+        within(LONGEST_WATCH, || {
+            let stints = self.book.ledger.stints();
+            let mut later = stints.iter().filter(|stint| stint.from > at);
+            let goes_on = |stint: &Stint| {
+                self.scope == "service" || stint.slot == writer.slot || stint.slots <= writer.slot
+            };
+            later.any(goes_on).then_some(())
+        });
     }
 
     fn begin_reload(&mut self) {
@@ -327,7 +369,8 @@ impl Storm {
         for (life, stop) in lives().zip(&self.stops) {
             let from = life.event("service-ready").when();
             let silences = silences(&stints, by_slot, from, *stop);
-            verdict.add(&Life::of(life), &silences, &self.freezes, by_slot);
+            let life = Life::of(life);
+            verdict.add(&life, &silences, &self.freezes, &self.watched, by_slot);
         }
         assert_eq!(verdict.judge(), Ok(()));
     }

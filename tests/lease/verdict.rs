@@ -17,6 +17,8 @@ const FOUND_LATE: f64 = 1.5;
 const FOUND: f64 = 1.0 + 0.1 + 0.2;
 /// The longest pause after failures.
 const PAUSE: f64 = 0.2;
+/// Who was killed may have written for so long after it was seen alive.
+const LAST_LINE: Duration = Duration::from_millis(50);
 
 /// What the log of one life of the service says.
 #[derive(Default)]
@@ -129,6 +131,8 @@ pub(crate) struct Verdict {
     moved: Vec<f64>,
     /// There had to be a new worker first.
     booted: Vec<f64>,
+    /// Of both, those where a writer was killed and nothing else happened.
+    killed: Vec<f64>,
     /// Somebody was frozen, and had to be found.
     found: Vec<f64>,
     /// By how much longer nobody wrote than the log says that nobody had the lease.
@@ -144,6 +148,7 @@ impl Verdict {
         life: &Life,
         silences: &[Silence],
         freezes: &[(Duration, u32)],
+        watched: &[(Duration, u32)],
         by_slot: bool,
     ) {
         let boot = share(&mut life.boots.clone(), 0.9);
@@ -160,15 +165,25 @@ impl Verdict {
                 let all = format!("{span} s, of which {found} s and {boots} s are explained");
                 self.wrong.push(format!("{all}: {silence:?}"));
             }
-            // Who goes on, or is stopped, waits for nobody.
-            let Some(next) = &silence.next else { continue };
+            // Where nobody begins after it, it may be that nobody had to.
+            if silence.next.is_none() && excess < 0.0 {
+                continue;
+            }
+            let before = silence.before.as_ref().map(|before| before.pid);
+            let is_it = |(at, pid): &(Duration, u32)| {
+                Some(*pid) == before && silence.from <= *at + LAST_LINE && *at <= silence.to
+            };
+            if frozen == 0 && watched.iter().any(is_it) {
+                self.killed.push(excess);
+            }
             let all = match frozen {
                 0 if needs_boot => &mut self.booted,
                 0 => &mut self.moved,
                 _ => &mut self.found,
             };
             all.push(excess);
-            if let Some(told) = life.told(next).filter(|_| frozen == 0) {
+            let told = silence.next.as_ref().and_then(|next| life.told(next));
+            if let Some(told) = told.filter(|_| frozen == 0) {
                 self.untold.push(span - told);
             }
         }
@@ -180,6 +195,7 @@ impl Verdict {
         for (what, all, half) in [
             ("moved", &mut self.moved, HALF),
             ("booted", &mut self.booted, HALF),
+            ("killed in a calm", &mut self.killed, HALF),
             ("found stuck", &mut self.found, FOUND_LATE),
             ("not told by the log", &mut self.untold, HALF),
         ] {
@@ -248,7 +264,7 @@ fn twenty(each_sixth: f64, others: f64, freezes: &[(Duration, u32)]) -> Result<(
     });
     let silences: Vec<Silence> = silences.collect();
     let mut verdict = Verdict::default();
-    verdict.add(&life, &silences, freezes, false);
+    verdict.add(&life, &silences, freezes, &[], false);
     verdict.judge()
 }
 

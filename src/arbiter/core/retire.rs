@@ -79,7 +79,9 @@ impl Core {
             return;
         }
         let mut slots = self.slots.iter();
-        let under_way = slots.any(|slot| slot.serving.is_some() && slot.incoming.is_some());
+        let under_way = slots.any(|slot| {
+            slot.serving.is_some() && slot.incoming.is_some() && !self.waits_to_share(slot)
+        });
         let slots = self.slots.iter().enumerate();
         let mut due: Vec<(usize, WorkerId, Recycle)> = slots
             .filter(|(_, slot)| slot.incoming.is_none() && slot.retry_at.is_none())
