@@ -37,8 +37,8 @@ const DECK: [(Gust, usize); 14] = [
     (Gust::Kill, 7),
     (Gust::KillAndWatch, 3),
     (Gust::Terminate, 7),
-    (Gust::Freeze, 2),
-    (Gust::FreezeAndWatch, 1),
+    (Gust::Freeze, 1),
+    (Gust::FreezeAndWatch, 2),
     (Gust::FreezeAndThaw, 2),
     (Gust::OneMore, 3),
     (Gust::OneLess, 3),
@@ -88,7 +88,7 @@ struct Storm {
     stops: Vec<Duration>,
     /// When who was frozen, and not thawed.
     freezes: Vec<(Duration, u32)>,
-    /// When who was killed with nothing else to happen.
+    /// When who was killed or frozen with nothing else to happen.
     watched: Vec<(Duration, u32)>,
     /// Those of them at which the arbiter had been killed, with all that it knew.
     forgotten: Vec<Duration>,
@@ -233,9 +233,9 @@ impl Storm {
             self.freezes.push((at, pid));
             self.frozen.insert(pid);
         } else {
-            self.watched.push((at, pid));
             self.struck.insert(pid);
         }
+        self.watched.push((at, pid));
         // Whoever does not come is found when all is judged.
         within(LONGEST_WATCH, || {
             let stints = self.book.ledger.stints();

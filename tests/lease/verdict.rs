@@ -131,10 +131,11 @@ pub(crate) struct Verdict {
     moved: Vec<f64>,
     /// There had to be a new worker first.
     booted: Vec<f64>,
-    /// Of both, those where a writer was killed and nothing else happened.
-    killed: Vec<f64>,
     /// Somebody was frozen, and had to be found.
     found: Vec<f64>,
+    /// Of all these, those where a writer was killed, or frozen, and nothing else happened.
+    killed: Vec<f64>,
+    frozen: Vec<f64>,
     /// By how much longer nobody wrote than the log says that nobody had the lease.
     untold: Vec<f64>,
     /// Too long, whatever the machine does.
@@ -173,8 +174,12 @@ impl Verdict {
             let is_it = |(at, pid): &(Duration, u32)| {
                 Some(*pid) == before && silence.from <= *at + LAST_LINE && *at <= silence.to
             };
-            if frozen == 0 && watched.iter().any(is_it) {
-                self.killed.push(excess);
+            if watched.iter().any(is_it) {
+                let watched = match frozen {
+                    0 => &mut self.killed,
+                    _ => &mut self.frozen,
+                };
+                watched.push(excess);
             }
             let all = match frozen {
                 0 if needs_boot => &mut self.booted,
@@ -195,8 +200,9 @@ impl Verdict {
         for (what, all, half) in [
             ("moved", &mut self.moved, HALF),
             ("booted", &mut self.booted, HALF),
-            ("killed in a calm", &mut self.killed, HALF),
             ("found stuck", &mut self.found, FOUND_LATE),
+            ("killed in a calm", &mut self.killed, HALF),
+            ("frozen in a calm", &mut self.frozen, FOUND_LATE),
             ("not told by the log", &mut self.untold, HALF),
         ] {
             let (middle, most) = (share(all, 0.5), share(all, 0.9));
