@@ -18,6 +18,7 @@ mod support;
 mod manager;
 
 mod failures;
+mod forged;
 mod gaps;
 mod judge;
 mod kept;
