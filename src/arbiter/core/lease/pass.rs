@@ -74,7 +74,8 @@ impl Core {
         let workers = self.workers.values().map(|worker| worker.generation);
         let oldest = workers.fold(self.generation, u32::min);
         let all = self.leases.all.iter();
-        let missed: Vec<bool> = all.map(|lease| self.is_missed(lease)).collect();
+        let missed = all.map(|lease| lease.holder.is_none() && self.is_missed(lease));
+        let missed: Vec<bool> = missed.collect();
         let (mut missed, shares) = (missed.into_iter(), self.leases.shares);
         self.leases.all.retain_mut(|lease| {
             lease.finished_in.retain(|done| *done >= oldest);
@@ -94,13 +95,15 @@ impl Core {
             stays && !done(worker.generation)
         };
         let there = lease.slot.is_none_or(|slot| slot < self.leases.shares);
-        let complete = self.slots.iter().all(|slot| slot.serving.is_some());
-        let mut wants = self.leases.wants.iter();
-        let declared = wants.any(|(id, wants)| {
-            let has = wants.iter().any(|want| lease.is_of(want));
-            has && self.workers.get(id).is_some_and(counts)
-        });
-        there && (declared || (!complete && !done(self.generation)))
+        let declared = || {
+            let mut wants = self.leases.wants.iter();
+            wants.any(|(id, wants)| {
+                let has = wants.iter().any(|want| lease.is_of(want));
+                has && self.workers.get(id).is_some_and(counts)
+            })
+        };
+        let awaited = || self.slots.iter().any(|slot| slot.serving.is_none());
+        there && (declared() || (awaited() && !done(self.generation)))
     }
 
     /// Who is not in its place any more leaves, or its slot was given up, and then the number is another one.
