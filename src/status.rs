@@ -200,7 +200,8 @@ pub struct Lease {
     pub finished: bool,
     /// How often it was granted since the service started.
     pub grants: u64,
-    /// Seconds without a holder, while a worker was ready to be it, before it was last granted.
+    /// For how many seconds nobody had it before it was last granted, whatever the reason: from the last sign of its
+    /// last holder, and as long as the app had such a payload. 0 if it was granted for the first time at once.
     pub gap: f64,
 }
 

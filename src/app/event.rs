@@ -70,6 +70,8 @@ pub(crate) struct PayloadEvent<'a> {
     pub(crate) index: usize,
     pub(crate) name: &'a str,
     pub(crate) scope: Scope,
+    /// It can be started only once.
+    pub(crate) once: bool,
     /// Of the grant that it runs under, or did last; 0 where it needs none.
     pub(crate) epoch: u64,
     pub(crate) state: PayloadState,

@@ -75,6 +75,11 @@ impl Work {
     pub(super) fn can_start(&self) -> bool {
         !matches!(self, Work::Critical(None) | Work::Once(None))
     }
+
+    /// Whether one attempt is all there is.
+    pub(super) fn is_for_once(&self) -> bool {
+        !matches!(self, Work::Restarting(..))
+    }
 }
 
 impl Payload {
@@ -200,7 +205,8 @@ impl Payload {
     ///   starts. A payload that fails again and again, or kills its workers, is given on with growing pauses.
     /// - **Everybody agrees on [`slots`](PayloadContext::slots).** When the number changes, all of a payload's slots
     ///   are stopped, and start with the new number when none is left with the old one. A
-    ///   [`restarting`](Self::restarting) payload starts again in place; for another one the worker is replaced.
+    ///   [`restarting`](Self::restarting) payload starts again in place; for another one the worker is replaced, and the
+    ///   old number stays until all replacements are ready to serve.
     ///
     /// A restarting payload keeps its lease over its restarts. One by [`once`](Self::once) that has ended, well or
     /// not, does not run again before the next generation; one whose worker has died under it does. A worker is

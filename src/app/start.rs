@@ -128,6 +128,7 @@ impl Running {
                 index,
                 name: &payload.name,
                 scope: payload.scope,
+                once: payload.work.is_for_once(),
                 epoch: 0,
                 state: PayloadState::Waiting,
                 restarts: 0,

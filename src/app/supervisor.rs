@@ -82,6 +82,7 @@ impl Supervised {
         let mut supervisor = Supervisor {
             index,
             scope: payload.scope,
+            once: work.is_for_once(),
             context: PayloadContext {
                 name: Arc::clone(&name),
                 slot: shared.leases.slot,
@@ -176,6 +177,7 @@ impl Drop for Supervised {
 struct Supervisor {
     index: usize,
     scope: Scope,
+    once: bool,
     context: PayloadContext,
     /// What the running attempt is told by: the stop, or the end of its lease as well.
     told: Notice,
@@ -397,6 +399,7 @@ impl Supervisor {
             index: self.index,
             name: &self.context.name,
             scope: self.scope,
+            once: self.once,
             epoch: self.context.epoch,
             state,
             restarts: self.context.restarts,

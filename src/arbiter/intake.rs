@@ -141,8 +141,12 @@ impl Shell {
                 }
                 return;
             }
-            Report::Payloads { names, scopes } => {
-                let wants = Want::of(&names, &scopes);
+            Report::Payloads {
+                names,
+                scopes,
+                once,
+            } => {
+                let wants = Want::of(&names, &scopes, &once);
                 self.news.declared(Declared {
                     worker: worker.0,
                     names: names.clone(),

@@ -46,6 +46,9 @@ pub(crate) enum Report {
         names: Vec<String>,
         #[serde(default, deserialize_with = "lenient::places")]
         scopes: Vec<Scope>,
+        /// The places of those that can be started only once in this worker.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        once: Vec<u32>,
     },
     /// A lease is free again, since then. The last that is said about this epoch: it counts, however it came about.
     Released {

@@ -39,8 +39,17 @@ fn reports() -> Vec<(Report, &'static str)> {
             Report::Payloads {
                 names: vec!["a".to_owned(), "b".to_owned()],
                 scopes: vec![Scope::Worker, Scope::Service],
+                once: Vec::new(),
             },
             r#"{"payloads":{"names":["a","b"],"scopes":["worker","service"]}}"#,
+        ),
+        (
+            Report::Payloads {
+                names: vec!["a".to_owned(), "b".to_owned()],
+                scopes: vec![Scope::Worker, Scope::Slot],
+                once: vec![1],
+            },
+            r#"{"payloads":{"names":["a","b"],"scopes":["worker","slot"],"once":[1]}}"#,
         ),
         (
             Report::Released {
@@ -297,6 +306,7 @@ fn payloads_are_told_apart_also_where_the_scope_of_one_is_not_known() {
     let expected = Report::Payloads {
         names: vec!["a".to_owned(), "b".to_owned()],
         scopes: vec![Scope::Worker, Scope::Service],
+        once: Vec::new(),
     };
     assert_eq!(read::<Report>(text), expected);
 }

@@ -243,9 +243,9 @@ events! {
     LeaseGranted "lease-granted" INFO "91cdb88c6ff32ef97cf1fba205eb5166"
         "Payload @PAYLOAD@ runs in worker @PAYLOAD_WORKER@"
         "The worker has got the lease of a payload of which there is one in the service, or\n\
-         one for each slot. For GAP_SECONDS before, nobody had it although a worker was\n\
-         ready to. The EPOCH rises with each grant. KEPT_BYTES is how much of what its last\n\
-         holder has kept came along."
+         one for each slot. For GAP_SECONDS before, nobody had it, whatever the reason: since\n\
+         the last sign of its last holder. The EPOCH rises with each grant. KEPT_BYTES is how\n\
+         much of what its last holder has kept came along."
     PayloadsKept "payloads-kept" INFO "05308ca69a0148b7ac1a413ad9d3ef08"
         "What payloads have kept waits for the next start"
         "The service stops to be started again. KEPT of its payloads have left something to\n\

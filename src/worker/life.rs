@@ -183,8 +183,12 @@ impl Life {
             Err(end) => return self.told_or_said(end),
         };
         let started = self.start(app, tokens, observer.clone(), deadline).await;
-        let (names, scopes) = observer.payloads();
-        self.stages.report(&Report::Payloads { names, scopes });
+        let declared = observer.payloads();
+        self.stages.report(&Report::Payloads {
+            names: declared.names,
+            scopes: declared.scopes,
+            once: declared.once,
+        });
         match started {
             Ok(running) => {
                 let end = self.serve(running).await;

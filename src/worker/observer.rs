@@ -21,8 +21,14 @@ pub(super) struct Observed {
     declared: Mutex<Declared>,
 }
 
-/// Names and scopes of an app's payloads.
-pub(super) type Declared = (Vec<String>, Vec<Scope>);
+/// An app's payloads, in the order of registration.
+#[derive(Clone, Default)]
+pub(super) struct Declared {
+    pub(super) names: Vec<String>,
+    pub(super) scopes: Vec<Scope>,
+    /// The places of those that can be started only once.
+    pub(super) once: Vec<u32>,
+}
 
 impl Observed {
     pub(super) fn new(stages: Arc<Stages>) -> Self {
@@ -32,7 +38,6 @@ impl Observed {
         }
     }
 
-    /// The app's payloads, in the order of registration.
     pub(super) fn payloads(&self) -> Declared {
         self.declared().clone()
     }
@@ -99,11 +104,13 @@ impl Observer for Observed {
         let (payload, restarts) = (event.name, event.restarts);
         match event.state {
             PayloadState::Waiting => {
-                let (names, scopes) = &mut *self.declared();
+                let declared = &mut *self.declared();
                 // Later it waits for its next lease.
-                if event.index == names.len() {
-                    names.push(payload.to_owned());
-                    scopes.push(event.scope);
+                if event.index == declared.names.len() {
+                    let place = u32::try_from(event.index).ok();
+                    declared.once.extend(place.filter(|_| event.once));
+                    declared.names.push(payload.to_owned());
+                    declared.scopes.push(event.scope);
                 }
             }
             PayloadState::Running => {

@@ -108,7 +108,7 @@ fn payloads<'a>(
     worker: u64,
 ) -> (&'a [String], &'a [crate::status::Scope]) {
     if worker == *own {
-        return (&declared.0, &declared.1);
+        return (&declared.names, &declared.scopes);
     }
     match known.payloads.get(&worker) {
         Some(declared) => (&declared.names, &declared.scopes),

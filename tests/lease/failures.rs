@@ -1,6 +1,9 @@
 //! What the policies mean for a payload that needs a lease.
 
-use crate::ledger::{Ledger, gaps, with};
+use std::time::Duration;
+
+use crate::judge::{Stint, gaps};
+use crate::ledger::{Ledger, with};
 use crate::support::service::{Record, Service, Setup, signal_to, wait_for_end_of};
 use nix::sys::signal::Signal;
 
@@ -152,5 +155,25 @@ fn one_that_does_not_stop_is_aborted_and_moves() {
     assert!(exited.text("reason").contains("did not stop"), "{exited}");
     assert_eq!(service.stop(), 0);
     assert!(stints.iter().skip(1).all(|stint| stint.pid != first));
+    ledger.stints();
+}
+
+/// It is ten times as long as the first pause, and whoever died before has been replaced.
+#[test]
+fn holders_that_ran_for_a_while_die_without_a_pause() {
+    let restart = "[restart]\nbackoff_initial = '50ms'\nbackoff_max = '60s'";
+    let service = policy(&format!("workers = 3\n{restart}"), "critical").serve();
+    let ledger = Ledger::of(&service);
+    for count in 1..=5 {
+        service.wait_until_serving(3);
+        let stints = ledger.wait_until("it is written for a while", |stints| {
+            let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_millis(600);
+            stints.get(count - 1).is_some_and(wrote)
+        });
+        signal_to(stints[count - 1].pid, Signal::SIGKILL);
+    }
+    ledger.wait_for(6);
+    service.never("lease-pauses");
+    service.stop();
     ledger.stints();
 }

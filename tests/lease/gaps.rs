@@ -9,7 +9,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::ledger::{Book, Stint, gaps, silence};
+use crate::judge::{Stint, gaps, silence};
+use crate::ledger::Book;
 use crate::manager::Manager;
 use crate::support::service::{Service, signal_to};
 
@@ -18,6 +19,8 @@ use crate::support::service::{Service, signal_to};
 const SLACK: Duration = Duration::from_millis(900);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(100);
+/// Longer than all that a move can take.
+const BOOT: Duration = Duration::from_secs(1);
 const SETTINGS: &str = "workers = 4\n[reload]\ntrial = '50ms'\n[timeouts]\n";
 /// Where nobody is stuck, no limit of those who are has anything to do with it.
 const LONG: &str = "heartbeat_serving = '5s'\nabort_grace = '5s'";
@@ -37,9 +40,16 @@ impl Scene {
     }
 
     fn of(scope: &str, writers: usize, limits: &str) -> Self {
+        Self::with(scope, writers, limits, "restart", Duration::ZERO)
+    }
+
+    /// Its workers take this long to start.
+    fn with(scope: &str, writers: usize, limits: &str, policy: &str, boot: Duration) -> Self {
         let (manager, book) = (Manager::new(100), Book::new());
         let settings = format!("{SETTINGS}{limits}");
-        let service = manager.serve(book.setup(&settings, scope).steered());
+        let setup = book.written(&settings, scope, policy);
+        let setup = setup.with_app(&format!("startup_delay = {:?}", boot.as_secs_f64()));
+        let service = manager.serve(setup.steered());
         let scene = Self {
             manager,
             book,
@@ -112,18 +122,61 @@ fn rolled_back() -> Duration {
     silence(&stints)
 }
 
-/// The share of the first slot.
-fn shared_anew() -> Duration {
-    let scene = Scene::of("slot", 4, LONG);
-    scene.service.signal(Signal::SIGTTIN);
-    let first = |stints: &[Stint]| {
-        let mut first: Vec<Stint> = stints.to_vec();
-        first.retain(|stint| stint.slot == 0);
-        first
-    };
+fn of_slot(stints: &[Stint], slot: u32) -> Vec<Stint> {
+    let mut stints: Vec<Stint> = stints.to_vec();
+    stints.retain(|stint| stint.slot == slot);
+    stints
+}
+
+/// The longest of the four shares, after the number of slots has changed.
+fn longest_share(scene: &Scene, signal: Signal, shares: u32) -> Duration {
+    scene.service.signal(signal);
     let ledger = &scene.book.ledger;
-    let stints = ledger.wait_until("five shares", |stints| first(stints).len() > 1);
-    gaps(&first(&stints))[0]
+    let what = format!("{shares} shares");
+    let shares = 0..shares;
+    let stints = ledger.wait_until(&what, |stints| {
+        let is_anew = |stint: &Stint| stint.slots == shares.end && stint.to > stint.from;
+        let mut slots = shares.clone();
+        slots.all(|slot| of_slot(stints, slot).iter().any(is_anew))
+    });
+    let gaps = shares.flat_map(|slot| gaps(&of_slot(&stints, slot)));
+    gaps.max().unwrap_or_default()
+}
+
+fn shared_anew() -> Duration {
+    longest_share(&Scene::of("slot", 4, LONG), Signal::SIGTTIN, 5)
+}
+
+fn shared_anew_once() -> Duration {
+    let scene = Scene::with("slot", 4, LONG, "critical", BOOT);
+    longest_share(&scene, Signal::SIGTTIN, 5)
+}
+
+fn shared_by_fewer_once() -> Duration {
+    let scene = Scene::with("slot", 4, LONG, "critical", BOOT);
+    longest_share(&scene, Signal::SIGTTOU, 3)
+}
+
+/// The log says the same.
+fn slot_killed() -> Duration {
+    let scene = Scene::with("slot", 4, LONG, "critical", BOOT);
+    let pid = of_slot(&scene.book.ledger.stints(), 0)[0].pid;
+    signal_to(pid, Signal::SIGKILL);
+    let ledger = &scene.book.ledger;
+    let stints = ledger.wait_until("its next worker", |stints| of_slot(stints, 0).len() > 1);
+    let stints = of_slot(&stints, 0);
+    let gap = gaps(&stints)[0];
+    let granted = scene
+        .service
+        .event_where("lease-granted", |event| event["epoch"] == stints[1].epoch);
+    let told = granted.seconds("gap_seconds");
+    assert!(told >= BOOT.as_secs_f64(), "{told}");
+    assert!(told <= gap.as_secs_f64() + 0.01, "{told} {gap:?}");
+    let status = scene.service.status();
+    let leases = status["leases"].as_array().unwrap();
+    let shown = leases.iter().find(|lease| lease["slot"] == 0).unwrap();
+    assert_eq!(shown["gap"], told);
+    gap
 }
 
 fn restarted() -> Duration {
@@ -156,7 +209,7 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
     let times = times.ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let none = Duration::ZERO;
     let found = HEARTBEAT + GRACE;
-    type Scenes = [(&'static str, fn() -> Duration, Duration, Duration); 8];
+    type Scenes = [(&'static str, fn() -> Duration, Duration, Duration); 11];
     let scenes: Scenes = [
         ("its worker is killed (SIGKILL)", killed, none, SLACK),
         ("its worker drains (SIGTERM)", terminated, none, SLACK),
@@ -168,11 +221,24 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
         ),
         ("reload", reloaded, none, SLACK),
         ("reload that is rolled back", rolled_back, none, SLACK),
+        ("all shares, when a slot is added", shared_anew, none, SLACK),
         (
-            "a slot's share, when slots are added",
-            shared_anew,
+            "the same, critical, 1 s to start",
+            shared_anew_once,
             none,
             SLACK,
+        ),
+        (
+            "the same, when a slot is given up",
+            shared_by_fewer_once,
+            none,
+            SLACK,
+        ),
+        (
+            "a slot's worker is killed, 1 s to start",
+            slot_killed,
+            BOOT,
+            BOOT + SLACK,
         ),
         ("restart of the service", restarted, none, SLACK),
         ("the arbiter is killed", arbiter_killed, none, SLACK),
@@ -183,7 +249,7 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
         measured.sort_unstable();
         let at = |index: usize| measured[index].as_secs_f64() * 1e3;
         let (first, middle, last) = (at(0), at(times / 2), at(times - 1));
-        println!("{name:38}{first:10.1}{middle:10.1}{last:10.1}");
+        println!("{name:42}{first:10.1}{middle:10.1}{last:10.1}");
         assert!(measured[0] >= least, "{name}");
         assert!(measured[times / 2] < most, "{name}");
     }

@@ -3,7 +3,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::ledger::{Ledger, Stint, with};
+use crate::judge::Stint;
+use crate::ledger::{Ledger, with};
 use crate::support::service::{Service, Setup, signal_to, wait_for_end_of};
 
 const FAST: &str =

@@ -18,10 +18,13 @@ mod support;
 mod manager;
 
 mod failures;
+mod forged;
 mod gaps;
+mod judge;
 mod kept;
 mod ledger;
 mod moves;
 mod slots;
 mod stalls;
 mod storm;
+mod verdict;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::ledger::{Ledger, gaps, with};
+use crate::judge::gaps;
+use crate::ledger::{Ledger, with};
 use crate::support::service::{Record, Service, Setup, signal_to, wait_for_end_of};
 use crate::support::status::workers_of;
 

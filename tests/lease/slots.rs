@@ -5,7 +5,8 @@ use std::fs;
 
 use nix::sys::signal::Signal;
 
-use crate::ledger::{Ledger, Stint, with};
+use crate::judge::Stint;
+use crate::ledger::{Ledger, with};
 use crate::support::service::{Service, Setup, signal_to};
 
 fn divided(settings: &str, policy: &str) -> Setup {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::ledger::{Book, Ledger, Stint, gaps, with};
+use crate::judge::{Stint, gaps};
+use crate::ledger::{Book, Ledger, with};
 use crate::support::process::stat;
 use crate::support::service::{Record, Service, signal_to};
 use crate::support::{DEADLINE, eventually};

@@ -240,6 +240,8 @@ const PROPERTIES: &[Property] = &[
             "tests/lease/slots.rs: a_reload_with_the_same_number_hands_each_share_to_the_next_in_its_slot",
             "tests/systemd/failure.rs: what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new",
             "tests/systemd/restart.rs: what_a_payload_keeps_goes_on_and_not_over_a_stop",
+            "tests/lease/gaps.rs: nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer",
+            "src/arbiter/core/tests/lease/back.rs: the_gap_of_a_slot_goes_on_while_its_next_worker_boots",
             "src/arbiter/core/tests/lease.rs: the_gap_is_counted_from_what_the_worker_says",
             "src/arbiter/core/simulation.rs: a_million_random_steps_keep_every_promise",
         ],

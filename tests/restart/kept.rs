@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 
 use nix::sys::signal::Signal;
 
-use crate::ledger::{Book, Stint};
+use crate::judge::Stint;
+use crate::ledger::Book;
 use crate::manager::Manager;
 use crate::support::service::{Service, Setup};
 

@@ -15,6 +15,10 @@ mod support;
 mod load;
 
 #[allow(dead_code, reason = "what other tests use of it")]
+#[path = "../lease/judge.rs"]
+mod judge;
+
+#[allow(dead_code, reason = "what other tests use of it")]
 #[path = "../lease/ledger.rs"]
 mod ledger;
 

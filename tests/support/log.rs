@@ -6,8 +6,9 @@ use std::ops::Index;
 use std::process::ChildStderr;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use super::DEADLINE;
@@ -197,6 +198,16 @@ impl Record {
         } else {
             apart
         }
+    }
+
+    /// When it was written, by CLOCK_MONOTONIC as far as the clocks agree: less than a day ago.
+    #[track_caller]
+    pub(crate) fn when(&self) -> Duration {
+        let day = 24.0 * 3600.0;
+        let ago = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let ago = (ago.as_secs_f64() - self.time_of_day()).rem_euclid(day);
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();
+        Duration::from(now).saturating_sub(Duration::from_secs_f64(ago))
     }
 
     fn time_of_day(&self) -> f64 {

@@ -23,8 +23,8 @@ mod failure;
 mod idle_exit;
 mod journal;
 #[allow(dead_code, reason = "what other tests use of it")]
-#[path = "../lease/ledger.rs"]
-mod ledger;
+#[path = "../lease/judge.rs"]
+mod judge;
 mod load;
 mod machine;
 mod own;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::ledger::{Stint, judge};
+use crate::judge::{Stint, read};
 use crate::machine::Machine;
 use crate::support::eventually;
 use crate::support::service::{example, probe};
@@ -113,7 +113,8 @@ impl Machine {
     /// Everybody who ever wrote that: never two at the same time.
     #[track_caller]
     pub(crate) fn stints(&self) -> Vec<Stint> {
-        judge(&self.ok(&format!("cat {LEDGER}")), false)
+        let text = self.ok(&format!("cat {LEDGER}"));
+        read(&text, false).unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// What the journal has of a unit, oldest first, everything that was sent before the call included.

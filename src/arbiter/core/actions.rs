@@ -200,8 +200,8 @@ pub(crate) enum Notice {
         old: WorkerId,
         new: WorkerId,
     },
-    /// A worker runs the payload now. `gap`: nobody did for this long, although somebody could have. `kept`: so many
-    /// bytes of its last holder go along.
+    /// A worker runs the payload now. `gap`: nobody did for this long, whatever the reason. `kept`: so many bytes of its
+    /// last holder go along.
     LeaseGranted {
         lease: LeaseName,
         worker: WorkerId,

@@ -60,17 +60,20 @@ impl Crashes {
     }
 }
 
-/// The wait before attempt `failures + 1`: doubling from `initial`, capped at `max`, then a random share
-/// between half and all of it, so that slots that failed together do not come back together.
+/// The wait before attempt `failures + 1` at most: doubling from `initial`, capped at `max`.
+pub(crate) fn longest(failures: u32, initial: Duration, max: Duration) -> Duration {
+    let doublings = failures.saturating_sub(1).min(31);
+    initial.saturating_mul(1 << doublings).min(max)
+}
+
+/// A random share of it, between half and all, so that slots that failed together do not come back together.
 pub(crate) fn delay(
     failures: u32,
     initial: Duration,
     max: Duration,
     random: &mut Random,
 ) -> Duration {
-    let doublings = failures.saturating_sub(1).min(31);
-    let full = initial.saturating_mul(1 << doublings).min(max);
-    let half = full / 2;
+    let half = longest(failures, initial, max) / 2;
     half + half.mul_f64(random.fraction())
 }
 

@@ -1,13 +1,14 @@
 //! What must hold of leases after every step, by what was sent and what was heard alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use super::actions::{Action, Notice};
+use super::actions::{Action, Cause, Notice};
 use super::events::Event;
-use super::lease::Want;
+use super::lease::{FORGIVEN, Want};
 use super::roster::{Ending, WorkerId};
 use super::{Core, Moment};
-use crate::ipc::orders::Order;
+use crate::ipc::orders::{Order, Recycle};
 use crate::lease::{Deposit, Grant, Released};
 use crate::status::{Scope, ServiceState};
 use crate::worker::phase::Phase;
@@ -16,6 +17,9 @@ use crate::worker::phase::Phase;
 pub(super) type Key = (String, Option<u16>);
 /// Where each worker says that it is, by its slot.
 type Said = BTreeMap<WorkerId, (u16, Phase)>;
+
+/// No move takes so long: somebody had to be waited for.
+const LONG: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Leases {
@@ -31,6 +35,10 @@ pub(super) struct Leases {
     deaf: BTreeSet<WorkerId>,
     /// How often each has failed in a row, at most.
     failures: BTreeMap<Key, u32>,
+    /// For how long its last holder had it, if no other slot was empty at the end.
+    lived: BTreeMap<Key, Duration>,
+    /// Nobody has it since then, and it is missed.
+    free_since: BTreeMap<Key, Moment>,
     /// Nobody may get it before that.
     paused: BTreeMap<Key, Moment>,
     /// The newest that was left for each lease.
@@ -82,8 +90,11 @@ impl Leases {
                     return happened;
                 };
                 let held = self.held.remove(&key).unwrap();
-                if *how != Released::NotTaken {
+                if *how == Released::NotTaken {
+                    self.end(core, &key, &held, held.since);
+                } else {
                     self.forgive(core, &key, &held, *at);
+                    self.end(core, &key, &held, *at);
                 }
                 if matches!(
                     how,
@@ -131,7 +142,13 @@ impl Leases {
             } => {
                 let source = (*worker, *payload, *epoch);
                 let of = |held: &Held| (held.worker, held.payload, held.grant.epoch);
-                self.held.retain(|_, held| of(held) != source);
+                self.held.retain(|key, held| {
+                    let stays = of(held) != source;
+                    if !stays {
+                        self.free_since.insert(key.clone(), held.since);
+                    }
+                    stays
+                });
                 self.deaf.insert(*worker);
                 happened.push("lease undelivered".to_owned());
             }
@@ -139,9 +156,13 @@ impl Leases {
                 let lost = self.held.extract_if(.., |_, held| held.worker == *worker);
                 for (key, held) in lost.collect::<Vec<_>>() {
                     // One that was given up counts to its last beat only.
-                    if core.workers[worker].ending == Ending::None {
+                    let at = if core.workers[worker].ending == Ending::None {
                         self.forgive(core, &key, &held, *at);
-                    }
+                        *at
+                    } else {
+                        core.workers[worker].last_beat
+                    };
+                    self.end(core, &key, &held, at);
                     *self.failures.entry(key).or_default() += 1;
                     happened.push("lease died".to_owned());
                 }
@@ -156,6 +177,17 @@ impl Leases {
     fn forgive(&mut self, core: &Core, key: &Key, held: &Held, until: Moment) {
         if until.since(held.since) >= core.policy.stable_after {
             self.failures.remove(key);
+        }
+    }
+
+    fn end(&mut self, core: &Core, key: &Key, held: &Held, at: Moment) {
+        self.free_since.insert(key.clone(), at.max(held.since));
+        let slot = core.workers[&held.worker].slot;
+        let mut slots = core.slots.iter().zip(0..);
+        if slots.all(|(place, index)| place.serving.is_some() || index == slot) {
+            self.lived.insert(key.clone(), at.since(held.since));
+        } else {
+            self.lived.remove(key);
         }
     }
 
@@ -206,8 +238,29 @@ impl Leases {
                 let key = (lease.payload.clone(), lease.slot);
                 let known = self.failures.get(&key).copied().unwrap_or_default();
                 assert!((2..=known).contains(failures), "{key:?} has failed {known}");
+                let limit = core.policy.backoff_initial * (1 << (failures - 2).min(20));
+                let limit = limit.min(core.policy.backoff_max) * FORGIVEN;
+                let lived = self.lived.get(&key).copied().unwrap_or_default();
+                assert!(lived < limit, "{key:?} pauses after {lived:?}");
                 self.paused.insert(key, now + *delay);
                 vec!["lease paused"]
+            }
+            Action::Fork {
+                cause: Cause::Recycle(Recycle::Slots),
+                ..
+            } if usize::from(core.leases.shares()) != core.target() => vec!["shares waited"],
+            Action::Log(Notice::LeaseGranted { lease, gap, .. }) => {
+                let key = (lease.payload.clone(), lease.slot);
+                let Some(since) = self.free_since.remove(&key) else {
+                    return Vec::new();
+                };
+                let span = now.since(since);
+                assert!(*gap >= span, "nobody had {key:?} for {span:?}, not {gap:?}");
+                vec![if span > LONG {
+                    "a long gap is told"
+                } else {
+                    "a gap is told"
+                }]
             }
             // New code, or the old one again: it may try at once.
             Action::Release => {
@@ -257,7 +310,6 @@ impl Leases {
         let expected = key.1.map_or(core.target(), |_| usize::from(shares));
         assert_eq!(usize::from(grant.slots), expected);
         assert!(key.1.is_none_or(|slot| slot < shares), "no share");
-        assert!(usize::from(shares) <= core.target(), "more than there are");
         let generation = core.workers[&worker].generation;
         assert!(!self.finished.contains(&(key.clone(), generation)), "again");
         if core.is_member(worker) || generation > core.generation {
@@ -342,6 +394,15 @@ impl Leases {
         ended: &BTreeSet<WorkerId>,
     ) {
         assert!(self.doomed.is_empty(), "nobody gets {:?}", self.doomed);
+        let missed = |key: &Key| self.is_missed(core, key);
+        let free: Vec<Key> = self.free_since.keys().cloned().collect();
+        for key in free
+            .into_iter()
+            .filter(|key| !missed(key))
+            .collect::<Vec<_>>()
+        {
+            self.free_since.remove(&key);
+        }
         if matches!(core.state(), ServiceState::Stopping | ServiceState::Booting) {
             return;
         }
@@ -357,6 +418,8 @@ impl Leases {
             let Some(slot) = key.1 else { continue };
             let place = core.slots.get(usize::from(slot));
             let rightful = place.is_some_and(|place| place.serving == Some(held.worker));
+            // It was given up, and the others are not ready to share the work without it.
+            let rightful = rightful || (place.is_none() && slot < shares);
             assert!(
                 (rightful && held.grant.slots == shares) || is_told(held, said, ended),
                 "{key:?} is held by the wrong worker, {}",
@@ -364,10 +427,9 @@ impl Leases {
             );
         }
         let complete = core.slots.iter().all(|slot| slot.serving.is_some());
-        assert!(
-            usize::from(shares) == core.target() || !complete,
-            "not shared"
-        );
+        let settled = usize::from(shares) == core.target();
+        assert!(settled || !complete || self.waits(core), "not shared");
+        assert!(usize::from(shares) <= core.target() || self.waits(core));
         for (id, wants) in &self.wants {
             let (slot, phase) = said[id];
             let place = core.slots.get(usize::from(slot));
@@ -392,6 +454,38 @@ impl Leases {
                 self.check_held(core, now, id, &key, said, ended);
             }
         }
+    }
+
+    /// The app of a worker that stays has it, or an empty slot may get one that has; and it is not done.
+    fn is_missed(&self, core: &Core, key: &Key) -> bool {
+        let scope = key.1.map_or(Scope::Service, |_| Scope::Slot);
+        let mut declared = self.wants.iter().filter(|(_, wants)| {
+            let mut wants = wants.iter();
+            wants.any(|want| want.name == key.0 && want.scope == scope)
+        });
+        let declared = declared.any(|(id, _)| {
+            let worker = &core.workers[id];
+            let counts = !worker.is_leaving() && worker.generation <= core.generation;
+            counts && !self.is_finished(key, worker.generation)
+        });
+        let incomplete = core.slots.iter().any(|slot| slot.serving.is_none());
+        let there = key.1.is_none_or(|slot| slot < core.leases.shares());
+        there && (declared || (incomplete && !self.is_finished(key, core.generation)))
+    }
+
+    /// Somebody has a share that cannot be started again there, and nobody is prepared to take his place.
+    fn waits(&self, core: &Core) -> bool {
+        let once = |held: &Held| {
+            let mut wants = self.wants[&held.worker].iter();
+            wants.any(|want| want.payload == held.payload && want.once)
+        };
+        let prepared = |id| core.workers[&id].phase == Phase::Prepared;
+        self.held.iter().any(|(key, held)| {
+            let place = key.1.and_then(|slot| core.slots.get(usize::from(slot)));
+            place.is_some_and(|place| {
+                place.serving == Some(held.worker) && !place.incoming.is_some_and(prepared)
+            }) && once(held)
+        })
     }
 
     fn check_held(

@@ -15,7 +15,11 @@
 mod back;
 mod deposit;
 mod pass;
+mod shares;
 mod view;
+
+#[cfg(test)]
+pub(super) use back::FORGIVEN;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,11 +38,15 @@ pub(crate) struct Want {
     pub(crate) payload: u32,
     pub(crate) name: String,
     pub(crate) scope: Scope,
+    /// It can be started only once in that worker.
+    #[serde(default)]
+    pub(crate) once: bool,
 }
 
 impl Want {
-    /// Those of an app with these payloads that need a lease.
-    pub(crate) fn of(names: &[String], scopes: &[Scope]) -> Vec<Want> {
+    /// Those of an app with these payloads that need a lease. `once`: the places of those that can be started only
+    /// once.
+    pub(crate) fn of(names: &[String], scopes: &[Scope], once: &[u32]) -> Vec<Want> {
         let numbered = (0..).zip(names.iter().zip(scopes));
         let leased = numbered.filter(|(_, (_, scope))| **scope != Scope::Worker);
         leased
@@ -46,6 +54,7 @@ impl Want {
                 payload,
                 name: name.clone(),
                 scope: *scope,
+                once: once.contains(&payload),
             })
             .collect()
     }
@@ -60,7 +69,7 @@ pub(super) struct Leases {
     spent: Spent,
     all: Vec<Lease>,
     last_epoch: u64,
-    /// Among how many slots work is shared. More slots count when all of them serve, fewer at once.
+    /// Among how many slots work is shared; see [`shares`].
     shares: u16,
 }
 
@@ -99,14 +108,15 @@ struct Holder {
     revoked: bool,
 }
 
-/// For how long nobody had the lease although somebody could have.
+/// For how long nobody had the lease of a payload that the app has, whether anybody could have had it or not.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Gap {
     /// The last sign of its last holder.
     lost_at: Option<Moment>,
-    /// Somebody can have it since then.
-    wanted_since: Option<Moment>,
-    /// Together, until the last time that nobody could.
+    /// It is missed since then.
+    #[serde(rename = "wanted_since")]
+    missed_since: Option<Moment>,
+    /// Together, until the last time that it was not.
     before: Duration,
     /// The whole of it, when it was over.
     last: Duration,
@@ -215,12 +225,12 @@ impl Lease {
 }
 
 impl Gap {
-    /// Call whenever the lease is free, after everything that may change who can have it.
-    fn note(&mut self, now: Moment, somebody: bool) {
+    /// Call whenever the lease is free, after everything that may change whether it is missed.
+    fn note(&mut self, now: Moment, missed: bool) {
         let lost_at = self.lost_at.take();
-        if somebody {
-            self.wanted_since.get_or_insert(lost_at.unwrap_or(now));
-        } else if let Some(since) = self.wanted_since.take() {
+        if missed {
+            self.missed_since.get_or_insert(lost_at.unwrap_or(now));
+        } else if let Some(since) = self.missed_since.take() {
             self.before += now.since(since);
         }
     }
@@ -233,7 +243,7 @@ impl Gap {
 
     fn close(&mut self, now: Moment) -> Duration {
         let open = self
-            .wanted_since
+            .missed_since
             .map_or(Duration::ZERO, |since| now.since(since));
         let last = self.before + open;
         *self = Self {

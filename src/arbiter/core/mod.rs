@@ -316,6 +316,7 @@ impl Core {
             self.announce(now);
             self.advance_reload(now);
             self.refill(now);
+            self.settle_shares();
             self.serve_prepared(now);
             self.recycle_next(now);
             self.retire_surplus(now);

@@ -25,25 +25,13 @@ impl Core {
 
     /// Lets prepared workers serve: the first time all together, later each for itself.
     pub(super) fn serve_prepared(&mut self, now: Moment) {
-        let prepared = |core: &Self, slot: &Slot| {
-            slot.incoming.filter(|id| {
-                core.workers
-                    .get(id)
-                    .is_some_and(|worker| worker.phase == Phase::Prepared)
-            })
-        };
-        let all = self
-            .slots
-            .iter()
-            .all(|slot| slot.serving.is_some() || prepared(self, slot).is_some());
+        let mut slots = self.slots.iter();
+        let all = slots.all(|slot| slot.serving.is_some() || self.prepared(slot).is_some());
         if !self.was_ready && !all {
             return;
         }
-        let ready: Vec<WorkerId> = self
-            .slots
-            .iter()
-            .filter_map(|slot| prepared(self, slot))
-            .collect();
+        let slots = self.slots.iter().filter(|slot| !self.waits_to_share(slot));
+        let ready: Vec<WorkerId> = slots.filter_map(|slot| self.prepared(slot)).collect();
         for id in ready {
             if let Some(worker) = self.workers.get_mut(&id)
                 && worker.serve_sent.is_none()
@@ -57,6 +45,12 @@ impl Core {
         }
     }
 
+    /// Who is about to take the slot over, and ready to.
+    pub(super) fn prepared(&self, slot: &Slot) -> Option<WorkerId> {
+        let worker = self.workers.get(&slot.incoming?)?;
+        slot.incoming.filter(|_| worker.phase == Phase::Prepared)
+    }
+
     pub(super) fn ask_to_recycle(&mut self, id: WorkerId, cause: Recycle) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.serving == Some(id)) {
             slot.recycle.get_or_insert(cause);
@@ -67,8 +61,9 @@ impl Core {
         }
     }
 
-    /// Starts the replacement of one healthy worker that has reached a limit. One at a time, so that the
-    /// memory of two generations is never needed at once.
+    /// Starts the replacement of one healthy worker that has reached a limit. One at a time, so that the memory of two
+    /// generations is not needed at once; but together where the others wait for each of them: see
+    /// [`lease::shares`](super::lease).
     pub(super) fn recycle_next(&mut self, now: Moment) {
         for slot in &mut self.slots {
             let aged = slot
@@ -80,19 +75,24 @@ impl Core {
                 slot.recycle.get_or_insert(Recycle::Age);
             }
         }
-        let under_way = self
-            .slots
-            .iter()
-            .any(|slot| slot.serving.is_some() && slot.incoming.is_some());
-        if under_way || !self.was_ready || self.suspends_forks() {
+        if !self.was_ready || self.suspends_forks() {
             return;
         }
-        let next = self.slots.iter().enumerate().find_map(|(index, slot)| {
-            let cause = slot.recycle?;
-            let old = slot.serving?;
-            slot.retry_at.is_none().then_some((index, old, cause))
+        let mut slots = self.slots.iter();
+        let under_way = slots.any(|slot| {
+            slot.serving.is_some() && slot.incoming.is_some() && !self.waits_to_share(slot)
         });
-        if let Some((index, worker, cause)) = next {
+        let slots = self.slots.iter().enumerate();
+        let mut due: Vec<(usize, WorkerId, Recycle)> = slots
+            .filter(|(_, slot)| slot.incoming.is_none() && slot.retry_at.is_none())
+            .filter_map(|(index, slot)| Some((index, slot.serving?, slot.recycle?)))
+            .collect();
+        if due.iter().any(|(_, _, cause)| *cause == Recycle::Slots) {
+            due.retain(|(_, _, cause)| *cause == Recycle::Slots);
+        } else {
+            due.truncate(usize::from(!under_way));
+        }
+        for (index, worker, cause) in due {
             let slot = u16::try_from(index).unwrap_or(u16::MAX);
             self.notice(Notice::Recycling {
                 worker,
@@ -149,7 +149,10 @@ impl Core {
         };
         let mut serving = self.slots.iter().filter_map(|slot| slot.serving.as_ref());
         if serving.any(is_well) {
-            for id in std::mem::take(&mut self.surplus) {
+            let surplus = std::mem::take(&mut self.surplus).into_iter();
+            let (stay, leave) = surplus.partition(|id| self.keeps_its_share(*id));
+            self.surplus = stay;
+            for id in Vec::into_iter(leave) {
                 // Those of a reload that failed are of a generation that this one is not.
                 let worker = self.workers.get(&id);
                 let is_ours = worker.is_some_and(|worker| worker.generation <= self.generation);

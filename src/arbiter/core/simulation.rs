@@ -76,6 +76,10 @@ struct World {
     deposits: u64,
     /// The payloads that need leases, by generation.
     apps: BTreeMap<u32, Vec<Want>>,
+    /// They do not say which of them can be started only once.
+    older: bool,
+    /// Somebody was killed, although nothing bad is likely.
+    killed: bool,
     /// Connections that nobody has accepted.
     backlog: u64,
     /// What workers had accepted that are gone.
@@ -104,6 +108,7 @@ impl World {
         if random.fraction() < 0.3 {
             policy.idle_exit = Some(Duration::from_secs(u64::from(1 + pick(&mut random, 20))));
         }
+        let older = random.fraction() < 0.3;
         let trouble = [0.0, 0.01, 0.05, 0.3][usize::from(pick(&mut random, 4))];
         Self {
             core: Core::new(policy, random.next()),
@@ -118,6 +123,8 @@ impl World {
             triggers: 0,
             deposits: 0,
             apps: BTreeMap::new(),
+            older,
+            killed: false,
             backlog: 0,
             accepted_before: 0,
             trace: VecDeque::new(),
@@ -151,6 +158,7 @@ impl World {
             if self.chance(0.5)
                 && let Some(id) = self.any_worker()
             {
+                self.killed = true;
                 self.exit(id, Exit::Signal(9));
             }
             let Some((id, _)) = self.next_said() else {

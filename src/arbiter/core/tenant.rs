@@ -20,6 +20,8 @@ pub(super) struct Tenant {
     orders: VecDeque<Order>,
     /// The payloads that run, and those of them that are to stop.
     running: BTreeMap<u32, (Grant, bool)>,
+    /// Its program does not say which of its payloads can be started only once.
+    older: bool,
     /// Those that cannot be started again.
     spent: BTreeSet<u32>,
     /// Those that have given their lease back, and nobody will ever hear it.
@@ -42,7 +44,7 @@ pub(super) enum Word {
 }
 
 /// What one generation's app is made of.
-pub(super) fn app(random: &mut Random) -> Vec<Want> {
+pub(super) fn app(random: &mut Random, older: bool) -> Vec<Want> {
     let all = [
         ("scheduler", Scope::Service, 0.9),
         (ONCE, Scope::Service, 0.5),
@@ -64,6 +66,7 @@ pub(super) fn app(random: &mut Random) -> Vec<Want> {
             payload,
             name: name.to_owned(),
             scope,
+            once: !older && random.fraction() < 0.5,
         });
     }
     wants
@@ -103,10 +106,11 @@ pub(super) fn check<'a>(tenants: impl Iterator<Item = (WorkerId, &'a Tenant)>) {
 }
 
 impl Tenant {
-    pub(super) fn new(slot: u16, wants: Vec<Want>) -> Self {
+    pub(super) fn new(slot: u16, wants: Vec<Want>, older: bool) -> Self {
         Self {
             slot,
             wants,
+            older,
             orders: VecDeque::new(),
             running: BTreeMap::new(),
             spent: BTreeSet::new(),
@@ -141,6 +145,15 @@ impl Tenant {
     pub(super) fn able(&self) -> impl Iterator<Item = (Option<u16>, &Want)> {
         let able = |want: &&Want| !self.full && !self.spent.contains(&want.payload);
         self.wants.iter().filter(able).map(|want| self.place(want))
+    }
+
+    /// What it could run in its slot, if it had not run it before.
+    pub(super) fn spent(&self) -> impl Iterator<Item = (Option<u16>, &Want)> {
+        let spent = |want: &&Want| self.spent.contains(&want.payload);
+        let spent = self.wants.iter().filter(spent);
+        spent
+            .map(|want| self.place(want))
+            .filter(|(slot, _)| slot.is_some())
     }
 
     /// What it runs.
@@ -201,9 +214,11 @@ impl Tenant {
             let how = if !serves && luck < 0.4 {
                 Released::Spent
             } else if stops && luck < 0.5 {
-                Released::Stopped
-            } else if stops && luck < 0.6 {
-                Released::Spent
+                if want.once || (self.older && want.payload % 2 == 1) {
+                    Released::Spent
+                } else {
+                    Released::Stopped
+                }
             } else if serves && !stops && want.name == ONCE && luck < 0.2 {
                 Released::Finished
             } else if serves && luck < trouble / 2.0 {

@@ -1,13 +1,20 @@
 //! How a lease becomes free.
 
+use std::time::Duration;
+
 use super::super::actions::{Action, Notice};
 use super::super::roster::{Ending, Worker, WorkerId};
 use super::super::{Core, Moment, backoff};
 use crate::ipc::orders::Recycle;
 use crate::lease::Released;
 
+/// A holder that has run for so many times the pause that its failure would cause is not paused for.
+pub(in crate::arbiter::core) const FORGIVEN: u32 = 10;
+
 /// How a holder came to have it no more.
 struct Loss {
+    /// Of the worker.
+    slot: u16,
     at: Moment,
     how: &'static str,
     /// It counts as a failure of the payload.
@@ -30,7 +37,7 @@ impl Core {
         let (Some(index), Some(worker)) = (index, self.workers.get(&id)) else {
             return;
         };
-        let lease = &mut self.leases.all[index];
+        let (lease, place) = (&mut self.leases.all[index], worker.slot);
         let revoked = lease.holder.as_ref().is_some_and(|holder| holder.revoked);
         match how {
             Released::Finished => lease.finished_in.push(worker.generation),
@@ -51,6 +58,7 @@ impl Core {
             }
         }
         let loss = Loss {
+            slot: place,
             at: at.min(now),
             how: how.name(),
             failed: how.is_failure(),
@@ -67,8 +75,10 @@ impl Core {
         grant: (u32, u64),
     ) {
         self.channel_closed(now, id);
-        if let Some(index) = self.leases.granted(id, grant) {
+        let slot = self.workers.get(&id).map(|worker| worker.slot);
+        if let (Some(index), Some(slot)) = (self.leases.granted(id, grant), slot) {
             let loss = Loss {
+                slot,
                 at: now,
                 how: "undelivered",
                 failed: false,
@@ -97,6 +107,7 @@ impl Core {
         self.leases.wants.remove(&id);
         self.leases.spent.remove(&id);
         let loss = Loss {
+            slot: worker.slot,
             at: match worker.ending {
                 Ending::None => at.min(now),
                 // One that was given up has not worked since its last beat.
@@ -123,10 +134,13 @@ impl Core {
         };
         let lost_at = loss.at.max(holder.since);
         let held = lost_at.since(holder.since);
+        let failures = lease.failures;
+        let is_forgiven = self.is_forgiven(failures, held, loss.slot);
+        let lease = &mut self.leases.all[index];
         if loss.ran {
             lease.gap.lost_at = Some(lost_at);
             lease.refused_by.clear();
-            if held >= self.policy.stable_after {
+            if held >= self.policy.stable_after || is_forgiven {
                 lease.failures = 0;
             }
         } else {
@@ -143,6 +157,15 @@ impl Core {
         if loss.failed {
             self.pause(now, index);
         }
+    }
+
+    /// It ran for long, measured by the pause that comes next; and of whoever ran it before, nobody is missing any more.
+    fn is_forgiven(&self, failures: u32, held: Duration, slot: u16) -> bool {
+        let (initial, max) = (self.policy.backoff_initial, self.policy.backoff_max);
+        let pause = backoff::longest(failures, initial, max);
+        let mut slots = self.slots.iter().zip(0..);
+        let others_serve = slots.all(|(place, index)| place.serving.is_some() || index == slot);
+        others_serve && held >= pause.saturating_mul(FORGIVEN)
     }
 
     /// The first failure moves it on at once. One that fails wherever it goes must not take every worker along.

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use super::super::actions::{Action, Notice};
 use super::super::roster::{Ending, Worker, WorkerId};
 use super::super::{Core, Moment};
-use super::{Holder, Lease, Leases, is_spent};
+use super::{Holder, Lease, Leases};
 use crate::ipc::orders::Order;
 use crate::lease::Grant;
 use crate::status::Scope;
@@ -18,7 +18,6 @@ impl Core {
         if !self.was_ready {
             return;
         }
-        self.count_shares();
         if self.leases.wants.is_empty() && self.leases.all.is_empty() {
             return;
         }
@@ -52,22 +51,10 @@ impl Core {
         takers
     }
 
-    fn count_shares(&mut self) {
-        let shares = usize::from(self.leases.shares);
-        let mut more = self.slots.iter().skip(shares);
-        if self.slots.len() < shares || more.all(|slot| slot.serving.is_some()) {
-            self.leases.shares = self.target_number();
-        }
-    }
-
-    /// Makes a record of every lease that somebody wants, and forgets those that nobody does.
+    /// Makes a record of every lease that somebody wants, and forgets those that nobody misses.
     fn list_leases(&mut self, takers: &[WorkerId]) {
         let Leases {
-            wants,
-            spent,
-            all,
-            shares,
-            ..
+            wants, all, shares, ..
         } = &mut self.leases;
         for id in takers {
             let (Some(wants), Some(worker)) = (wants.get(id), self.workers.get(id)) else {
@@ -84,20 +71,39 @@ impl Core {
                 }
             }
         }
-        let shares = *shares;
         let workers = self.workers.values().map(|worker| worker.generation);
         let oldest = workers.fold(self.generation, u32::min);
-        all.retain_mut(|lease| {
+        let all = self.leases.all.iter();
+        let missed = all.map(|lease| lease.holder.is_none() && self.is_missed(lease));
+        let missed: Vec<bool> = missed.collect();
+        let (mut missed, shares) = (missed.into_iter(), self.leases.shares);
+        self.leases.all.retain_mut(|lease| {
             lease.finished_in.retain(|done| *done >= oldest);
-            let able = |id, want| lease.is_of(want) && !is_spent(spent, id, want);
-            let wanted = || {
-                let mut all = wants.iter();
-                all.any(|(id, wants)| wants.iter().any(|want| able(*id, want)))
-            };
+            let is_missed = missed.next() == Some(true);
             let counts = !lease.finished_in.is_empty() || lease.deposit.is_some();
-            let there = lease.slot.is_none_or(|slot| slot < shares);
-            lease.holder.is_some() || counts || (there && (lease.retry_at.is_some() || wanted()))
+            let pauses = lease.retry_at.is_some() && lease.slot.is_none_or(|slot| slot < shares);
+            lease.holder.is_some() || counts || pauses || is_missed
         });
+    }
+
+    /// If nobody has it, somebody should: the app of a worker that stays has the payload, or that of one that is still
+    /// to come, as far as is known; and it is not done. What a generation has that is not committed does not count.
+    fn is_missed(&self, lease: &Lease) -> bool {
+        let done = |generation| lease.finished_in.contains(&generation);
+        let counts = |worker: &Worker| {
+            let stays = !worker.is_leaving() && worker.generation <= self.generation;
+            stays && !done(worker.generation)
+        };
+        let there = lease.slot.is_none_or(|slot| slot < self.leases.shares);
+        let declared = || {
+            let mut wants = self.leases.wants.iter();
+            wants.any(|(id, wants)| {
+                let has = wants.iter().any(|want| lease.is_of(want));
+                has && self.workers.get(id).is_some_and(counts)
+            })
+        };
+        let awaited = || self.slots.iter().any(|slot| slot.serving.is_none());
+        there && (declared() || (awaited() && !done(self.generation)))
     }
 
     /// Who is not in its place any more leaves, or its slot was given up, and then the number is another one.
@@ -135,8 +141,9 @@ impl Core {
 
     fn offer(&mut self, now: Moment, index: usize, takers: &[WorkerId]) {
         let taker = self.taker(&self.leases.all[index], takers);
+        let missed = self.is_missed(&self.leases.all[index]) || taker.is_some();
         let lease = &mut self.leases.all[index];
-        lease.gap.note(now, taker.is_some());
+        lease.gap.note(now, missed);
         lease.retry_at = lease.retry_at.filter(|at| *at > now);
         let lease = &self.leases.all[index];
         let slots = match lease.scope() {

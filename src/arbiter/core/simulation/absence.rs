@@ -17,9 +17,16 @@ const MOVE: Duration = Duration::from_secs(3);
 /// The same if somebody has to be found stuck before: its heartbeat, its time after SIGABRT, its end.
 const FIND: Duration = Duration::from_secs(13);
 
+/// From the fork of a worker to the moment when it serves, where nothing goes wrong.
+const BOOT: Duration = Duration::from_secs(12);
+
 /// What nobody runs although somebody could.
 #[derive(Default)]
-pub(super) struct Absence(BTreeMap<Key, Since>);
+pub(super) struct Absence {
+    able: BTreeMap<Key, Since>,
+    /// What nobody runs since the worker in its place cannot start it again.
+    spent: BTreeMap<(Key, WorkerId), Moment>,
+}
 
 struct Since {
     at: Moment,
@@ -30,7 +37,8 @@ struct Since {
 impl Absence {
     /// The arbiter did not run: nobody's time has passed.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.able.clear();
+        self.spent.clear();
     }
 }
 
@@ -44,18 +52,19 @@ impl World {
         if asked || self.left || self.core.leaves_for().is_some() {
             return self.absence.forget();
         }
+        self.check_spent();
         let wanted = self.wanted();
-        self.absence.0.retain(|key, _| wanted.contains(key));
+        self.absence.able.retain(|key, _| wanted.contains(key));
         for key in wanted {
             let place = self.occupied(&key);
             let pauses = self.core.lease_pauses_until(&key.0, key.1);
             if place == Place::Runs || pauses.is_some_and(|until| until > self.now) {
-                self.absence.0.remove(&key);
+                self.absence.able.remove(&key);
                 continue;
             }
             let at = self.now;
             let since = Since { at, stuck: None };
-            let since = self.absence.0.entry(key.clone()).or_insert(since);
+            let since = self.absence.able.entry(key.clone()).or_insert(since);
             if let Place::Stuck(id) = place
                 && since.stuck != Some(id)
             {
@@ -66,6 +75,44 @@ impl World {
             let span = at.since(since.at);
             assert!(span <= limit, "nobody runs {key:?} for {span:?}");
         }
+    }
+
+    /// A share that cannot be started again in its worker has its successor by then, where nothing goes wrong.
+    fn check_spent(&mut self) {
+        if self.troubled || self.core.suspends_forks() {
+            return self.absence.spent.clear();
+        }
+        let spent = self.spent();
+        self.absence.spent.retain(|which, _| spent.contains(which));
+        let limit = if self.older || self.killed {
+            BOOT + MOVE
+        } else {
+            MOVE
+        };
+        for which in spent {
+            let since = self.absence.spent.entry(which.clone());
+            let span = self.now.since(*since.or_insert(self.now));
+            assert!(span <= limit, "nobody runs {which:?} for {span:?}");
+        }
+    }
+
+    /// What would be run where it was run before, if it could be started again there.
+    fn spent(&self) -> BTreeSet<(Key, WorkerId)> {
+        let mut all = BTreeSet::new();
+        for (id, actor) in self.actors.iter().filter(|(_, actor)| actor.is_well()) {
+            let worker = &self.core.workers[id];
+            let place = self.core.slots.get(usize::from(worker.slot));
+            if place.is_none_or(|place| place.serving != Some(*id)) {
+                continue;
+            }
+            for (slot, want) in actor.tenant.spent() {
+                let key = (want.name.clone(), slot);
+                if !self.witness.is_finished(&key, worker.generation) {
+                    all.insert((key, *id));
+                }
+            }
+        }
+        all
     }
 
     /// What somebody could run, now.

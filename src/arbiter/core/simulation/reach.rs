@@ -41,6 +41,8 @@ pub(super) fn check_reach(tally: &BTreeMap<String, u32>) {
             "lease granted",
             "lease granted again",
             "lease revoked",
+            "shares waited",
+            "a long gap is told",
             "lease stopped",
             "lease spent",
             "lease finished",

@@ -170,11 +170,11 @@ impl World {
                     return;
                 }
                 let next_at = self.now + self.span(2_000);
-                let random = &mut self.random;
+                let (random, older) = (&mut self.random, self.older);
                 let app = self.apps.entry(generation);
-                let wants = app.or_insert_with(|| tenant::app(random)).clone();
-                self.actors
-                    .insert(worker, Actor::new(next_at, Tenant::new(slot, wants)));
+                let wants = app.or_insert_with(|| tenant::app(random, older)).clone();
+                let tenant = Tenant::new(slot, wants, older);
+                self.actors.insert(worker, Actor::new(next_at, tenant));
                 let pid = u32::try_from(worker.0).unwrap_or(0) + 1000;
                 answers.push(Event::Forked { worker, pid });
             }

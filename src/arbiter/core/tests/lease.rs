@@ -2,6 +2,7 @@
 
 mod back;
 mod deposit;
+mod shares;
 
 use super::*;
 use crate::arbiter::core::lease::Want;
@@ -17,7 +18,7 @@ const SCHEDULER: u32 = 0;
 fn wants(scopes: &[(&str, Scope)]) -> Vec<Want> {
     let names: Vec<_> = scopes.iter().map(|(name, _)| (*name).to_owned()).collect();
     let scopes: Vec<_> = scopes.iter().map(|(_, scope)| *scope).collect();
-    Want::of(&names, &scopes)
+    Want::of(&names, &scopes, &[])
 }
 
 fn scheduler() -> Vec<Want> {

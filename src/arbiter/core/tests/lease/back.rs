@@ -134,3 +134,92 @@ fn failures_in_a_row_pause_and_a_good_while_forgives_them() {
         "at once again"
     );
 }
+
+/// Each of these takes a worker along, and the next one comes when that has been replaced.
+#[test]
+fn one_whose_holders_die_now_and_then_moves_at_once_each_time() {
+    let mut bench = Bench::leased(&scheduler());
+    bench.taken();
+    let mut holder = FIRST;
+    for (epoch, number) in (2..).zip(3..9) {
+        bench.pass(
+            Duration::from_secs(8),
+            &[FIRST, SECOND, WorkerId(number - 1)],
+        );
+        bench.taken();
+        bench.exit(holder, Exit::Signal(9));
+        let granted = bench.grants();
+        let other = WorkerId(number - 1);
+        assert_eq!(granted, [grant(other, SCHEDULER, epoch, 2)]);
+        holder = other;
+        bench.pass(Duration::from_secs(1), &[other]);
+        bench.come_up(WorkerId(number), &scheduler());
+    }
+}
+
+/// It would take one worker after the other before the first of them is back.
+#[test]
+fn a_death_before_the_last_victim_was_replaced_pauses() {
+    let mut bench = Bench::leased(&scheduler());
+    bench.taken();
+    bench.exit(FIRST, Exit::Signal(9));
+    bench.pass(Duration::from_secs(8), &[SECOND]);
+    bench.taken();
+    bench.exit(SECOND, Exit::Signal(9));
+    let notices = bench.notices();
+    let pauses = |notice: &Notice| matches!(notice, Notice::LeasePauses { failures: 2, .. });
+    assert!(notices.iter().any(pauses), "{notices:?}");
+}
+
+#[test]
+fn the_gap_of_a_slot_goes_on_while_its_next_worker_boots() {
+    let mut bench = Bench::leased(&consumer());
+    bench.taken();
+    bench.exit(FIRST, Exit::Signal(9));
+    bench.pass(Duration::from_secs(9), &[SECOND, THIRD]);
+    bench.come_up(THIRD, &consumer());
+    assert_eq!(bench.gap(), Some(Duration::from_secs(9)));
+    let shown = bench.core.leases(bench.now);
+    assert_eq!((shown[0].gap, shown[0].grants), (9.0, 2));
+}
+
+/// Nobody is left who says that there is such a payload.
+#[test]
+fn the_gap_of_the_only_worker_goes_on_until_the_next_one_serves() {
+    for wants in [scheduler(), consumer()] {
+        let mut bench = Bench::new(|policy| policy.workers = 1);
+        bench.want(FIRST, &wants);
+        bench.boot(FIRST);
+        bench.serve(FIRST);
+        bench.taken();
+        bench.exit(FIRST, Exit::Signal(9));
+        bench.pass(Duration::from_secs(9), &[SECOND]);
+        assert_eq!(bench.core.leases(bench.now).len(), 1);
+        bench.come_up(SECOND, &wants);
+        assert_eq!(bench.gap(), Some(Duration::from_secs(9)));
+    }
+}
+
+/// Its worker is healthy, and has to be replaced before it runs there again.
+#[test]
+fn the_gap_goes_on_while_it_cannot_be_started_again_in_its_worker() {
+    let mut bench = Bench::leased(&consumer());
+    bench.tell(Event::Asked(Request::OneMore));
+    bench.come_up(THIRD, &consumer());
+    bench.give_back(SECOND, 0, 2, Released::Stopped);
+    bench.give_back(FIRST, 0, 1, Released::Spent);
+    bench.taken();
+    bench.pass(Duration::from_secs(7), &[FIRST, SECOND, THIRD, FOURTH]);
+    bench.come_up(FOURTH, &consumer());
+    assert_eq!(bench.gap(), Some(Duration::from_secs(7)));
+}
+
+#[test]
+fn what_nobody_misses_is_no_gap() {
+    let mut bench = Bench::leased(&scheduler());
+    bench.give_back(FIRST, SCHEDULER, 1, Released::Finished);
+    bench.pass(Duration::from_secs(60), &[FIRST, SECOND]);
+    bench.on_trial(&scheduler());
+    bench.pass(Duration::from_secs(2), &[FIRST, SECOND, THIRD, FOURTH]);
+    assert_eq!(bench.gap(), Some(Duration::ZERO));
+}
