@@ -12,7 +12,11 @@ fn lines(section: &str, block: usize) -> &'static str {
     let readme = include_str!("../../README.md");
     let (_, section) = readme.split_once(section).expect("the section");
     let mut blocks = section.split("```").skip(1).step_by(2);
-    blocks.nth(block).expect("its lines")
+    let (_language, lines) = blocks
+        .nth(block)
+        .and_then(|block| block.split_once('\n'))
+        .expect("its lines");
+    lines
 }
 
 /// The checkout, as far as somebody needs it who installs a program that he has built there.
