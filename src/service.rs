@@ -32,7 +32,7 @@ use crate::{alone, control, logs, overview, sockets, sys};
 /// configuration; it is parsed before anything is forked, and a key that it does not know is an error ([`Context`]).
 ///
 /// The exit codes are those of `sysexits.h`: 0 after a clean stop, 64 for wrong flags, 69 when an address is in
-/// use, 70 when the service's own code failed, 71 when the system refused something basic, 78 for a wrong
+/// use or somebody who is asked is not there, 70 when the service's own code failed, 71 when the system refused something basic, 78 for a wrong
 /// configuration or wrong sockets.
 ///
 /// Call it first in a plain `fn main`, before any thread is started and outside of a runtime: under `#[tokio::main]` it
@@ -335,7 +335,8 @@ fn control_path(name: &str, flags: &Flags) -> Result<PathBuf, Failure> {
     config::control_path(name, flags, std::env::vars_os())?.ok_or_else(|| {
         Failure::new(
             ExitCode::Unavailable,
-            "no control socket is known: name it with --control PATH, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR as the service has it",
+            "no control socket is known: name it with --control PATH or PAYLOAD_CONTROL, or set RUNTIME_DIRECTORY or XDG_RUNTIME_DIR; the \
+             service must have been started with the same",
         )
     })
 }

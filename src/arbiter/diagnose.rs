@@ -1,9 +1,14 @@
 //! What a stuck worker is doing: for the log, before it is killed.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::core::{Overdue, WorkerId};
 use super::maps::Maps;
@@ -11,12 +16,20 @@ use super::seats::{Child, Children};
 use crate::lifecycle;
 use crate::logs::events::Event;
 use crate::sys::diagnosis::{self, Trace};
-use crate::sys::process::{Forked, fork_single_threaded};
+use crate::sys::process::{Forked, Reaped, fork_single_threaded, reap};
+use crate::sys::signals::Signals;
 use crate::worker::phase::Phase;
 use crate::{logs, sys};
 
 /// How long the arbiter waits for the worker's threads to answer. A stopped process answers nothing.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// How long the service's end waits for what is still being logged.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The forks of the arbiter that log backtraces, by their pids.
+#[derive(Debug, Default)]
+pub(super) struct Helpers(BTreeSet<u32>);
 
 /// Logs phase, limit and every thread's state at once. `Some` in a fork of this process, which has the
 /// backtraces to log and nothing else to do.
@@ -26,6 +39,7 @@ pub(super) fn report(
     children: &Children,
     phase: Phase,
     overdue: Overdue,
+    helpers: &mut Helpers,
 ) -> Option<Helper> {
     let area = &children.board.traces[child.seat];
     area.clear();
@@ -62,7 +76,10 @@ pub(super) fn report(
     // Another image of the arbiter may have forked the worker: then its code is elsewhere.
     let (theirs, ours) = (Maps::of(child.pid), Maps::of(std::process::id()));
     match fork_single_threaded() {
-        Ok(Forked::Parent { .. }) => None,
+        Ok(Forked::Parent { child }) => {
+            helpers.0.insert(child);
+            None
+        }
         Ok(Forked::Child) => Some(Helper {
             worker: worker.0,
             slot: seat.slot.load(Relaxed),
@@ -75,6 +92,35 @@ pub(super) fn report(
         Err(error) => {
             tracing::warn!(error = %error, "the backtraces cannot be resolved");
             None
+        }
+    }
+}
+
+impl Helpers {
+    /// A process has ended.
+    pub(super) fn reaped(&mut self, pid: u32) {
+        self.0.remove(&pid);
+    }
+
+    /// Waits for them, some seconds at most: a service manager ends what is left when the arbiter has ended, and with it
+    /// what they have to say. Nobody else's end means anything any more.
+    pub(super) fn wait(mut self, signals: &Signals) {
+        let end = Instant::now() + LAST_WORDS;
+        while !self.0.is_empty() {
+            while let Some(Reaped::Exited { pid, .. } | Reaped::Signaled { pid, .. }) = reap() {
+                self.0.remove(&pid);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if self.0.is_empty() || left.is_zero() {
+                return;
+            }
+            let mut ends = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut ends, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+            while let Ok(Some(_)) = signals.next() {}
         }
     }
 }
@@ -140,7 +186,7 @@ fn threads(pid: u32, tids: &[u32]) -> String {
     let read = |tid: u32, file: &str| {
         fs::read_to_string(format!("/proc/{pid}/task/{tid}/{file}")).unwrap_or_default()
     };
-    let mut text = String::new();
+    let mut threads = Vec::new();
     for tid in tids {
         let stat = read(*tid, "stat");
         let state = stat
@@ -149,9 +195,9 @@ fn threads(pid: u32, tids: &[u32]) -> String {
             .and_then(|rest| rest.chars().next())
             .unwrap_or('?');
         let (name, wait) = (read(*tid, "comm"), read(*tid, "wchan"));
-        let _ = write!(text, "{tid} {} {state} {}; ", name.trim(), wait.trim());
+        threads.push(format!("{tid} {} {state} {}", name.trim(), wait.trim()));
     }
-    text
+    threads.join("; ")
 }
 
 fn tids(pid: u32) -> Vec<u32> {

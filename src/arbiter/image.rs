@@ -161,15 +161,39 @@ impl Check {
             };
         }
         let printed = String::from_utf8_lossy(&read(self.stderr)).into_owned();
-        let last = printed.lines().rev().find(|line| !line.trim().is_empty());
-        let last = last.map_or_else(String::new, |line| {
-            format!("; its last words: {}", line.trim())
-        });
+        let why = match (panic_of(&printed), last_line(&printed)) {
+            (Some(panic), _) => format!("it panicked: {panic}"),
+            (None, Some(line)) => format!(
+                "is it a service made with payload? Its last words: {}",
+                line.trim()
+            ),
+            (None, None) => "is it a service made with payload?".to_owned(),
+        };
         Err(format!(
-            "{} did not pass its check: it ended with {exit} and without a verdict; is it a service made with payload?{last}",
+            "{} did not pass its check: it ended with {exit} and without a verdict; {why}",
             self.path.display()
         ))
     }
+}
+
+/// What std's hook has printed of the last panic, in one line: where, and with what words. Behind it stands how to get
+/// a backtrace, or one.
+fn panic_of(printed: &str) -> Option<String> {
+    let lines: Vec<&str> = printed.lines().collect();
+    let begin = lines
+        .iter()
+        .rposition(|line| line.contains(" panicked at "))?;
+    let is_over = |line: &str| line.starts_with("stack backtrace:") || line.starts_with("note: ");
+    let words = lines[begin..].iter().map(|line| line.trim());
+    let words: Vec<&str> = words
+        .take_while(|line| !is_over(line))
+        .filter(|line| !line.is_empty())
+        .collect();
+    Some(words.join(" "))
+}
+
+fn last_line(printed: &str) -> Option<&str> {
+    printed.lines().rev().find(|line| !line.trim().is_empty())
 }
 
 /// What is in a pipe now.
@@ -192,6 +216,18 @@ mod tests {
         assert_eq!(found("app"), Some("/opt/bin/app".into()));
         // As `exec -a` gives it: the name says nothing about the program.
         assert_eq!(found("/usr/bin/other"), None);
+    }
+
+    #[test]
+    fn a_panic_is_found_before_what_stands_behind_it() {
+        let told = "starting\n\nthread 'main' (7) panicked at src/main.rs:152:5:\nbroken\nbinary\n\
+            note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        let panic = "thread 'main' (7) panicked at src/main.rs:152:5: broken binary";
+        assert_eq!(panic_of(told).as_deref(), Some(panic));
+        let traced = told.replace("note: run", "stack backtrace:\n   0: main\nnote: Some");
+        assert_eq!(panic_of(&traced).as_deref(), Some(panic));
+        assert_eq!(panic_of("no such file\n"), None);
+        assert_eq!(last_line("no such file\n\n"), Some("no such file"));
     }
 
     #[test]

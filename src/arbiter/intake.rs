@@ -62,6 +62,7 @@ impl Shell {
                 Reaped::Exited { pid, code } => (pid, Exit::Code(code)),
                 Reaped::Signaled { pid, signal } => (pid, Exit::Signal(signal)),
             };
+            self.helpers.reaped(pid);
             let Some(worker) = self.children.by_pid(pid) else {
                 if !self.preflight_ended(pid, exit) {
                     tracing::debug!(pid, exit = %exit, "reaped a process that is no worker");

@@ -86,6 +86,8 @@ pub(crate) struct Shell {
     pub(super) news: News,
     /// What payloads have kept for their successors.
     pub(super) deposits: Deposits,
+    /// Those that log for it.
+    pub(super) helpers: diagnose::Helpers,
     /// The last STATUS that was sent.
     status: String,
     /// What the last STATUS was about, without the counts.
@@ -169,6 +171,7 @@ impl Shell {
             handoff: Handoff::default(),
             news,
             deposits: Deposits::default(),
+            helpers: diagnose::Helpers::default(),
             status: String::new(),
             summary: (ServiceState::Booting, None, 0, 0),
             earlier_drops: 0,
@@ -181,6 +184,7 @@ impl Shell {
         let outcome = self.run_until_end();
         if matches!(outcome, Outcome::Leave(_)) {
             self.equipment.clean_up();
+            std::mem::take(&mut self.helpers).wait(&self.equipment.signals);
         }
         (outcome, self.equipment.author)
     }
@@ -257,7 +261,8 @@ impl Shell {
                 overdue,
             } => {
                 if let Some(child) = self.children.get(worker) {
-                    let helper = diagnose::report(worker, child, &self.children, phase, overdue);
+                    let (all, helpers) = (&self.children, &mut self.helpers);
+                    let helper = diagnose::report(worker, child, all, phase, overdue, helpers);
                     if let Some(helper) = helper {
                         return ControlFlow::Break(Outcome::Helper(helper));
                     }
@@ -391,7 +396,11 @@ impl Shell {
         let channel = channel.ok_or(io::ErrorKind::NotConnected)?;
         let sent = self.deposits.send(channel, order);
         if let Err(error) = &sent {
-            tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                tracing::debug!(payload_worker = worker.0, order = ?order, "a worker that has ended could not be told");
+            } else {
+                tracing::warn!(payload_worker = worker.0, order = ?order, error = %error, "a worker could not be told");
+            }
             if undelivered::ends_channel(order, error) {
                 self.hang_up(worker);
             }

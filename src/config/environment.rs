@@ -14,6 +14,8 @@ pub(super) const FILE: &str = "PAYLOAD_CONFIG";
 
 /// Reserved for tests of services; never looked at.
 const TESTS: &str = "PAYLOAD_TEST_";
+/// So somebody begins who looks for the variables of the author's settings.
+const APP: &str = "PAYLOAD_APP_";
 
 /// Variables by name. One that is empty counts as not set.
 #[derive(Debug, Default)]
@@ -60,6 +62,9 @@ impl Environment {
                 let known = own.iter().map(|known| (&known[PREFIX.len()..], known));
                 let cure = match nearest(&name[PREFIX.len()..], known) {
                     Some(known) => format!("did you mean {known}?"),
+                    None if name.starts_with(APP) => {
+                        "the [app] table is set in the configuration file only".to_owned()
+                    }
                     None => "unset it, or see --help for the known ones".to_owned(),
                 };
                 problems.push(Problem::new(origin(), format!("unknown variable; {cure}")));
@@ -98,6 +103,10 @@ mod tests {
         assert_eq!(
             told(&[("PAYLOAD_ZZZ", "2")]),
             "PAYLOAD_ZZZ: unknown variable; unset it, or see --help for the known ones"
+        );
+        assert_eq!(
+            told(&[("PAYLOAD_APP_GREETING", "hi")]),
+            "PAYLOAD_APP_GREETING: unknown variable; the [app] table is set in the configuration file only"
         );
     }
 

@@ -94,7 +94,7 @@ pub struct Message {
 ///
 /// use axum::response::sse::{Event, Sse};
 /// use axum::{Router, routing::get};
-/// use futures_util::StreamExt;
+/// use futures_util::StreamExt; // of `futures-util`
 /// use payload::{App, Context, Lagged, Message};
 ///
 /// fn event(next: Result<Message, Lagged>) -> Result<Event, Infallible> {
@@ -113,6 +113,9 @@ pub struct Message {
 ///     Ok(App::builder().build(Router::new().route("/news", get(news))))
 /// }
 /// ```
+///
+/// The stream ends with the drain, and what it has not sent by then is not sent any more: the client connects again, to
+/// another worker. One that must miss nothing says by a number (`Last-Event-ID`) where it was.
 #[must_use = "messages are only kept for a subscription that is there"]
 pub struct Subscription {
     hub: Arc<Hub>,

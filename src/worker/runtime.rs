@@ -18,6 +18,8 @@ const SLOWEST_BEAT: Duration = Duration::from_secs(1);
 const FASTEST_BEAT: Duration = Duration::from_millis(20);
 /// So long it may take in any case, also when the time was up before: work that is over has to be seen to be.
 const MOMENT: Duration = Duration::from_millis(500);
+/// Who waits longer says so.
+const LONG: Duration = Duration::from_secs(1);
 
 pub(super) fn build(threads: u16) -> io::Result<(Runtime, Option<Wake>)> {
     if threads <= 1 {
@@ -84,13 +86,22 @@ pub(super) fn end(
     };
     // It is there to take it.
     let _ = give.send(runtime);
+    let began = Instant::now();
+    let mut told = false;
     loop {
         let left = left();
         match end.recv_timeout(left.map_or(every, |left| left.min(every))) {
             Err(RecvTimeoutError::Timeout) if left.is_some_and(|left| left.is_zero()) => {
                 return false;
             }
-            Err(RecvTimeoutError::Timeout) => beat(),
+            Err(RecvTimeoutError::Timeout) => {
+                beat();
+                if !told && began.elapsed() >= LONG {
+                    told = true;
+                    let left_seconds = left.map(|left| left.as_secs_f64());
+                    tracing::info!(left_seconds, "the worker waits for blocking work to end");
+                }
+            }
             // A destructor's panic is logged, and no reason to go on waiting.
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 let _ = thread.join();

@@ -142,7 +142,14 @@ fn blocked_in_its_teardown() {
     let service = Setup::new("workers = 1\n[app]\nteardown = 'block'")
         .with(SHORT)
         .serve();
-    assert_eq!(service.stop(), 70);
+    service.signal(Signal::SIGTERM);
+    assert_eq!(service.exit_of_first(), 70);
+    let left = service.processes();
+    assert!(
+        left.is_empty(),
+        "who logs the backtrace is waited for: {left:?}"
+    );
+    assert_eq!(service.exit(), 70);
     assert_eq!(service.event("worker-stuck").text("phase"), "cleaning");
     names_the_blocking_function(&service);
 }
