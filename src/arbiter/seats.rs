@@ -72,6 +72,10 @@ impl Children {
         let seat = &self.board.seats[index];
         seat.clear();
         self.board.traces[index].clear();
+        // What waits anywhere was for the one who sat here before.
+        for other in &self.board.seats {
+            other.set_unsent(index, false);
+        }
         seat.slot.store(u32::from(slot), Relaxed);
         seat.generation.store(generation, Relaxed);
         seat.restarts.store(restarts, Relaxed);
@@ -174,5 +178,23 @@ impl Children {
         self.iter()
             .map(|(_, child)| field(self.seat(child)).load(Relaxed))
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::scoreboard;
+
+    /// Whoever has something for the one before may be frozen, and never learn that he has gone.
+    #[test]
+    fn nobody_has_anything_yet_for_who_takes_a_seat() {
+        let children = Children::new(scoreboard::create().unwrap());
+        let first = children.take_seat(WorkerId(1), 0, 1, 0).unwrap();
+        let other = children.take_seat(WorkerId(2), 1, 1, 0).unwrap();
+        children.board.seats[other].set_unsent(first, true);
+        children.give_back(first);
+        assert_eq!(children.take_seat(WorkerId(3), 0, 1, 0), Some(first));
+        assert!(!children.board.seats[other].has_unsent(first));
     }
 }

@@ -91,7 +91,8 @@ shareable! {
         pub(crate) payload_restarts: [AtomicU32; PAYLOADS],
         /// What the app declares busy: the service must not leave for idleness.
         pub(crate) busy: AtomicU64,
-        /// The seats, by bit, to whose workers this one has still to send messages. It stands where there was padding:
+        /// The seats, by bit, to whose workers this one has still to send messages; the arbiter clears the bit of a seat
+        /// that somebody else takes, and each writes one bit at a time. It stands where there was padding:
         /// programs that do not know it leave it alone.
         pub(crate) unsent: [AtomicU64; SEATS / 64],
     }

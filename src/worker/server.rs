@@ -310,15 +310,19 @@ impl Shared {
         }
     }
 
-    /// How long a client may take for its first word, and to take the last bytes: that it keeps nothing open asks for no
-    /// less, however short `keep_alive_timeout` is.
+    /// How long a client may take for its first word, and to take the last bytes: with a `keep_alive_timeout` of zero
+    /// nothing is kept open, and a client needs its time all the same.
     pub(super) fn patience(&self) -> Duration {
         let Http {
             keep_alive_timeout,
             header_read_timeout,
             ..
         } = self.http;
-        keep_alive_timeout.max(header_read_timeout)
+        if keep_alive_timeout.is_zero() {
+            header_read_timeout
+        } else {
+            keep_alive_timeout
+        }
     }
 
     /// Until when a connection may say its last words. Asked for only after [`Order::Cancel`].

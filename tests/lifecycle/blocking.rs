@@ -14,8 +14,8 @@ fn serve(settings: &str, work: &str) -> Service {
 fn it_is_awaited_as_long_as_the_cleanup_may_take() {
     for threads in [1, 2] {
         // Nobody takes the worker for stuck meanwhile.
-        let limits = "timeouts.cleanup = '1m'\ntimeouts.heartbeat_stopping = '1s'";
-        let service = serve(&format!("threads = {threads}\n{limits}"), "2500");
+        let limits = "timeouts.cleanup = '1m'\ntimeouts.heartbeat_stopping = '2s'";
+        let service = serve(&format!("threads = {threads}\n{limits}"), "5000");
         assert_eq!(service.stop(), 0);
         let trace = trace(&service, 1);
         assert_torn_down(&trace);
@@ -61,6 +61,20 @@ fn what_load_has_left_behind_is_awaited_when_the_startup_does_not_succeed() {
         service.record("it has begun", |record| record.text("probe") == "blocked");
         assert_eq!(service.stop(), 0, "{conduct}");
         awaited(&trace(&service, 1), "exited");
+    }
+}
+
+/// The startup's limit is over by then; who unwinds is not taken for one that does not come to an end.
+#[test]
+fn so_is_it_when_the_startup_takes_too_long() {
+    for conduct in ["load = 'hang'", "startup = 'hang'"] {
+        let settings = "workers = 1\ntimeouts.startup = '1s'\ntimeouts.cleanup = '1m'";
+        let service = Setup::new(&format!("{settings}\n[app]\nblocking = 5\n{conduct}")).start();
+        assert_eq!(service.exit(), 70, "{conduct}");
+        let trace = trace(&service, 1);
+        let last = trace.iter().map(String::as_str).rev().take(2);
+        assert!(last.eq(["failed", "unblocked"]), "{trace:?}");
+        service.never("worker-stuck");
     }
 }
 

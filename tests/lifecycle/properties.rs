@@ -117,8 +117,7 @@ const PROPERTIES: &[Property] = &[
     Property(
         11,
         "The original error is reported once, with its chain of causes: by the worker as the end of its step, and by the \
-         arbiter as the reason of the worker's end and of what follows from it, that there is no service or no new \
-         generation.",
+         arbiter as the reason why there is no service or no new generation, or else of the worker's end.",
         &[
             "tests/app/startup.rs: the_first_error_is_reported_once_with_its_chain_of_causes",
             "tests/processes/boot.rs: a_startup_step_fails",
@@ -352,7 +351,7 @@ const PROPERTIES: &[Property] = &[
             "tests/processes/boot.rs: load_fails",
             "tests/processes/replacement.rs: a_step_fails",
             "tests/processes/replacement.rs: crashes_beyond_the_budget_degrade_the_service_until_they_are_forgotten",
-            "src/arbiter/core/tests.rs: a_first_boot_that_fails_unwinds_the_others_and_ends_with_70_and_the_reason",
+            "src/arbiter/core/tests.rs: a_first_boot_that_fails_unwinds_the_others_and_ends_with_70_and_the_reason_once",
         ],
     ),
     Property(

@@ -68,7 +68,7 @@ fn one_clean_run() {
 
 #[test]
 fn what_each_event_says() {
-    let settings = "workers = 1\ntimeouts.heartbeat_serving = '1s'\ntimeouts.abort_grace = 0";
+    let settings = "workers = 1\ntimeouts.heartbeat_serving = '3s'\ntimeouts.abort_grace = 0";
     let service = Setup::new(settings).serve();
     let first = service.workers()[0];
     signal_to(first, Signal::SIGSTOP);

@@ -62,12 +62,7 @@ fn one_of_two_fails_while_the_other_is_prepared() {
 fn fails(app: &str, reason: &str) {
     let stage = Stage::set();
     stage.service.configure(&(new() + app));
-    let output = stage.service.reload();
-    stage.rolled_back(&output, reason);
-    // The worker that was the cause says so as well.
-    let failed = stage.service.event("worker-failed");
-    assert!(!failed.text("reason").is_empty(), "{failed}");
-    stage.recovers();
+    stage.rolls_back(reason);
 }
 
 #[track_caller]

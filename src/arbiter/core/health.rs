@@ -159,8 +159,10 @@ impl Core {
             }
             (None, _) => None,
         };
+        // It keeps the limit of its startup itself, and then unwinds and waits for blocking work.
+        let start = late(both(own.startup, own.cleanup));
         let starting = (worker.phase < Phase::Prepared && worker.stop_sent.is_none())
-            .then(|| limit(worker.forked_at, late(own.startup), Overdue::Startup))
+            .then(|| limit(worker.forked_at, start, Overdue::Startup))
             .flatten();
         let serving = worker
             .serve_sent

@@ -178,6 +178,7 @@ impl Core {
         self.inherit_leases(now, id, &worker, at);
         let attached = self.detach(id);
         self.surplus.retain(|surplus| *surplus != id);
+        let ends_boot = attached.is_some() && self.stop.is_none() && !self.was_ready;
         // Who was taken for stuck and left by itself after all was not.
         let expected = worker.is_leaving();
         let overdue = worker.overdue.filter(|_| !exit.is_clean());
@@ -189,7 +190,8 @@ impl Core {
             phase: worker.phase,
             exit,
             expected,
-            reason: known.clone(),
+            // Told once: as the reason of the failed boot or reload, where it is one.
+            reason: known.clone().filter(|_| !ends_boot && !member),
         });
         if let Some(stop) = &mut self.stop {
             stop.unclean |= !exit.is_clean();
