@@ -263,7 +263,8 @@ events! {
          file descriptor left), since the arbiter had no room to send the lease (memory, or\n\
          descriptors on their way; a warning before this one has the error), or since the\n\
          worker was gone already. An unknown CAUSE is that of a newer program. The next\n\
-         worker gets the lease."
+         worker gets the lease. HELD_SECONDS go to its end, or to the last sign of a worker\n\
+         that died or was stuck."
     LeasePauses "lease-pauses" WARN "cbc8307dd71680b29e409c9c81bcf103"
         "Payload @PAYLOAD@ waits before it runs again"
         "It failed, or its worker died under it or could not take it, several times in a\n\
