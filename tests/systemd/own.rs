@@ -21,8 +21,8 @@ fn lines(section: &str, block: usize) -> &'static str {
 
 /// The checkout, as far as somebody needs it who installs a program that he has built there.
 fn check_out(machine: &Machine, program: &str, built: &Path) {
-    machine.ok("mkdir -p /root/target/release /root/deploy/systemd /root/packaging");
-    let target = format!("/root/target/release/{program}");
+    machine.ok("mkdir -p /srv/target/release /srv/deploy/systemd /srv/packaging");
+    let target = format!("/srv/target/release/{program}");
     machine.copy_in(built, &target, 0o755);
     for file in [
         "deploy/systemd/payload.socket",
@@ -30,7 +30,7 @@ fn check_out(machine: &Machine, program: &str, built: &Path) {
         "packaging/payload.catalog",
     ] {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-        machine.copy_in(&here, &format!("/root/{file}"), 0o644);
+        machine.copy_in(&here, &format!("/srv/{file}"), 0o644);
     }
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn the_shipped_service_is_installed_and_used_as_the_readme_says(machi
     let built = Path::new(env!("CARGO_BIN_EXE_payload"));
     check_out(machine, "payload", built);
     let install = lines("## Under systemd\n", 0).replace("cargo build --release\n", "");
-    let said = machine.ok(&format!("set -e; cd /root; {install}"));
+    let said = machine.ok(&format!("set -e; cd /srv; {install}"));
     assert!(said.contains("ok"), "{said}");
     machine.wait_for(SERVICE, "ActiveState", |state| state == "active");
     let said = machine.ok(&format!("set -e; {}", lines("## Under systemd\n", 1)));
@@ -55,7 +55,7 @@ pub(crate) fn the_shipped_service_is_installed_and_used_as_the_readme_says(machi
 pub(crate) fn it_goes_with_the_shipped_units(machine: &Machine) {
     check_out(machine, "hello", &example("hello"));
     let install = lines("### A service of your own\n", 0);
-    let said = machine.ok(&format!("set -e; cd /root; {install}"));
+    let said = machine.ok(&format!("set -e; cd /srv; {install}"));
     assert!(said.contains("hello.service allows 90s and 1m"), "{said}");
     assert!(said.ends_with("hello"), "{said}");
 
