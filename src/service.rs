@@ -32,8 +32,8 @@ use crate::{alone, control, logs, overview, sockets, sys};
 /// configuration; it is parsed before anything is forked, and a key that it does not know is an error ([`Context`]).
 ///
 /// The exit codes are those of `sysexits.h`: 0 after a clean stop, 64 for wrong flags, 69 when an address is in
-/// use or somebody who is asked is not there, 70 when the service's own code failed, 71 when the system refused something basic, 78 for a wrong
-/// configuration or wrong sockets.
+/// use or somebody who is asked is not there, 70 when the service's own code failed, 71 when the system refused
+/// something basic, 78 for a wrong configuration or wrong sockets.
 ///
 /// Call it first in a plain `fn main`, before any thread is started and outside of a runtime: under `#[tokio::main]` it
 /// ends at once, with 70 and the cure.

@@ -16,8 +16,8 @@ use crate::status::Status;
 ///
 /// `S` is the author's own type for the `[app]` table of the configuration file; it is parsed before anything is
 /// forked, and a key that no field of it has taken is an error, as in the other tables. A map or a `toml::Value` takes
-/// every key. With `flatten`, `tag`, `untagged` or a `toml::Spanned` struct serde does not tell what is left over: `deny_unknown_fields` does where
-/// it can be had. Cloning is one reference count.
+/// every key. With `flatten`, `tag`, `untagged` or a `toml::Spanned` struct serde does not tell what is left over:
+/// `deny_unknown_fields` does where it can be had. Cloning is one reference count.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]

@@ -88,7 +88,8 @@ pub(super) fn socket(listener: &Listener) {
     );
 }
 
-/// The program may be the same as before: a reload executes what is on disk. `took`: how long the arbiter has neither heard nor said anything.
+/// The program may be the same as before: a reload executes what is on disk. `took`: how long the arbiter has neither
+/// heard nor said anything.
 pub(super) fn image(program: &Program, direction: &str, took: Option<Duration>) {
     lifecycle!(
         Event::ImageChanged,
