@@ -158,8 +158,13 @@ fn each_rule_finds_what_breaks_it() {
     spoiled(3, "what the app owns was left")
         .without(probe("released", ""))
         .must_be_found("an app was made 1 times, and dropped 0 times");
+    let released = log.iter().find(|record| probe("released", "")(record));
+    let released = released.and_then(Record::worker);
     spoiled(3, "what the app owns outlived its runtime")
-        .before(phase("exited"), probe("released", ""))
+        .before(
+            |record| phase("exited")(record) && record.worker() == released,
+            probe("released", ""),
+        )
         .must_be_found("it outlived its runtime");
     spoiled(6, "it served before it was prepared")
         .without(phase("prepared"))
