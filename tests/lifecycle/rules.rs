@@ -301,6 +301,19 @@ fn a_log_that_is_cut_off_anywhere_is_right() {
     }
 }
 
+/// What a test hears of by its requests is in the log that it reads then.
+#[test]
+fn what_was_logged_before_an_answer_is_read_at_once() {
+    let service = Setup::new("workers = 1").serve();
+    for turn in 1..=30 {
+        service.get("/log?count=100");
+        let records = service.records().into_iter();
+        let asked_for = |record: &Record| record.text("message") == "a record that was asked for";
+        assert_eq!(records.filter(asked_for).count(), turn * 100);
+    }
+    assert_eq!(service.stop(), 0);
+}
+
 #[test]
 fn what_has_holes_is_not_judged() {
     let dropped = json!({"message": "log records were dropped", "dropped": "3"});

@@ -1,22 +1,30 @@
 //! What a service logs: read as it comes, and waited for.
 
 use std::fmt;
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
 use std::ops::Index;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ChildStderr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use super::DEADLINE;
 use super::service::Service;
 
+/// So much lies in the pipe before a service has to drop lines, as it does rather than wait for a test that does not run.
+const ROOM: i32 = 1 << 20;
+
 /// What a service has logged so far.
-#[derive(Default)]
 pub(super) struct Log {
+    /// Never waits.
+    pipe: Option<File>,
     lines: Mutex<Lines>,
     more: Condvar,
 }
@@ -24,6 +32,8 @@ pub(super) struct Log {
 #[derive(Default)]
 struct Lines {
     records: Vec<Record>,
+    /// Of a line that has no end yet.
+    begun: Vec<u8>,
     ended: bool,
 }
 
@@ -72,11 +82,10 @@ impl Service {
         })
     }
 
-    /// Everything that was logged until now.
+    /// Everything that was logged until now: what a test has heard of otherwise is in it, if it was logged before.
     pub(crate) fn records(&self) -> Vec<Record> {
-        // The log is also read while a test fails.
-        let lines = self.log.lines.lock();
-        let lines = lines.unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.log.lines();
+        self.log.take(&mut lines);
         lines.records.clone()
     }
 
@@ -113,34 +122,71 @@ impl Service {
 impl Log {
     /// Reads it to its end. Empty and ended where there is none.
     pub(super) fn of(stderr: Option<ChildStderr>) -> Arc<Self> {
-        let log = Arc::new(Self::default());
+        let pipe = stderr.map(|stderr| {
+            let pipe = File::from(OwnedFd::from(stderr));
+            fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("fcntl");
+            // As much as the system allows.
+            let _ = fcntl(&pipe, FcntlArg::F_SETPIPE_SZ(ROOM));
+            pipe
+        });
+        let log = Arc::new(Self {
+            lines: Mutex::new(Lines {
+                ended: pipe.is_none(),
+                ..Lines::default()
+            }),
+            pipe,
+            more: Condvar::new(),
+        });
         let reader = log.clone();
-        thread::spawn(move || reader.read(stderr));
+        thread::spawn(move || reader.read());
         log
     }
 
-    fn read(&self, stderr: Option<ChildStderr>) {
-        let lines = stderr.map(|stderr| BufReader::new(stderr).split(b'\n'));
-        for line in lines.into_iter().flatten().map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).into_owned();
-            let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
-            self.lines.lock().unwrap().records.push(Record(record));
-            self.more.notify_all();
+    fn read(&self) {
+        while let Some(pipe) = &self.pipe {
+            let mut readable = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+            // Interrupted, it looks in vain.
+            let _ = poll(&mut readable, PollTimeout::NONE);
+            let mut lines = self.lines();
+            self.take(&mut lines);
+            if lines.ended {
+                break;
+            }
         }
-        self.lines.lock().unwrap().ended = true;
+    }
+
+    /// All that is there.
+    fn take(&self, lines: &mut Lines) {
+        let mut bytes = [0; 1 << 16];
+        while let (Some(mut pipe), false) = (self.pipe.as_ref(), lines.ended) {
+            match pipe.read(&mut bytes) {
+                Ok(0) => lines.end(),
+                Ok(count) => lines.add(&bytes[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => lines.end(),
+            }
+        }
         self.more.notify_all();
+    }
+
+    /// Also while a test fails.
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends early when nothing more can come.
     #[track_caller]
     fn wait<T>(&self, what: &str, found: impl Fn(&[Record]) -> Option<T>) -> T {
         let end = Instant::now() + DEADLINE;
-        let mut lines = self.lines.lock().unwrap();
+        let mut lines = self.lines();
         loop {
+            // Of what has come in time nothing is missed, however late this is.
+            let left = end.saturating_duration_since(Instant::now());
+            self.take(&mut lines);
             if let Some(found) = found(&lines.records) {
                 return found;
             }
-            let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || lines.ended {
                 drop(lines);
                 panic!("not in the log: {what}");
@@ -151,7 +197,7 @@ impl Log {
 
     #[track_caller]
     pub(super) fn wait_for_end(&self) {
-        let lines = self.lines.lock().unwrap();
+        let lines = self.lines();
         let (lines, _) = self
             .more
             .wait_timeout_while(lines, DEADLINE, |lines| !lines.ended)
@@ -159,6 +205,32 @@ impl Log {
         let ended = lines.ended;
         drop(lines);
         assert!(ended, "the log goes on: a process is left");
+    }
+}
+
+impl Lines {
+    fn add(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.begun.extend_from_slice(part);
+            if part.ends_with(b"\n") {
+                self.begun.pop();
+                self.finish();
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        if !self.begun.is_empty() {
+            self.finish();
+        }
+        self.ended = true;
+    }
+
+    fn finish(&mut self) {
+        let line = std::mem::take(&mut self.begun);
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let record = serde_json::from_str(&line).unwrap_or(Value::String(line));
+        self.records.push(Record(record));
     }
 }
 
