@@ -14,8 +14,8 @@ fn serve(settings: &str, work: &str) -> Service {
 fn it_is_awaited_as_long_as_the_cleanup_may_take() {
     for threads in [1, 2] {
         // Nobody takes the worker for stuck meanwhile.
-        let limits = "timeouts.cleanup = '1m'\ntimeouts.heartbeat_stopping = '2s'";
-        let service = serve(&format!("threads = {threads}\n{limits}"), "5000");
+        let limits = "timeouts.cleanup = '1m'\ntimeouts.heartbeat_stopping = '4s'";
+        let service = serve(&format!("threads = {threads}\n{limits}"), "8000");
         assert_eq!(service.stop(), 0);
         let trace = trace(&service, 1);
         assert_torn_down(&trace);
@@ -46,7 +46,7 @@ fn if_it_takes_longer_the_worker_fails_and_says_why() {
 
 #[test]
 fn what_load_has_left_behind_is_awaited_when_the_startup_does_not_succeed() {
-    let limit = "workers = 1\ntimeouts.cleanup = '1m'\n[app]\nblocking = 2.5";
+    let limit = "workers = 1\ntimeouts.cleanup = '1m'\n[app]\nblocking = 4";
     let awaited = |trace: &[String], end: &str| {
         let last = trace.iter().map(String::as_str).rev().take(2);
         assert!(last.eq([end, "unblocked"]), "{trace:?}");

@@ -7,7 +7,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd as _;
 
 use crate::support::eventually;
-use crate::support::service::{LIMIT, Record, Service, Setup, signal_to};
+use crate::support::service::{LIMIT, Quiet as _, Record, Service, Setup, signal_to};
 use crate::{assert_torn_down, trace, worker_of};
 
 fn start(settings: &str) -> Service {
@@ -54,8 +54,12 @@ fn after_a_reload() {
 fn after_a_reload_that_was_rolled_back() {
     // What the new generation had started, in the worker that succeeded.
     let service = start("[app]\nslot = 0\n");
-    service.configure("workers = 2\n[app]\nslot = 0\nstartup_delay = 1\nstartup = 'fail'");
-    assert!(!service.reload().status.success());
+    let gate = service.folder().join("gate");
+    service.configure(&format!(
+        "workers = 2\n[app]\nslot = 0\ngate = '{}'\nstartup = 'fail'",
+        gate.display()
+    ));
+    let reload = service.reload_command().spawn_quiet();
     let prepared = |record: &Record| {
         record.is("worker-phase")
             && record.text("phase") == "prepared"
@@ -65,6 +69,9 @@ fn after_a_reload_that_was_rolled_back() {
         .record("the one in slot 1", prepared)
         .worker()
         .unwrap();
+    // Only now the other one fails.
+    service.write("gate", "");
+    assert!(!reload.wait_with_output().unwrap().status.success());
     service.event_where("worker-phase", |event| {
         event.worker() == Some(worker) && event.text("phase") == "exited"
     });
