@@ -33,7 +33,11 @@ impl Scene {
         let workers = service.workers();
         let (staying, leaving) = (workers[0], workers[1]);
         let (mut of_staying, mut of_leaving) = (Vec::new(), Vec::new());
-        for _ in 0..CLIENTS {
+        let few = |clients: &[Client]| clients.len() < CLIENTS / 4;
+        // Each has some, however they are dealt.
+        while of_staying.len() + of_leaving.len() < CLIENTS || few(&of_staying) || few(&of_leaving)
+        {
+            assert!(of_staying.len() + of_leaving.len() < 20 * CLIENTS);
             let mut client = service.client();
             let pid = client.get("/").unwrap().number();
             if pid == staying {
@@ -144,6 +148,8 @@ fn the_receiver_has_no_descriptors_left() {
     assert_eq!(alive(&mut scene.of_staying), scene.of_staying.len());
     scene.service.event("worker-exited");
     let handed_on = scene.service.event("connections-handed-on");
-    assert!(announced >= CLIENTS / 4, "{announced}");
+    // It has room for 20 more, and at most a few of its own have made room.
+    let all = scene.of_leaving.len();
+    assert!(announced + 25 >= all, "{announced} of {all}");
     assert!(handed_on.number("given") as usize + announced >= scene.of_leaving.len());
 }

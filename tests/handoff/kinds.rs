@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -28,7 +29,8 @@ fn connections_of_a_unix_socket_move_as_well() {
     for client in &mut clients {
         assert!(ask(client).ends_with(&format!("\r\n\r\n{stays}\n")));
     }
-    assert_eq!(service.sum("received"), of_leaving);
+    // Before, one may have been moved for balance.
+    assert!(service.sum("received") >= of_leaving);
 }
 
 fn ask(client: &mut UnixStream) -> String {
@@ -47,20 +49,27 @@ fn ask(client: &mut UnixStream) -> String {
 fn http2_gets_goaway_and_finishes_its_streams() {
     let service = Setup::new("workers = 2").serve();
     let address = service.address();
+    let gate = format!("/gate?file={}", service.folder().join("gate").display());
     http2::run(async {
         let mut clients = Vec::new();
         // Both workers have some.
         while clients.len() < 8 || service.each("connections").contains(&0) {
             assert!(clients.len() < 200, "all of them came to one worker");
             clients.push(http2::Client::connect(address).await);
+            if clients.len() > 8 {
+                // One that does not run for a moment has its turn.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         }
         let mut streams = Vec::new();
         for client in &mut clients {
-            streams.push(tokio::spawn(client.get("/sleep?ms=1500")));
+            streams.push(tokio::spawn(client.get(&gate)));
         }
         service.wait_for_sum("in_flight", streams.len() as u64);
         let leaving = service.workers()[1];
         service.signal(Signal::SIGTTOU);
+        service.record("the drain", |record| record["phase"] == "draining");
+        service.write("gate", "");
         let mut ended = 0;
         for (mut client, stream) in clients.into_iter().zip(streams) {
             let response = stream.await.expect("a response");

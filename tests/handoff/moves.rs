@@ -4,8 +4,9 @@ use nix::sys::signal::Signal;
 
 use crate::load::{Load, seed};
 use crate::support::http::{Client, request};
-use crate::support::service::{Service, Setup};
+use crate::support::service::{Record, Service, Setup};
 use crate::support::status::workers_of;
+use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn through_fewer_and_more_workers() {
@@ -33,7 +34,9 @@ fn through_ten_turns(service: &Service) {
     load.advance(200);
     let workers = load.finish();
     assert!(workers.iter().any(|count| *count > 1), "{workers:?}");
-    assert_nothing_came_back(service);
+    for record in assert_nothing_is_left(service) {
+        assert_eq!(record.number("taken_back"), 0, "{record}");
+    }
     assert_eq!(service.stop(), 0);
 }
 
@@ -48,21 +51,30 @@ fn through_recycling() {
     });
     let workers = load.finish();
     assert!(workers.iter().all(|count| *count > 1), "{workers:?}");
-    assert_nothing_came_back(&service);
+    // What comes back is seen by its client, who expects no announced close; but for what was to be given for balance to
+    // somebody who has left meanwhile.
+    assert_nothing_is_left(&service);
 }
 
 #[track_caller]
-fn assert_nothing_came_back(service: &Service) {
+fn assert_nothing_is_left(service: &Service) -> Vec<Record> {
     let handed_on = service.events("connections-handed-on");
     assert!(!handed_on.is_empty());
-    for record in handed_on {
-        assert_eq!(
-            (record.number("taken_back"), record.number("left")),
-            (0, 0),
-            "{record}"
-        );
+    for record in &handed_on {
+        assert_eq!(record.number("left"), 0, "{record}");
     }
     service.never("worker-failed");
+    handed_on
+}
+
+/// A request that is there before the old worker has given the connection away is answered by it.
+#[track_caller]
+fn moves_to(client: &mut Client, worker: u32) {
+    eventually("it is answered by the other one", DEADLINE, || {
+        let answer = client.get("/").unwrap();
+        assert!(!answer.announces_close());
+        (answer.number() == worker).then_some(())
+    });
 }
 
 #[test]
@@ -78,21 +90,17 @@ fn a_slow_response_ends_on_the_old_worker_while_idle_connections_move() {
         clients.push(client);
     }
     let slow = slow.unwrap();
-    clients[slow].send("/sleep?ms=1500").unwrap();
+    let gate = service.folder().join("gate");
+    clients[slow]
+        .send(&format!("/gate?file={}", gate.display()))
+        .unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTTOU);
     service.record("the drain", |record| record["phase"] == "draining");
     let stays = service.workers()[0];
-    for (number, client) in clients
-        .iter_mut()
-        .enumerate()
-        .filter(|(number, _)| *number != slow)
-    {
-        // One that the old worker has not given away yet would be answered by it.
-        let answer = client.get("/").unwrap();
-        assert!(!answer.announces_close(), "client {number}");
-        if answer.number() != stays {
-            assert_eq!(client.get("/").unwrap().number(), stays, "client {number}");
+    for (number, client) in clients.iter_mut().enumerate() {
+        if number != slow {
+            moves_to(client, stays);
         }
     }
     assert!(!clients[slow].has_ended());
@@ -100,16 +108,17 @@ fn a_slow_response_ends_on_the_old_worker_while_idle_connections_move() {
         service.status()["workers"].as_array().map(Vec::len),
         Some(2)
     );
+    service.write("gate", "");
     let answer = clients[slow].answer().unwrap();
     assert_eq!(answer.number(), leaving);
     assert!(!answer.announces_close());
-    assert_eq!(clients[slow].get("/").unwrap().number(), stays);
+    moves_to(&mut clients[slow], stays);
     service.event("worker-exited");
 }
 
 #[test]
 fn a_half_sent_head_is_completed_elsewhere() {
-    let service = Setup::new("workers = 2").serve();
+    let service = Setup::new("workers = 2\nhttp.header_read_timeout = '10m'").serve();
     let mut clients: Vec<Client> = (0..8).map(|_| service.client()).collect();
     let head = request("/");
     let (first, second) = head.split_at(9);
