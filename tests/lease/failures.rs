@@ -44,7 +44,7 @@ fn a_critical_one_that_fails_takes_its_worker_along_and_moves() {
 #[test]
 fn one_that_kills_whoever_has_it_pauses_and_the_service_serves() {
     for word in ["crash", "fail"] {
-        let restart = "[restart]\nbackoff_initial = '2s'\nbackoff_max = '4s'";
+        let restart = "[restart]\nbackoff_initial = '4s'\nbackoff_max = '8s'";
         let service = policy(&format!("workers = 4\n{restart}"), "critical").serve();
         let ledger = Ledger::of(&service);
         let first = ledger.wait_for(1)[0].pid;
@@ -53,8 +53,12 @@ fn one_that_kills_whoever_has_it_pauses_and_the_service_serves() {
         let pause = service.event("lease-pauses");
         assert_eq!(pause["failures"], 2);
         let delay = pause.seconds("delay_seconds");
-        assert!((1.0..=2.0).contains(&delay), "{delay}");
-        assert_eq!(ledger.stints().len(), 2, "two have tried");
+        assert!((2.0..=4.0).contains(&delay), "{delay}");
+        // The pause may be over already.
+        let paused = pause.when() + Duration::from_secs(1);
+        let mut tried = ledger.stints();
+        tried.retain(|stint| stint.from < paused);
+        assert_eq!(tried.len(), 2, "two have tried");
         assert!(service.workers().len() >= 2, "the others serve");
         assert_eq!(service.client().get("/").unwrap().status, 200);
         ledger.tell_nothing();
@@ -147,7 +151,7 @@ fn one_that_does_not_stop_is_aborted_and_moves() {
     assert!(!stints[0].ended);
     let gap = gaps(&stints)[0].as_secs_f64();
     // Not to the deadline of the whole stop, which is a minute later.
-    assert!((0.9..10.0).contains(&gap), "its time to stop is 1 s: {gap}");
+    assert!((0.9..30.0).contains(&gap), "its time to stop is 1 s: {gap}");
     assert_eq!(releases(&service, 1)[0].text("cause"), "stopped");
     ledger.tell_nothing();
     // That it had to be aborted is a failure of its worker's teardown, and would be one of the stop.
@@ -158,16 +162,17 @@ fn one_that_does_not_stop_is_aborted_and_moves() {
     ledger.stints();
 }
 
-/// It is ten times as long as the first pause, and whoever died before has been replaced.
+/// It is ten times as long as the first pause, and whoever died before has been replaced. Of one whose death is seen too
+/// late only the last beat counts, which comes every second.
 #[test]
 fn holders_that_ran_for_a_while_die_without_a_pause() {
-    let restart = "[restart]\nbackoff_initial = '50ms'\nbackoff_max = '60s'";
+    let restart = "[restart]\nbackoff_initial = '20ms'\nbackoff_max = '60s'";
     let service = policy(&format!("workers = 3\n{restart}"), "critical").serve();
     let ledger = Ledger::of(&service);
     for count in 1..=5 {
         service.wait_until_serving(3);
         let stints = ledger.wait_until("it is written for a while", |stints| {
-            let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_millis(600);
+            let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_millis(1500);
             stints.get(count - 1).is_some_and(wrote)
         });
         signal_to(stints[count - 1].pid, Signal::SIGKILL);

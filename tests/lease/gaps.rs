@@ -171,7 +171,8 @@ fn slot_killed() -> Duration {
         .event_where("lease-granted", |event| event["epoch"] == stints[1].epoch);
     let told = granted.seconds("gap_seconds");
     assert!(told >= BOOT.as_secs_f64(), "{told}");
-    assert!(told <= gap.as_secs_f64() + 0.01, "{told} {gap:?}");
+    // Of a death that is seen too late, the last beat counts, which comes every second.
+    assert!(told <= gap.as_secs_f64() + 1.5, "{told} {gap:?}");
     let status = scene.service.status();
     let leases = status["leases"].as_array().unwrap();
     let shown = leases.iter().find(|lease| lease["slot"] == 0).unwrap();

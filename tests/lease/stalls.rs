@@ -78,8 +78,7 @@ fn one_whose_next_worker_has_died_as_well_goes_to_the_one_that_lives() {
 
 #[test]
 fn a_gap_is_counted_while_the_arbiter_does_not_run() {
-    let settings = "workers = 2\n[timeouts]\nheartbeat_serving = '2s'";
-    let service = with(settings, "service").serve();
+    let service = with("workers = 2", "service").serve();
     let ledger = Ledger::of(&service);
     let pids = pids(&service, 2);
     // What follows a boot is over by then: the arbiter waits, and for nothing that comes soon.
@@ -97,8 +96,8 @@ fn a_gap_is_counted_while_the_arbiter_does_not_run() {
     println!("unseen: nobody wrote for {seen:.3} s, nobody had the lease for {told:.3} s");
     // It is no later than the death that is taken for it.
     assert!(told >= unseen.as_secs_f64(), "{unseen:?} {told}");
-    // Its last beat was a quarter of its limit ago, at most.
-    assert!(told < seen + 1.25, "{seen} {told}");
+    // Its last beat was a second ago, at most.
+    assert!(told < seen + 3.0, "{seen} {told}");
     assert_eq!(service.stop(), 0);
     ledger.stints();
 }
