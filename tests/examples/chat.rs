@@ -116,7 +116,9 @@ impl Guest {
             &format!("{} hears {count} lines", self.name),
             DEADLINE,
             || {
-                self.listen();
+                for _ in self.heard.len()..count {
+                    self.listen();
+                }
                 (self.heard.len() >= count).then_some(())
             },
         );
@@ -131,6 +133,10 @@ fn guests(service: &Service) -> Vec<Guest> {
         guest.socket();
         guests.push(guest);
         let everywhere = service.each("connections").iter().all(|count| *count > 0);
+        if !everywhere && guests.len() == 8 {
+            // It came to the one that has all the others.
+            guests.pop();
+        }
         (everywhere && guests.len() >= 4).then_some(())
     });
     guests

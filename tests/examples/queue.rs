@@ -119,7 +119,8 @@ fn a_reload_and_scaling_in_the_middle_repeat_nothing() {
 
 #[test]
 fn a_job_whose_worker_is_killed_is_done_again() {
-    let service = queue(1, "1s");
+    // Long enough to be killed in the middle of it.
+    let service = queue(1, "4s");
     enqueue(&service, 1);
     let database = database(service.folder());
     eventually("the job was taken", DEADLINE, || {
@@ -136,7 +137,8 @@ fn a_job_whose_worker_is_killed_is_done_again() {
 #[test]
 fn a_stop_finishes_the_job_in_work_and_begins_none() {
     let service = queue(1, "300ms");
-    enqueue(&service, 5);
+    // All of them would take half a minute.
+    enqueue(&service, 100);
     wait_until_done(&service, 1);
     assert_eq!(service.stop(), 0);
     let (done, begun): (u32, u32) = database(service.folder())
@@ -145,13 +147,14 @@ fn a_stop_finishes_the_job_in_work_and_begins_none() {
         })
         .unwrap();
     assert_eq!(done, begun);
-    assert!((1..=3).contains(&done), "{done} jobs were done");
+    assert!((1..50).contains(&done), "{done} jobs were done");
 }
 
 /// As if the lease had moved on while the result was on its way.
 #[test]
 fn a_result_of_somebody_who_was_overtaken_is_dropped() {
-    let service = queue(1, "500ms");
+    // Long enough to be overtaken in the middle of it.
+    let service = queue(1, "4s");
     enqueue(&service, 1);
     let database = database(service.folder());
     let overtake = "UPDATE jobs SET epoch = epoch + 1 WHERE attempts = 1 AND result IS NULL";

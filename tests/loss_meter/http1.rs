@@ -1,6 +1,8 @@
 //! What a server of HTTP/1.1 can do wrong.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::meter::tally::{Counts, Loss};
 use crate::meter::{Kind, Load};
@@ -225,9 +227,9 @@ fn an_answer_that_nobody_asked_for() {
     let counts = one_until(
         Kind::Thoughtful,
         first(|peer| {
-            let asked = peer.asked()?;
-            peer.answer(&asked)?;
-            peer.answer(&asked)?;
+            // In one piece, so that both come before the next request.
+            let answer = peer.asked()?.right("");
+            peer.send(&[answer.as_slice(), &answer].concat())?;
             peer.until_closed()
         }),
         |counts| counts.answered >= 2,
@@ -288,9 +290,11 @@ fn short_connections() {
 
 #[test]
 fn refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // Nobody listens there, and nobody else can have it.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
     let load = Load::new(address).clients(PLAIN, 2).begin();
     assert!(load.wait(DEADLINE, |counts| counts.refused >= 4));
     let report = load.stop();

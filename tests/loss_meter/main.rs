@@ -24,6 +24,8 @@ use meter::tally::{Counts, Loss};
 use meter::{Kind, Load};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+/// A busy machine may keep the server from its answer for a while.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One client, until the server has done its deed and the client was served again, on this connection or the next.
 fn one(kind: Kind, address: SocketAddr) -> Counts {
@@ -34,7 +36,7 @@ fn one(kind: Kind, address: SocketAddr) -> Counts {
 
 fn one_until(kind: Kind, address: SocketAddr, fits: impl Fn(&Counts) -> bool) -> Counts {
     let load = Load::new(address)
-        .patience(Duration::from_millis(500))
+        .patience(PATIENCE)
         .clients(kind, 1)
         .begin();
     let fitted = load.wait(DEADLINE, fits);

@@ -1,6 +1,7 @@
 //! All kinds of clients against a server that does nothing wrong, and what the report says.
 
 use std::os::unix::net::UnixListener;
+use std::sync::mpsc::channel;
 
 use crate::DEADLINE;
 use crate::meter::address::Address;
@@ -44,9 +45,14 @@ fn a_good_server_loses_nothing() {
 
 #[test]
 fn a_failure_says_who_what_and_when() {
-    let address = first(|peer| peer.asked().map(drop));
+    let (open, opened) = channel();
+    let address = first(move |peer| {
+        peer.asked()?;
+        opened.recv().map_err(std::io::Error::other)
+    });
     let load = Load::new(address).keep_alive(1).begin();
     let window = load.window();
+    open.send(()).unwrap();
     assert!(load.wait(DEADLINE, |counts| counts.reconnects == 1));
     drop(window);
     let report = load.stop();
