@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use payload::testing::{TestApp, TestWorker};
 use payload::{App, AppBuilder, Payload};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::consume_budget;
 use tokio::time::{sleep, timeout};
 
@@ -43,7 +43,16 @@ async fn a_startup_step_that_never_waits_is_dropped_at_its_limit() {
 
 #[tokio::test]
 async fn a_stop_meets_a_startup_step_that_never_waits() {
-    let start = TestApp::start_until(build(greedy_startup()), sleep(SHORT));
+    let (begins, begun) = oneshot::channel();
+    let app = pair(App::builder(), "a").startup("greedy", async move |_| {
+        let _ = begins.send(());
+        greedy().await
+    });
+    let stop = async {
+        let _ = begun.await;
+        sleep(SHORT).await;
+    };
+    let start = TestApp::start_until(build(app), stop);
     let failed = in_time(start).await.unwrap_err();
     assert!(failed.failure().is_cancelled());
     assert!(failed.trace().contains("teardown 'a' done"));
@@ -78,7 +87,7 @@ async fn steps_of_the_way_out_that_never_wait_end_at_their_limits_and_at_the_dea
         .timeout(SHORT);
     let app = in_time(TestApp::start(build(builder))).await.unwrap();
     let trace = app.trace();
-    let errors = in_time(app.stop_within(Duration::from_millis(500))).await;
+    let errors = in_time(app.stop_within(Duration::from_secs(2))).await;
     assert_eq!(
         texts(&errors),
         [
