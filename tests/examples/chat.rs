@@ -82,7 +82,8 @@ impl Guest {
             Ok(Message::Close(frame)) => self.ends.push(frame.map(|frame| frame.code)),
             Ok(other) => panic!("{other}"),
             Err(Error::ConnectionClosed) => self.socket = None,
-            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(Error::Io(error))
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => panic!("{} hears {error}", self.name),
         }
     }
