@@ -35,6 +35,8 @@ use crate::{logs, sys};
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
+/// Who wakes up so much later than it wanted was stopped or starved, and so was the app.
+const LATE: Duration = Duration::from_millis(100);
 /// How soon an order is looked for again where there was no memory for it.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -168,8 +170,11 @@ impl Keeper {
                 Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
                 () = until(self.unmet.ask_at()), if has_arbiter => self.unmet.ask(&self.channel),
                 () = until(deadline) => {
-                    tracing::error!("the app did not end within its deadlines: the worker leaves without it");
-                    return ExitCode::Software;
+                    deadline = deadline.and_then(|at| put_off(at, Instant::now()));
+                    if deadline.is_none() {
+                        tracing::error!("the app did not end within its deadlines: the worker leaves without it");
+                        return ExitCode::Software;
+                    }
                 }
             }
         };
@@ -248,6 +253,11 @@ impl Keeper {
     }
 }
 
+/// A deadline that has passed while this process did not run: the app has not had the time to end by its own.
+fn put_off(deadline: Instant, now: Instant) -> Option<Instant> {
+    (now > deadline + LATE).then(|| now + MARGIN)
+}
+
 fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
     let file = file.ok_or_else(|| io::Error::other("no descriptor is left for it"))?;
     Kept::adopt(file).map(Arc::new)
@@ -307,6 +317,15 @@ async fn until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_deadline_counts_for_who_has_run_until_then() {
+        let at = Instant::now();
+        assert_eq!(put_off(at, at), None);
+        assert_eq!(put_off(at, at + LATE), None);
+        let later = at + LATE * 2;
+        assert_eq!(put_off(at, later), Some(later + MARGIN));
+    }
 
     /// recvmsg(2) says the same about it each time.
     #[tokio::test]

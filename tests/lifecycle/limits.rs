@@ -1,10 +1,11 @@
 //! The stop's deadline, and the slice of it that nobody else can use up.
 
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::service::Setup;
+use crate::support::service::{Setup, signal_to};
 use crate::{assert_torn_down, trace};
 
 /// The requests would take the whole time, and a payload that does not stop takes what it can: each step still runs.
@@ -26,6 +27,31 @@ fn stuck_requests_and_a_deaf_payload_leave_every_step_its_time() {
     let failed: Vec<_> = service.events("step-failed");
     let failed: Vec<_> = failed.iter().map(|event| event.text("step")).collect();
     assert_eq!(failed, ["three", "two"]);
+    service.never("worker-stuck");
+}
+
+/// When it goes on, all its deadlines have passed, and nothing of it has had its time.
+#[test]
+fn a_service_that_is_frozen_in_its_cleanup_attempts_the_rest_of_it_afterwards() {
+    let settings = "workers = 1\ntimeouts.cleanup = '1s'\n[app]\n\
+                    teardown = 'hang'\nteardown_of = ['three']";
+    let service = Setup::new(settings).serve();
+    let worker = service.event("worker-forked").number("worker_pid");
+    service.signal(Signal::SIGINT);
+    service.record("its teardown", |record| record.text("probe") == "teardown");
+    for pid in [service.pid(), worker] {
+        signal_to(pid, Signal::SIGSTOP);
+    }
+    // A quick stop has the cleanup's time. A second later the worker would end without its app, and after another one
+    // the arbiter would end it, if it had not been frozen as well: for so long that it knows.
+    sleep(Duration::from_secs(6));
+    for pid in [worker, service.pid()] {
+        signal_to(pid, Signal::SIGCONT);
+    }
+    assert_eq!(service.exit(), 70);
+    let trace = trace(&service, 1);
+    assert_torn_down(&trace);
+    assert_eq!(trace.last().map(String::as_str), Some("failed"));
     service.never("worker-stuck");
 }
 
