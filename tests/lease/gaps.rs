@@ -248,10 +248,15 @@ fn nobody_runs_it_for_as_long_as_it_takes_to_move_and_no_longer() {
     for (name, scene, least, most) in scenes {
         let mut measured: Vec<Duration> = (0..times).map(|_| scene()).collect();
         measured.sort_unstable();
-        let at = |index: usize| measured[index].as_secs_f64() * 1e3;
-        let (first, middle, last) = (at(0), at(times / 2), at(times - 1));
-        println!("{name:42}{first:10.1}{middle:10.1}{last:10.1}");
+        // Of three, two can have met the same busy moment of the machine: then the median is that of more.
+        if measured[times / 2] >= most {
+            measured.extend((0..2 * times + 2).map(|_| scene()));
+            measured.sort_unstable();
+        }
+        let (middle, last) = (measured.len() / 2, measured.len() - 1);
+        let [first, median, last] = [0, middle, last].map(|at| measured[at].as_secs_f64() * 1e3);
+        println!("{name:42}{first:10.1}{median:10.1}{last:10.1}");
         assert!(measured[0] >= least, "{name}");
-        assert!(measured[times / 2] < most, "{name}");
+        assert!(measured[middle] < most, "{name}");
     }
 }
