@@ -35,9 +35,10 @@ fn advance(service: &Service, count: u64) {
     });
 }
 
+/// One that stays: who leaves may have it still.
 fn holder(service: &Service) -> Option<u32> {
     let holder = &service.status()["leases"][0]["holder"];
-    holder.is_object().then(|| number(&holder["pid"]))
+    (holder["leaving"] == false).then(|| number(&holder["pid"]))
 }
 
 /// As many runs are due in this time as a handover could never take.
