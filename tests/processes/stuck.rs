@@ -5,20 +5,26 @@ use nix::sys::signal::Signal;
 use crate::support::service::{Record, Service, Setup, lives, number, signal_to, wait_for_end_of};
 use crate::worker_of;
 
-const SHORT: &str = "timeouts.heartbeat_boot = '1s'
-timeouts.heartbeat_serving = '1s'
-timeouts.heartbeat_stopping = '1s'
-timeouts.abort_grace = '1s'";
+/// Short, and long enough for a worker that is only stopped for a while. It has all the time to say where it is: whoever
+/// says it is gone then.
+const SHORT: &str = "timeouts.heartbeat_boot = '4s'
+timeouts.heartbeat_serving = '4s'
+timeouts.heartbeat_stopping = '4s'
+timeouts.abort_grace = '20s'";
+
+/// For workers that cannot say it.
+const GRACE: &str = "1s";
 
 #[test]
 fn a_stopped_worker_is_diagnosed_killed_and_replaced() {
-    let service = Setup::new("workers = 2").with(SHORT).serve();
+    let short = SHORT.replace("20s", GRACE);
+    let service = Setup::new("workers = 2").with(&short).serve();
     let workers = service.workers();
     signal_to(workers[0], Signal::SIGSTOP);
     let stuck = service.event("worker-stuck");
     assert_eq!(stuck.worker(), Some(worker_of(&service, workers[0])));
     assert_eq!(stuck.text("phase"), "serving");
-    assert!(stuck.seconds("overdue_seconds") >= 1.0);
+    assert!(stuck.seconds("overdue_seconds") >= 4.0);
     assert!(
         stuck.text("threads").contains(" T "),
         "that it is stopped: {}",
@@ -93,7 +99,7 @@ fn blocked_in_load() {
 #[test]
 fn blocked_in_its_drain() {
     let limits = "timeouts.heartbeat_boot = '10m'\ntimeouts.heartbeat_serving = '10m'\n\
-                  timeouts.heartbeat_stopping = '1s'\ntimeouts.graceful = '10m'\ntimeouts.abort_grace = '1s'";
+                  timeouts.heartbeat_stopping = '1s'\ntimeouts.graceful = '10m'\ntimeouts.abort_grace = '20s'";
     let service = Setup::new("workers = 1").with(limits).serve();
     let mut client = service.client();
     client.send("/drain-block?ms=600000").unwrap();
@@ -158,7 +164,7 @@ fn blocked_in_its_teardown() {
 #[test]
 fn a_worker_that_is_stopped_at_its_birth_is_found() {
     let service = Setup::new("workers = 1\n[app]\nstartup_delay = 600")
-        .with(SHORT)
+        .with(&SHORT.replace("20s", GRACE))
         .start();
     let forked = service.event("worker-forked");
     signal_to(forked.number("worker_pid"), Signal::SIGSTOP);

@@ -33,7 +33,7 @@
 //! - `/thread`: the number of the thread that answers
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
-//! - `/busy?ms=N`: answers at once, and declares the service busy for so long
+//! - `/busy?file=F`: answers at once, and declares the service busy until the file is there
 //! - `/blocking?ms=N`: answers at once, and holds a thread by `spawn_blocking` for so long; says when that begins and is over
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
@@ -224,7 +224,7 @@ async fn load_with(
             "/preloaded",
             get(async move || table.map_or_else(String::new, preloading::Table::told)),
         )
-        .route("/busy", get(async move |timing| busy(&context, timing)));
+        .route("/busy", get(async move |gate| busy(&context, gate)));
     Ok(app.build(routes))
 }
 
@@ -524,10 +524,10 @@ async fn block_aside(time: Duration) {
     tracing::info!(probe = "blocked", "probe");
 }
 
-fn busy(context: &Context<Settings>, Query(timing): Query<Timing>) {
+fn busy(context: &Context<Settings>, Query(Gate { file }): Query<Gate>) {
     let busy = context.busy();
     tokio::spawn(async move {
-        tokio::time::sleep(timing.pause()).await;
+        appears(Some(file)).await;
         drop(busy);
     });
 }
