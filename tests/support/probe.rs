@@ -28,6 +28,7 @@
 //! - `/word`: the setting of this name
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later, and says when it is cancelled; `/block?ms=N`: the same, and holds the thread
+//! - `/deaf`: holds the thread, which answers a signal late
 //! - `/gate?file=F`: the same, when the file is there
 //! - `/drain-block?ms=N`: the same as `/block`, from the beginning of the drain on
 //! - `/thread`: the number of the thread that answers
@@ -46,6 +47,7 @@
 
 mod antics;
 mod birth;
+mod deaf;
 mod early;
 mod ledger;
 mod mail;
@@ -445,6 +447,10 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
+        .route(
+            "/deaf",
+            get(async || deaf::hold(|| hold_the_thread(Duration::MAX))),
+        )
         .route("/blocking", get(blocking))
         .route("/gate", get(gate))
         .route("/thread", get(async || gettid().to_string()))
