@@ -1,15 +1,17 @@
 //! A process that is to be forked must have one thread: who else runs in it.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use crate::exit::{ExitCode, Failure};
 use crate::sys::process::other_threads;
 
-/// A thread that was joined is still there for a moment.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
+/// A thread that was joined is still there for a moment: it is looked for again so often, with a pause before each. Not
+/// for so long: a process that was stopped in between has given it no time to go.
+const LOOKS: u32 = 500;
+const PAUSE: Duration = Duration::from_millis(1);
 /// So many threads are named.
 const NAMED: usize = 5;
 
@@ -40,15 +42,21 @@ pub(crate) fn check() -> Result<(), Failure> {
 
 /// The names of the other threads that do not end by themselves.
 pub(crate) fn threads_left() -> Vec<String> {
-    let end = Instant::now() + LAST_MOMENT;
-    loop {
-        // What cannot be seen is found by the fork, which looks again.
-        let threads = other_threads().unwrap_or_default();
-        if threads.is_empty() || Instant::now() >= end {
-            return threads;
+    // What cannot be seen is found by the fork, which looks again.
+    look_again(|| other_threads().unwrap_or_default(), || sleep(PAUSE))
+}
+
+/// Until there are none, or those that are left stay.
+fn look_again(mut look: impl FnMut() -> Vec<String>, mut pause: impl FnMut()) -> Vec<String> {
+    let mut threads = look();
+    for _ in 0..LOOKS {
+        if threads.is_empty() {
+            break;
         }
-        sleep(Duration::from_millis(1));
+        pause();
+        threads = look();
     }
+    threads
 }
 
 /// Their names for a message; of many the first.
@@ -65,7 +73,26 @@ pub(crate) fn listed(threads: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    /// However long the pauses have become.
+    #[test]
+    fn a_thread_that_goes_is_waited_for_and_one_that_stays_is_not() {
+        let (looks, pauses) = (Cell::new(0), Cell::new(0));
+        let pause = || pauses.set(pauses.get() + 1);
+        let goes = || {
+            looks.set(looks.get() + 1);
+            let is_there = looks.get() < LOOKS;
+            is_there.then(|| "joined".to_owned()).into_iter().collect()
+        };
+        assert!(look_again(goes, pause).is_empty());
+        assert_eq!((looks.get(), pauses.get()), (LOOKS, LOOKS - 1));
+        pauses.set(0);
+        assert_eq!(look_again(|| vec!["stays".to_owned()], pause), ["stays"]);
+        assert_eq!(pauses.get(), LOOKS);
+    }
 
     #[test]
     fn of_many_the_first_are_named() {

@@ -21,8 +21,11 @@ use crate::sys::signals::Signals;
 use crate::worker::phase::Phase;
 use crate::{logs, sys};
 
-/// How long the arbiter waits for the worker's threads to answer. A stopped process answers nothing.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long the arbiter waits for the worker's threads to answer, on a machine that lets each of them run in its turn
+/// only. Most answer at once.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// The same for a process that is stopped, and answers nothing unless somebody lets it go on.
+const IN_VAIN: Duration = Duration::from_millis(20);
 
 /// How long the service's end waits for what is still being logged.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -49,7 +52,12 @@ pub(super) fn report(
         .take(diagnosis::THREADS)
         .filter(|tid| diagnosis::request(child.pid, **tid).is_ok())
         .count();
-    let deadline = Instant::now() + PATIENCE;
+    let patience = if is_stopped(child.pid) {
+        IN_VAIN
+    } else {
+        PATIENCE
+    };
+    let deadline = Instant::now() + patience;
     while area.traces().len() < asked && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -181,6 +189,18 @@ impl Helper {
     }
 }
 
+/// By a signal or a tracer.
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    matches!(state_in(&stat), 'T' | 't')
+}
+
+/// The state in a line of proc_pid_stat(5).
+fn state_in(stat: &str) -> char {
+    let rest = stat.rsplit(") ").next();
+    rest.and_then(|rest| rest.chars().next()).unwrap_or('?')
+}
+
 /// Name, state and kernel function of each thread, proc_pid_task(5).
 fn threads(pid: u32, tids: &[u32]) -> String {
     let read = |tid: u32, file: &str| {
@@ -188,12 +208,7 @@ fn threads(pid: u32, tids: &[u32]) -> String {
     };
     let mut threads = Vec::new();
     for tid in tids {
-        let stat = read(*tid, "stat");
-        let state = stat
-            .rsplit(") ")
-            .next()
-            .and_then(|rest| rest.chars().next())
-            .unwrap_or('?');
+        let state = state_in(&read(*tid, "stat"));
         let (name, wait) = (read(*tid, "comm"), read(*tid, "wchan"));
         threads.push(format!("{tid} {} {state} {}", name.trim(), wait.trim()));
     }

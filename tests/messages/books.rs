@@ -15,6 +15,7 @@ pub(crate) struct Heard {
     pub(crate) missed: u64,
     pub(crate) lags: u64,
     pub(crate) arrived: u64,
+    pub(crate) held: bool,
     pub(crate) from: BTreeMap<u64, Voice>,
 }
 
@@ -37,6 +38,11 @@ impl Heard {
     /// Messages of all workers.
     pub(crate) fn count(&self) -> u64 {
         self.from.values().map(|voice| voice.count).sum()
+    }
+
+    /// With those that it has missed.
+    pub(crate) fn total(&self) -> u64 {
+        self.count() + self.missed
     }
 
     /// Each worker's messages came in their order, and none twice; nothing is missing that was not told.
@@ -103,6 +109,33 @@ impl Workers {
         serde_json::from_str(&self.get(pid, &format!("/mail/publish?{query}"))).unwrap()
     }
 
+    /// The same in pieces that everybody has room for, each of them when those who hear them have the one before: nobody
+    /// of them misses anything for having been kept from running. Gives back the calls of the piece in the middle.
+    #[track_caller]
+    pub(crate) fn publish_to(
+        &mut self,
+        hearers: &[u32],
+        pid: u32,
+        pieces: (u64, u64),
+        how: &str,
+    ) -> Timed {
+        let (pieces, each) = pieces;
+        let before: Vec<u64> = hearers.iter().map(|pid| self.heard(*pid).arrived).collect();
+        let mut times = Vec::new();
+        for piece in 1..=pieces {
+            times.push(self.publish(pid, &format!("count={each}&{how}")));
+            for (pid, before) in hearers.iter().zip(&before) {
+                eventually("a piece of the messages", LIMIT, || {
+                    let heard = self.heard(*pid);
+                    let arrived = heard.arrived - before >= piece * each;
+                    (arrived && (heard.held || heard.total() == heard.arrived)).then_some(())
+                });
+            }
+        }
+        times.sort_by_key(|timed| timed.p99);
+        times.swap_remove(times.len() / 2)
+    }
+
     #[track_caller]
     pub(crate) fn heard(&mut self, pid: u32) -> Heard {
         serde_json::from_str(&self.get(pid, "/mail/heard")).unwrap()
@@ -114,12 +147,12 @@ impl Workers {
         let mut last = None;
         let found = crate::support::within(LIMIT, || {
             let heard = self.heard(pid);
-            let is_there = heard.count() + heard.missed >= total;
+            let is_there = heard.total() >= total;
             last = Some(heard.clone());
             is_there.then_some(heard)
         });
         let heard = found.unwrap_or_else(|| panic!("{total} were not heard: {last:#?}"));
-        assert_eq!(heard.count() + heard.missed, total, "{heard:#?}");
+        assert_eq!(heard.total(), total, "{heard:#?}");
         heard.is_in_order();
         heard
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use crate::books::{Workers, with};
-use crate::spread::last_words;
+use crate::spread::{SING, last_words};
 use crate::support::program::copy_program;
 use crate::support::service::{LIMIT, Service, Setup, probe};
 use crate::support::{eventually, within};
@@ -13,7 +13,7 @@ const QUICK: &str = "workers = 3\n[reload]\ntrial = '100ms'";
 
 #[test]
 fn both_generations_hear_everything_once() {
-    let service = with(QUICK, "sing = 5000").serve();
+    let service = with(QUICK, SING).serve();
     for _ in 0..3 {
         assert_eq!(service.reload().status.code(), Some(0));
     }
@@ -22,7 +22,7 @@ fn both_generations_hear_everything_once() {
 
 #[test]
 fn the_old_and_the_new_binary_hear_each_other() {
-    let setup: Setup = with(QUICK, "sing = 5000").copied();
+    let setup: Setup = with(QUICK, SING).copied();
     let service = setup.serve();
     for _ in 0..2 {
         let new = service.folder().join("new-probe");
@@ -35,8 +35,8 @@ fn the_old_and_the_new_binary_hear_each_other() {
 
 #[test]
 fn a_reload_that_fails_leaves_the_old_ones_in_touch() {
-    let service = with(QUICK, "sing = 5000").steered().serve();
-    service.steer("mail = true\nsing = 5000\nstartup = 'fail'");
+    let service = with(QUICK, SING).steered().serve();
+    service.steer("mail = true\nsing = 20000\nstartup = 'fail'");
     assert_eq!(service.reload().status.code(), Some(70));
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
@@ -55,13 +55,13 @@ fn a_reload_that_fails_leaves_the_old_ones_in_touch() {
 /// to its last.
 #[track_caller]
 fn everybody_heard_everything(service: &Service, workers: u64) {
-    let mut now = Workers::of(service);
-    let pids = now.pids();
     service.count(
         "the old ones are gone",
         usize::try_from(workers).unwrap() - 3,
         |record| record.is("worker-exited"),
     );
+    let mut now = Workers::of(service);
+    let pids = now.pids();
     let old = workers - 3;
     let said = said(service);
     for pid in pids {

@@ -6,6 +6,9 @@ use crate::books::{Heard, Workers, ask, with};
 use crate::support::service::{Service, signal_to, wait_for_end_of};
 use nix::sys::signal::Signal;
 
+/// Seldom enough that nobody misses anything who does not run for a second.
+pub(crate) const SING: &str = "sing = 20000";
+
 #[test]
 fn what_one_worker_publishes_all_hear_in_order() {
     let service = with("workers = 3", "").serve();
@@ -48,7 +51,7 @@ fn a_message_of_the_largest_size_arrives_whole() {
 /// All wait for room in the same mailboxes.
 #[test]
 fn eight_publishers_at_full_speed_lose_nothing_that_is_not_told() {
-    let service = with("workers = 8\n[timeouts]\nheartbeat_serving = '30s'", "").serve();
+    let service = with("workers = 8\n[timeouts]\nheartbeat_serving = '10m'", "").serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     const EACH: u64 = 2_000;
@@ -78,7 +81,7 @@ fn eight_publishers_at_full_speed_lose_nothing_that_is_not_told() {
 
 #[test]
 fn a_worker_that_is_killed_costs_the_others_nothing() {
-    let service = with("workers = 3", "sing = 5000").serve();
+    let service = with("workers = 3", SING).serve();
     let mut workers = Workers::of(&service);
     let pids = workers.pids();
     let victim = pids[0];

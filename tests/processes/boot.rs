@@ -21,10 +21,17 @@ fn the_reason(service: &Service) -> String {
 
 /// Runs until the end. Slot 0 fails, the healthy worker in slot 1 unwinds.
 fn fails(app: &str) -> Service {
-    let service = Setup::new(&format!(
-        "workers = 2\ntimeouts.startup = '2s'\n[app]\nslot = 0\n{app}"
-    ))
-    .start();
+    fails_with("", app)
+}
+
+/// The same by a limit, which a healthy worker keeps that is stopped for a while.
+fn fails_in_time(app: &str) -> Service {
+    fails_with("timeouts.startup = '4s'", app)
+}
+
+fn fails_with(limit: &str, app: &str) -> Service {
+    let settings = format!("workers = 2\n{limit}\n[app]\nslot = 0\n{app}");
+    let service = Setup::new(&settings).start();
     assert_eq!(service.exit(), 70);
     service.event_where("service-stopped", |event| event.number("exit_code") == 70);
     assert!(
@@ -75,10 +82,10 @@ fn a_startup_step_panics() {
 
 #[test]
 fn a_startup_step_hangs() {
-    let service = fails("startup = 'hang'");
+    let service = fails_in_time("startup = 'hang'");
     let reason = the_reason(&service);
     assert!(
-        reason.contains("'three'") && reason.contains("2s"),
+        reason.contains("'three'") && reason.contains("4s"),
         "{reason}"
     );
     unwound(&service, 1);
@@ -86,10 +93,10 @@ fn a_startup_step_hangs() {
 
 #[test]
 fn a_startup_step_that_never_waits_is_given_up_as_well() {
-    let service = fails("startup = 'greedy'");
+    let service = fails_in_time("startup = 'greedy'");
     let reason = the_reason(&service);
     assert!(
-        reason.contains("'three'") && reason.contains("2s"),
+        reason.contains("'three'") && reason.contains("4s"),
         "{reason}"
     );
     unwound(&service, 1);
@@ -111,8 +118,8 @@ fn load_panics() {
 
 #[test]
 fn load_hangs() {
-    let reason = the_reason(&fails("load = 'hang'"));
-    assert!(reason.contains("load did not end within 2s"), "{reason}");
+    let reason = the_reason(&fails_in_time("load = 'hang'"));
+    assert!(reason.contains("load did not end within 4s"), "{reason}");
 }
 
 #[test]

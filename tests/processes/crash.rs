@@ -1,7 +1,7 @@
 //! Processes that are killed.
 
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use nix::sys::signal::Signal;
@@ -17,7 +17,7 @@ fn a_killed_worker_takes_only_its_own_requests_along() {
     let service = Setup::new("workers = 3").serve();
     let mut clients: Vec<Client> = (0..REQUESTS).map(|_| service.client()).collect();
     for client in &mut clients {
-        client.send("/sleep?ms=4000").unwrap();
+        client.send(&service.gated()).unwrap();
     }
     let before = service.status_where("every request in flight", |status| {
         let workers = status["workers"].as_array().unwrap().iter();
@@ -28,6 +28,8 @@ fn a_killed_worker_takes_only_its_own_requests_along() {
     let victim = (0..3).max_by_key(in_flight).unwrap();
     let (pid, its_own) = (number(&workers[victim]["pid"]), in_flight(&victim));
     signal_to(pid, Signal::SIGKILL);
+    wait_for_end_of(pid);
+    service.open_gate();
 
     let answers: Vec<_> = clients.iter_mut().map(Client::answer).collect();
     let lost = answers.iter().filter(|answer| answer.is_err()).count();
@@ -60,14 +62,15 @@ fn no_connection_is_refused_while_workers_are_killed() {
     let service = Setup::new("workers = 2\nrestart.crash_budget = 100").serve();
     let address = service.address();
     let over = AtomicBool::new(false);
+    let served = AtomicUsize::new(0);
     let client = || {
-        let (mut served, mut lost) = (0, 0);
+        let mut lost = 0;
         while !over.load(Relaxed) {
             let mut client = Client::connect(address).expect("no connection is refused");
             match client.get("/") {
                 Ok(answer) => {
                     assert_eq!(answer.status, 200);
-                    served += 1;
+                    served.fetch_add(1, Relaxed);
                 }
                 Err(error) => {
                     assert_ne!(
@@ -79,9 +82,9 @@ fn no_connection_is_refused_while_workers_are_killed() {
                 }
             }
         }
-        (served, lost)
+        lost
     };
-    let (served, lost) = thread::scope(|scope| {
+    let lost: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
         for kill in 1..=KILLS {
             let victim = eventually("two workers", LIMIT, || {
@@ -94,12 +97,15 @@ fn no_connection_is_refused_while_workers_are_killed() {
         service.status_where("all serve again", |status| {
             status["arbiter"]["state"] == "ready"
         });
+        eventually("many requests", LIMIT, || {
+            (served.load(Relaxed) > 100).then_some(())
+        });
         over.store(true, Relaxed);
-        let counts = clients.into_iter().map(|client| client.join().unwrap());
-        counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        let lost = clients.into_iter().map(|client| client.join().unwrap());
+        lost.sum()
     });
+    let served = served.into_inner();
     println!("{served} requests served, {lost} lost with {KILLS} killed workers");
-    assert!(served > 100);
     // Each client has one request under way.
     assert!(lost <= CLIENTS * KILLS, "{lost} requests were lost");
     assert_eq!(service.stop(), 0);
@@ -130,12 +136,14 @@ fn without_its_arbiter_a_worker_drains_and_leaves() {
     let workers = service.workers();
     let (mut busy, mut idle) = (service.client(), service.client());
     idle.get("/").unwrap();
-    busy.send("/sleep?ms=1500").unwrap();
+    busy.send(&service.gated()).unwrap();
     service.status_where("a request in flight", |status| {
         let workers = status["workers"].as_array().unwrap().iter();
         workers.map(|w| number(&w["in_flight"])).sum::<u32>() == 1
     });
     service.signal(Signal::SIGKILL);
+    service.count("both say why", 2, |record| record.is("arbiter-lost"));
+    service.open_gate();
     assert_eq!(busy.answer().expect("it is finished").status, 200);
     assert!(idle.is_closed());
     service.gone();
@@ -146,7 +154,6 @@ fn without_its_arbiter_a_worker_drains_and_leaves() {
         });
         assert_torn_down(&trace(&service, worker));
     }
-    service.count("both say why", 2, |record| record.is("arbiter-lost"));
 }
 
 #[test]
@@ -169,6 +176,7 @@ fn without_its_arbiter_a_starting_worker_leaves() {
     service.event_where("worker-phase", |event| event.text("phase") == "starting");
     service.signal(Signal::SIGKILL);
     service.gone();
+    service.event_where("worker-phase", |event| event.text("phase") == "exited");
     assert_eq!(
         trace(&service, 1).last().map(String::as_str),
         Some("exited")
@@ -179,7 +187,7 @@ fn without_its_arbiter_a_starting_worker_leaves() {
 fn a_worker_that_is_told_to_leave_drains_and_is_replaced() {
     let service = Setup::new("workers = 2").serve();
     let mut client = service.client();
-    client.send("/sleep?ms=1500").unwrap();
+    client.send(&service.gated()).unwrap();
     let status = service.status_where("a request in flight", |status| {
         let mut workers = status["workers"].as_array().unwrap().iter();
         workers.any(|w| w["in_flight"] == 1)
@@ -187,7 +195,12 @@ fn a_worker_that_is_told_to_leave_drains_and_is_replaced() {
     let workers = status["workers"].as_array().unwrap();
     let old = workers.iter().find(|w| w["in_flight"] == 1).unwrap();
     let (old, slot) = (number(&old["pid"]), number(&old["slot"]));
+    let its_number = worker_of(&service, old);
     signal_to(old, Signal::SIGTERM);
+    service.event_where("worker-phase", |event| {
+        event.worker() == Some(its_number) && event.text("phase") == "draining"
+    });
+    service.open_gate();
     let answer = client.answer().expect("it finishes what it has");
     assert_eq!(answer.body.trim(), old.to_string());
     wait_for_end_of(old);
@@ -201,7 +214,9 @@ fn a_worker_that_is_told_to_leave_drains_and_is_replaced() {
         event.number("payload_slot") == slot && event.worker() > Some(2)
     });
     assert_eq!(replacement.text("cause"), "failure");
-    assert_torn_down(&trace(&service, worker_of(&service, old)));
+    // All that it has said came before this.
+    service.event_where("worker-failed", |event| event.worker() == Some(its_number));
+    assert_torn_down(&trace(&service, its_number));
     assert_eq!(service.stop(), 0);
 }
 

@@ -30,21 +30,17 @@ fn ten_thousand_idle_connections() {
             client
         })
         .collect();
-    let status = service.status_where("all are open", |status| {
+    // A worker that was kept from accepting for a while gets its share from the other one.
+    service.status_where("all are open, and each worker has its share", |status| {
         let workers = status["workers"].as_array().unwrap().iter();
-        workers.map(|w| number(&w["connections"])).sum::<u32>() == connections
+        let shares: Vec<u32> = workers.map(|w| number(&w["connections"])).collect();
+        let mean = connections / 2;
+        let fair = |share: &u32| share.abs_diff(mean) <= mean / 10;
+        shares.iter().sum::<u32>() == connections && shares.iter().all(fair)
     });
     let per_connection = (memory().saturating_sub(before)) / u64::from(connections);
     println!("{connections} connections: {per_connection} bytes each");
     assert!(per_connection < 32 * 1024, "{per_connection} bytes each");
-    for worker in status["workers"].as_array().unwrap() {
-        let share = number(&worker["connections"]);
-        let mean = connections / 2;
-        assert!(
-            share.abs_diff(mean) <= mean / 10,
-            "a fair share: {share} of {connections}"
-        );
-    }
     for client in &mut clients {
         assert_eq!(client.get("/").expect("it still answers").status, 200);
     }

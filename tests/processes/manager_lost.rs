@@ -49,6 +49,8 @@ fn its_socket_comes_back() {
     manager.vanish();
     service.record(LOST, |record| record.text("message").starts_with(LOST));
     replaces_a_worker(&service, 1);
+    // It is asked once more, and so has come to the end of the turn in which all of that happened.
+    service.status();
     manager.come_back();
     // Of what it missed it hears the newest status, and nothing of the past.
     let heard = manager.hear_until("WATCHDOG=1");

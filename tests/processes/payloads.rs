@@ -1,7 +1,8 @@
 //! Background tasks that end as they should not.
 
+use crate::support::eventually;
 use crate::support::notify::Manager;
-use crate::support::service::{Record, Service, Setup, number, wait_for_end_of};
+use crate::support::service::{LIMIT, Record, Service, Setup, number, wait_for_end_of};
 use crate::{assert_torn_down, trace, worker_of};
 
 fn with(payload: &str, policy: &str) -> Service {
@@ -14,13 +15,11 @@ fn with(payload: &str, policy: &str) -> Service {
 fn ends(service: &Service) -> Record {
     let of_slot = service.workers()[0].to_string();
     // Connections go to the workers in turn.
-    let mut client = (0..200)
-        .map(|_| service.client())
-        .find_map(|mut client| {
-            let answer = client.get("/").ok()?;
-            (answer.body.trim() == of_slot).then_some(client)
-        })
-        .expect("a connection to that worker");
+    let mut client = eventually("a connection to that worker", LIMIT, || {
+        let mut client = service.client();
+        let answer = client.get("/").ok()?;
+        (answer.body.trim() == of_slot).then_some(client)
+    });
     client.get("/payload").unwrap();
     service.record("the payload's end", |record| {
         record.is("payload-failed") || record.is("payload-ended")

@@ -115,7 +115,7 @@ fn a_stop_does_not_wait_for_it() {
     let begun = Instant::now();
     service.signal(Signal::SIGTERM);
     assert_eq!(service.exit(), 128 + Signal::SIGTERM as i32);
-    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert!(begun.elapsed() < Duration::from_secs(20));
 }
 
 #[test]

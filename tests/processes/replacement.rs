@@ -2,12 +2,10 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::service::{Service, Setup, lives, number, signal_to};
+use crate::support::eventually;
+use crate::support::service::{LIMIT, Service, Setup, lives, number, signal_to};
 
 const QUICK: &str = "workers = 2
-timeouts.startup = '1s'
-timeouts.heartbeat_boot = '1s'
-timeouts.abort_grace = '100ms'
 restart.backoff_initial = '200ms'
 restart.backoff_max = '2s'
 restart.crash_budget = 1000
@@ -17,12 +15,27 @@ restart.crash_budget = 1000
 /// From the fourth failure on the waits are longer than the first one's, whatever the jitter.
 const ATTEMPTS: usize = 4;
 
+/// What hangs is found by a limit, which the first workers and the last one keep also where they are stopped for a while.
+const LIMITS: &str = "timeouts.startup = '4s'
+timeouts.heartbeat_boot = '4s'
+timeouts.abort_grace = '100ms'";
+
 fn fails_and_recovers(app: &str, reason: &str) {
-    let service = Setup::new(QUICK).steered().serve();
+    fails(Setup::new(QUICK), app, reason, ATTEMPTS);
+}
+
+/// Twice: that the waits grow, others show.
+fn hangs_and_recovers(app: &str, reason: &str) {
+    let limit = "timeouts.startup = '4s'";
+    fails(Setup::new(QUICK).with(limit), app, reason, 3);
+}
+
+fn fails(setup: Setup, app: &str, reason: &str, attempts: usize) {
+    let service = setup.steered().serve();
     let workers = service.workers();
     service.steer(app);
     signal_to(workers[0], Signal::SIGKILL);
-    let waits = service.count("its replacements fail", ATTEMPTS, |record| {
+    let waits = service.count("its replacements fail", attempts, |record| {
         record.is("worker-backoff")
     });
     let delays: Vec<f64> = waits
@@ -31,7 +44,7 @@ fn fails_and_recovers(app: &str, reason: &str) {
         .collect();
     assert!(delays[0] <= 0.2, "{delays:?}");
     assert!(
-        delays[ATTEMPTS - 1] > delays[0] * 1.5,
+        attempts < ATTEMPTS || delays[attempts - 1] > delays[0] * 1.5,
         "they grow: {delays:?}"
     );
     for (wait, failures) in waits.iter().zip(1..) {
@@ -74,7 +87,7 @@ fn a_step_panics() {
 
 #[test]
 fn a_step_hangs() {
-    fails_and_recovers("startup = 'hang'", "did not end within 1s");
+    hangs_and_recovers("startup = 'hang'", "did not end within 4s");
 }
 
 #[test]
@@ -92,12 +105,12 @@ fn load_panics() {
 
 #[test]
 fn load_hangs() {
-    fails_and_recovers("load = 'hang'", "load did not end within 1s");
+    hangs_and_recovers("load = 'hang'", "load did not end within 4s");
 }
 
 #[test]
 fn a_blocked_startup() {
-    let service = Setup::new(QUICK).steered().serve();
+    let service = Setup::new(QUICK).with(LIMITS).steered().serve();
     let workers = service.workers();
     service.steer("startup = 'block'");
     signal_to(workers[0], Signal::SIGKILL);
@@ -128,12 +141,14 @@ fn crashes_within_the_budget_degrade_nothing() {
 #[test]
 fn crashes_beyond_the_budget_degrade_the_service_until_they_are_forgotten() {
     let service = crashing(
-        "restart.crash_budget = 2\nrestart.crash_window = '4s'\nrestart.backoff_max = '200ms'",
+        "restart.crash_budget = 2\nrestart.crash_window = '8s'\nrestart.backoff_max = '200ms'",
     );
-    for _ in 0..4 {
+    // Three of them within the window; a busy machine may need more.
+    let degraded = eventually("too many crashes", LIMIT, || {
         crash_one(&service);
-    }
-    let degraded = service.event_where("service-degraded", |event| event.number("crashes") > 2);
+        let degraded = service.events("service-degraded").into_iter();
+        degraded.rev().find(|event| event.number("crashes") > 2)
+    });
     assert!(degraded.number("workers") == 2);
     let many = "the service is degraded: workers fail too often";
     assert_eq!(degraded.text("message"), many);

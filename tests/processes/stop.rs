@@ -15,9 +15,18 @@ const ANOTHER_HAND: Duration = Duration::from_millis(150);
 
 /// With a request under way in its one worker.
 fn busy(settings: &str, path: &str) -> (Service, Client) {
-    let service = Setup::new(settings).with("workers = 1").serve();
+    busy_with(Setup::new(settings), |_| path.to_owned())
+}
+
+/// With one that has its answer when the test opens the gate.
+fn busy_until_told() -> (Service, Client) {
+    busy_with(Setup::new(""), Service::gated)
+}
+
+fn busy_with(setup: Setup, path: impl Fn(&Service) -> String) -> (Service, Client) {
+    let service = setup.with("workers = 1").serve();
     let mut client = service.client();
-    client.send(path).unwrap();
+    client.send(&path(&service)).unwrap();
     service.status_where("a request in flight", |status| {
         status["workers"][0]["in_flight"] == 1
     });
@@ -54,9 +63,10 @@ fn with_nothing_to_do_it_takes_no_time() {
 
 #[test]
 fn a_term_waits_for_requests() {
-    let (service, mut client) = busy("", "/sleep?ms=1000");
+    let (service, mut client) = busy_until_told();
     service.signal(Signal::SIGTERM);
     service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    service.open_gate();
     let answer = client.answer().expect("it is finished");
     assert_eq!(answer.status, 200);
     assert!(answer.head.to_lowercase().contains("connection: close"));
@@ -66,10 +76,17 @@ fn a_term_waits_for_requests() {
 
 #[test]
 fn a_term_waits_for_a_response_that_is_under_way() {
-    let (service, mut client) = busy("", "/slow-body?chunks=10&ms=100");
+    let service = Setup::new("workers = 1").serve();
+    let mut client = service.client();
+    client.send("/slow-body?chunks=10&ms=100").unwrap();
+    client.begin().expect("its head");
     service.signal(Signal::SIGTERM);
-    let answer = client.answer().expect("all of it");
-    assert_eq!(answer.body, "chunk\n".repeat(10));
+    let chunks = std::iter::from_fn(|| {
+        let chunk = client.chunk().expect("all of it");
+        (!chunk.is_empty()).then_some(chunk)
+    });
+    let body: Vec<u8> = chunks.flatten().collect();
+    assert_eq!(String::from_utf8_lossy(&body), "chunk\n".repeat(10));
     assert_eq!(service.exit(), 0);
 }
 
@@ -152,7 +169,7 @@ fn a_teardown_that_goes_wrong_is_told_and_skips_nothing() {
         ("greedy", "'two'"),
     ] {
         let service = Setup::new(&format!(
-            "workers = 1\ntimeouts.cleanup = '2s'\n[app]\nteardown = '{teardown}'"
+            "workers = 1\ntimeouts.cleanup = '6s'\n[app]\nteardown = '{teardown}'"
         ))
         .serve();
         assert_eq!(service.stop(), 70, "{teardown}");
@@ -197,12 +214,15 @@ fn a_blocked_handler_does_not_keep_the_app_from_its_teardown() {
 
 #[test]
 fn no_connection_is_refused_while_it_drains() {
-    let (service, mut client) = busy("", "/sleep?ms=1000");
+    // Nobody else listens at this address, before it or after it.
+    let setup = Setup::new("").listen(Some("127.0.21.1:0"));
+    let (service, mut client) = busy_with(setup, Service::gated);
     let address = service.address();
     service.signal(Signal::SIGTERM);
     service.event_where("worker-phase", |event| event.text("phase") == "draining");
     // Not refused, as long as the service has its socket: its next process could serve it.
     Client::connect(address).expect("it waits in the backlog");
+    service.open_gate();
     assert_eq!(client.answer().unwrap().status, 200);
     assert_eq!(service.exit(), 0);
     assert!(Client::connect(address).is_err(), "now it is");

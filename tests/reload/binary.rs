@@ -84,9 +84,9 @@ fn it_starts_a_thread_before_it_becomes_a_service() {
 
 #[test]
 fn it_prints_and_hangs() {
-    let stage = Stage::of(Setup::new(&OLD.replace("3s", "700ms")).installed());
+    let stage = Stage::of(Setup::new(&OLD.replace("30s", "5s")).installed());
     stage.service.write("probe.main", "hang");
-    stage.rolls_back("did not finish its check within 700ms");
+    stage.rolls_back("did not finish its check within 5s");
 }
 
 #[test]

@@ -81,6 +81,8 @@ fn passed_sockets_stay_whatever_the_file_says() {
     service.configure(&listening("127.0.0.3:0", "new"));
     for _ in 0..3 {
         assert!(service.reload().status.success());
+        // The old ones have gone.
+        service.wait_until_serving(2);
         assert_eq!(get(address, "/word").body, "new");
         let sockets = &service.status()["sockets"];
         assert_eq!(sockets.as_array().unwrap().len(), 1);

@@ -42,6 +42,13 @@ pub(crate) struct Load {
     clients: Vec<JoinHandle<Count>>,
 }
 
+/// Without an end it would ask whoever listens on that port later, maybe the service of another test.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct Count {
     answered: u32,
@@ -78,11 +85,11 @@ impl Load {
 
     /// Every request was answered.
     #[track_caller]
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(mut self) {
         self.stop.store(true, Relaxed);
         let counts: Vec<Count> = self
             .clients
-            .into_iter()
+            .drain(..)
             .map(|client| client.join().expect("a client"))
             .collect();
         let lost: Vec<&String> = counts.iter().flat_map(|count| &count.lost).collect();

@@ -114,7 +114,7 @@ fn one_that_panics_or_leaves_a_thread_is_found_by_the_check() {
 
 #[test]
 fn one_that_hangs_is_found_by_the_check() {
-    let stage = set_with(&configuration("").replace("\"3s\"", "\"1s\""));
+    let stage = set_with(&configuration("").replace("\"30s\"", "\"5s\""));
     stage.configure("conduct = 'hang'");
     let output = stage.service.reload();
     stage.rolled_back(
@@ -156,7 +156,9 @@ fn one_that_fails_after_the_way_back_as_well_is_tried_again() {
         .message("workers cannot be replaced until the preload succeeds");
     stage.service.never("fork-failed");
     stage.replaces_a_worker(&["first"]);
-    let failed = stage.service.events("fork-failed");
+    let failed = stage
+        .service
+        .count("runs 5 and 6", 2, |record| record.is("fork-failed"));
     assert_eq!(failed.len(), 2, "runs 5 and 6");
     let reason = failed[0].text("reason");
     assert_eq!(reason, "preload failed: read the table: no such table");
@@ -167,10 +169,8 @@ fn one_that_fails_after_the_way_back_as_well_is_tried_again() {
 
 #[test]
 fn a_long_one_costs_no_worker_its_life() {
-    let limits = "[timeouts]\nheartbeat_serving = '1s'\nabort_grace = '100ms'\n[reload]";
-    let long = configuration("delay = 2.5")
-        .replace("[reload]", limits)
-        .replace("\"3s\"", "\"10s\"");
+    let limits = "[timeouts]\nheartbeat_serving = '4s'\nabort_grace = '100ms'\n[reload]";
+    let long = configuration("delay = 6.0").replace("[reload]", limits);
     let stage = set_with(&long);
     let folder = stage.service.folder().display().to_string();
     let new = long

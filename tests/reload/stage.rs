@@ -18,7 +18,7 @@ pub(crate) const OLD: &str = "\
 workers = 2
 [reload]
 trial = \"200ms\"
-preflight = \"3s\"
+preflight = \"30s\"
 [app]
 word = \"old\"
 ";

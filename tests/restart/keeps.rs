@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use crate::load::{Load, seed};
 use crate::manager::Manager;
 use crate::support::http::{Client, request};
-use crate::support::service::{Service, Setup};
+use crate::support::service::{Record, Service, Setup};
 
 const TWO: &str = "workers = 2";
 
@@ -69,7 +69,7 @@ fn the_manager_and_the_status_hear_of_it() {
     let manager = Manager::new(100);
     let service = manager.serve(Setup::new("workers = 1"));
     let mut client = manager.client();
-    client.send("/sleep?ms=4000").unwrap();
+    client.send(&service.gated()).unwrap();
     service.wait_for_sum("in_flight", 1);
     let mut idle = manager.client();
     idle.get("/environment")
@@ -85,6 +85,7 @@ fn the_manager_and_the_status_hear_of_it() {
         line.starts_with("stopping for a restart: 1 worker left, 1 requests in flight")
             && line.ends_with("1 connections kept")
     });
+    service.open_gate();
     assert!(!client.answer().unwrap().announces_close());
     assert_eq!(service.exit(), 0);
     assert_eq!(service.event("connections-kept").number("kept"), 2);
@@ -96,9 +97,9 @@ fn a_response_in_flight_ends_first_and_its_connection_goes_on() {
     let first = manager.serve(probe());
     let workers = first.workers();
     let mut client = manager.client();
-    client.send("/sleep?ms=2000").unwrap();
+    client.send(&first.gated()).unwrap();
     first.wait_for_sum("in_flight", 1);
-    manager.end(&first);
+    manager.end_and_open(&first);
     let answer = client.answer().unwrap();
     assert!(!answer.announces_close());
     assert!(workers.contains(&answer.number()));
@@ -149,10 +150,10 @@ fn what_was_pipelined_is_answered_once_and_in_order() {
     let texts: Vec<String> = (0..60).map(|number| (number % 10).to_string()).collect();
     let requests: String = texts.iter().map(|text| echo(text)).collect();
     client
-        .send_bytes(request("/sleep?ms=2000") + &requests + &request("/")[..10])
+        .send_bytes(request(&first.gated()) + &requests + &request("/")[..10])
         .unwrap();
     first.wait_for_sum("in_flight", 1);
-    manager.end(&first);
+    manager.end_and_open(&first);
     let second = manager.serve(Setup::new("workers = 1"));
     assert_eq!(client.answer().unwrap().status, 200);
     for text in &texts {
@@ -202,6 +203,7 @@ fn restarts_under_load_lose_nothing() {
     let manager = Manager::new(1_000);
     let mut service = manager.serve(probe());
     let load = Load::start(manager.address(), 25, seed());
+    service.wait_for_sum("connections", 25);
     for _ in 0..8 {
         load.advance(150);
         manager.end(&service);
@@ -249,11 +251,16 @@ fn a_worker_that_drained_already_gives_what_it_has_to_the_next_life() {
         clients.push(client);
     }
     let slow = slow.unwrap();
-    clients[slow].send("/sleep?ms=3000").unwrap();
+    clients[slow].send(&first.gated()).unwrap();
     first.wait_for_sum("in_flight", 1);
     first.signal(Signal::SIGTTOU);
-    first.record("the drain", |record| record["phase"] == "draining");
-    manager.end(&first);
+    let drains = |record: &Record| record["phase"] == "draining";
+    first.record("the drain", drains);
+    first.signal(Signal::SIGUSR2);
+    // Of the other one.
+    first.count("the end of both", 2, drains);
+    first.open_gate();
+    assert_eq!(first.exit(), 0);
     assert_eq!(clients[slow].answer().unwrap().number(), leaving);
     assert_eq!(manager.stored().0, clients.len());
     let _second = manager.serve(probe());

@@ -141,6 +141,15 @@ impl Manager {
         assert_eq!(service.exit(), 0);
     }
 
+    /// The same, while a request of [`Service::gated`] is under way: it is answered when a worker drains.
+    #[track_caller]
+    pub(crate) fn end_and_open(&self, service: &Service) {
+        service.signal(Signal::SIGUSR2);
+        service.record("a drain", |record| record["phase"] == "draining");
+        service.open_gate();
+        assert_eq!(service.exit(), 0);
+    }
+
     /// What is in the store, by kind: connections, ledgers, others.
     pub(crate) fn stored(&self) -> (usize, usize, usize) {
         let store = self.state.store();

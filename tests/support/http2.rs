@@ -23,7 +23,7 @@ pub(crate) struct Response {
     pub(crate) body: Bytes,
 }
 
-/// Runs a test's asynchronous part, with the deadline.
+/// Runs a test's asynchronous part, which has several steps, with a deadline.
 #[track_caller]
 pub(crate) fn run<T>(part: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -32,7 +32,7 @@ pub(crate) fn run<T>(part: impl Future<Output = T>) -> T {
         .build()
         .expect("a runtime");
     runtime
-        .block_on(async { tokio::time::timeout(DEADLINE, part).await })
+        .block_on(async { tokio::time::timeout(2 * DEADLINE, part).await })
         .expect("in time")
 }
 

@@ -46,6 +46,8 @@ struct Heard {
     lags: u64,
     /// What another subscriber has got or missed, which is never held.
     arrived: u64,
+    /// It takes nothing until it is told to.
+    held: bool,
     from: BTreeMap<u64, Voice>,
 }
 
@@ -106,7 +108,11 @@ impl Mail {
             loop {
                 tokio::select! {
                     biased;
-                    () = listener.hold.notified() => listener.go.notified().await,
+                    () = listener.hold.notified() => {
+                        lock(&listener.heard).held = true;
+                        listener.go.notified().await;
+                        lock(&listener.heard).held = false;
+                    }
                     next = subscription.recv() => {
                         let mut heard = lock(&listener.heard);
                         match next {

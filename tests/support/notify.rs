@@ -1,19 +1,27 @@
 //! A service manager's side of sd_notify(3): a datagram socket, and what arrived on it.
 
+use std::collections::VecDeque;
 use std::fs;
+use std::os::fd::AsFd as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 
 use super::DEADLINE;
 use super::service::Setup;
 
+/// How soon its reader sees that it is to stop.
+const PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) struct Manager {
-    socket: UnixDatagram,
+    mail: Arc<Mail>,
     /// The value of NOTIFY_SOCKET.
     address: String,
     /// Holds the socket's file.
@@ -27,12 +35,111 @@ pub(crate) struct Datagram {
     pub(crate) lines: Vec<String>,
 }
 
+/// What has arrived. The kernel keeps ten datagrams and no more (net.unix.max_dgram_qlen, unix(7)), so somebody reads all
+/// the time, as a manager does, whatever the test is about.
+struct Mail {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+struct State {
+    /// `None`: it is closed.
+    socket: Option<Arc<UnixDatagram>>,
+    /// Nobody reads until the test listens again.
+    is_stuck: bool,
+    is_over: bool,
+    heard: VecDeque<Datagram>,
+}
+
+impl Mail {
+    fn open(socket: UnixDatagram) -> Arc<Self> {
+        let mail = Arc::new(Self {
+            state: Mutex::new(State {
+                socket: None,
+                is_stuck: false,
+                is_over: false,
+                heard: VecDeque::new(),
+            }),
+            more: Condvar::new(),
+        });
+        mail.replace(Some(socket));
+        let reader = mail.clone();
+        thread::spawn(move || reader.work());
+        mail
+    }
+
+    fn replace(&self, socket: Option<UnixDatagram>) {
+        let socket = socket.map(|socket| {
+            socket.set_nonblocking(true).expect("fcntl");
+            Arc::new(socket)
+        });
+        let mut state = self.state();
+        state.socket = socket;
+        state.heard.clear();
+    }
+
+    fn work(&self) {
+        loop {
+            let mut state = self.state();
+            if state.is_over {
+                return;
+            }
+            if !state.is_stuck && state.read() {
+                self.more.notify_all();
+            }
+            let socket = state.socket.clone().filter(|_| !state.is_stuck);
+            drop(state);
+            match socket {
+                Some(socket) => {
+                    let mut watched = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                    let pause = PollTimeout::try_from(PAUSE).expect("short");
+                    poll(&mut watched, pause).expect("poll");
+                }
+                None => thread::sleep(PAUSE),
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("a reader that lives")
+    }
+}
+
+impl State {
+    /// Takes all that is there. False: nothing.
+    fn read(&mut self) -> bool {
+        let before = self.heard.len();
+        let mut buffer = [0; 8192];
+        while let Some(length) = self
+            .socket
+            .as_ref()
+            .and_then(|it| it.recv(&mut buffer).ok())
+        {
+            assert!(length <= 4096, "systemd reads at most 4096 bytes");
+            let text = String::from_utf8(buffer[..length].to_vec()).expect("UTF-8");
+            self.heard.push_back(Datagram {
+                at: Instant::now(),
+                lines: text.lines().map(str::to_owned).collect(),
+            });
+        }
+        self.heard.len() > before
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        if let Ok(mut state) = self.mail.state.lock() {
+            state.is_over = true;
+        }
+    }
+}
+
 impl Manager {
     pub(crate) fn on_path() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let path: PathBuf = directory.path().join("notify");
         Self {
-            socket: UnixDatagram::bind(&path).expect("bind"),
+            mail: Mail::open(UnixDatagram::bind(&path).expect("bind")),
             address: path.to_str().expect("UTF-8").to_owned(),
             _directory: Some(directory),
         }
@@ -47,7 +154,7 @@ impl Manager {
         );
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         Self {
-            socket: UnixDatagram::bind_addr(&address).expect("bind"),
+            mail: Mail::open(UnixDatagram::bind_addr(&address).expect("bind")),
             address: format!("@{name}"),
             _directory: None,
         }
@@ -55,17 +162,24 @@ impl Manager {
 
     /// The next datagram, or `None` when none comes within `limit`.
     pub(crate) fn hear(&self, limit: Duration) -> Option<Datagram> {
-        self.socket
-            .set_read_timeout(Some(limit.max(Duration::from_millis(1))))
-            .expect("a timeout");
-        let mut buffer = [0; 8192];
-        let length = self.socket.recv(&mut buffer).ok()?;
-        assert!(length <= 4096, "systemd reads at most 4096 bytes");
-        let text = String::from_utf8(buffer[..length].to_vec()).expect("UTF-8");
-        Some(Datagram {
-            at: Instant::now(),
-            lines: text.lines().map(str::to_owned).collect(),
-        })
+        let end = Instant::now() + limit;
+        let mut state = self.mail.state();
+        state.is_stuck = false;
+        loop {
+            state.read();
+            let next = state.heard.pop_front();
+            let left = end.saturating_duration_since(Instant::now());
+            if next.is_some() || left.is_zero() {
+                return next;
+            }
+            // Also what its reader did not see come while it was stuck is read soon.
+            state = self
+                .mail
+                .more
+                .wait_timeout(state, left.min(PAUSE))
+                .expect("a reader that lives")
+                .0;
+        }
     }
 
     /// Everything up to and with the first datagram that has this line.
@@ -100,14 +214,20 @@ impl Manager {
 
     /// Everything that has arrived by now.
     pub(crate) fn rest(&self) -> Vec<Datagram> {
-        std::iter::from_fn(|| self.hear(Duration::from_millis(1))).collect()
+        let mut state = self.mail.state();
+        state.is_stuck = false;
+        state.read();
+        state.heard.drain(..).collect()
     }
 
     /// Fills the queue, as a manager does that is stuck. Gives back how many messages that took.
     pub(crate) fn stop_reading(&self) -> usize {
+        let mut state = self.mail.state();
+        state.is_stuck = true;
+        let socket = state.socket.as_ref().expect("an open socket");
+        let address = socket.local_addr().expect("an address");
         let other = UnixDatagram::unbound().expect("a socket");
         other.set_nonblocking(true).expect("fcntl");
-        let address = self.socket.local_addr().expect("an address");
         let full = (0..100_000)
             .take_while(|_| other.send_to_addr(b"FILLED=1", &address).is_ok())
             .count();
@@ -122,12 +242,13 @@ impl Manager {
 
     /// Its socket is closed, and the file is left.
     pub(crate) fn die(&mut self) {
-        self.socket = UnixDatagram::unbound().expect("a socket");
+        self.mail.replace(None);
     }
 
     /// With a new socket at the place of one that has vanished.
     pub(crate) fn come_back(&mut self) {
-        self.socket = UnixDatagram::bind(&self.address).expect("bind");
+        let socket = UnixDatagram::bind(&self.address).expect("bind");
+        self.mail.replace(Some(socket));
     }
 }
 

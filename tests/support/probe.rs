@@ -28,12 +28,13 @@
 //! - `/word`: the setting of this name
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later, and says when it is cancelled; `/block?ms=N`: the same, and holds the thread
+//! - `/deaf`: holds the thread, which answers a signal late
 //! - `/gate?file=F`: the same, when the file is there
 //! - `/drain-block?ms=N`: the same as `/block`, from the beginning of the drain on
 //! - `/thread`: the number of the thread that answers
 //! - `/panic`; `/crash`: SIGKILL to itself
 //! - `/echo`: the request's body; `/slow-body?ms=N&chunks=N`: so many chunks, so long apart
-//! - `/busy?ms=N`: answers at once, and declares the service busy for so long
+//! - `/busy?file=F`: answers at once, and declares the service busy until the file is there
 //! - `/blocking?ms=N`: answers at once, and holds a thread by `spawn_blocking` for so long; says when that begins and is over
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
@@ -46,6 +47,7 @@
 
 mod antics;
 mod birth;
+mod deaf;
 mod early;
 mod ledger;
 mod mail;
@@ -224,7 +226,7 @@ async fn load_with(
             "/preloaded",
             get(async move || table.map_or_else(String::new, preloading::Table::told)),
         )
-        .route("/busy", get(async move |timing| busy(&context, timing)));
+        .route("/busy", get(async move |gate| busy(&context, gate)));
     Ok(app.build(routes))
 }
 
@@ -445,6 +447,10 @@ fn routes(go: Arc<Notify>) -> Router {
         .route("/", any(pid))
         .route("/sleep", get(sleep))
         .route("/block", get(block))
+        .route(
+            "/deaf",
+            get(async || deaf::hold(|| hold_the_thread(Duration::MAX))),
+        )
         .route("/blocking", get(blocking))
         .route("/gate", get(gate))
         .route("/thread", get(async || gettid().to_string()))
@@ -524,10 +530,10 @@ async fn block_aside(time: Duration) {
     tracing::info!(probe = "blocked", "probe");
 }
 
-fn busy(context: &Context<Settings>, Query(timing): Query<Timing>) {
+fn busy(context: &Context<Settings>, Query(Gate { file }): Query<Gate>) {
     let busy = context.busy();
     tokio::spawn(async move {
-        tokio::time::sleep(timing.pause()).await;
+        appears(Some(file)).await;
         drop(busy);
     });
 }

@@ -394,6 +394,17 @@ impl Service {
         told.into_values().collect()
     }
 
+    /// A request that the probe answers after [`Service::open_gate`], and not before: it is under way for as long as the
+    /// test needs that.
+    pub(crate) fn gated(&self) -> String {
+        format!("/gate?file={}", self.folder().join("open").display())
+    }
+
+    /// Lets the requests of [`Service::gated`] have their answers.
+    pub(crate) fn open_gate(&self) {
+        self.write("open", "");
+    }
+
     /// Every process of the service that lives, the arbiter included.
     pub(crate) fn processes(&self) -> Vec<Process> {
         group_of(self.pid())

@@ -55,6 +55,8 @@ pub(super) struct Idle {
 struct Pause {
     /// The moment that it began: no other one has that, in no other image.
     round: u64,
+    /// Since when nobody had needed the service then.
+    idle_since: Moment,
     deadline: Moment,
     told: BTreeSet<WorkerId>,
     /// Those that may still accept.
@@ -97,17 +99,21 @@ impl Core {
             return;
         }
         // Nobody could have connected while the arbiter itself was not running.
-        let idle_for = now.since(self.idle.needed_at.max(self.awake_since));
+        let idle_since = self.idle.needed_at.max(self.awake_since);
         match &self.idle.pause {
             Some(pause) if pause.missing.is_empty() => {
-                self.notice(Notice::Idle { idle: idle_for });
+                // The arbiter may have been kept from its last look for a while.
+                let idle = now.since(pause.idle_since);
+                self.notice(Notice::Idle { idle });
                 self.begin_idle_stop(now, limit);
             }
             Some(pause) if pause.deadline <= now => {
                 self.idle.needed_at = now;
                 self.resume_accepting();
             }
-            None if idle_for >= limit && self.is_at_rest() => self.pause_accepting(now),
+            None if now.since(idle_since) >= limit && self.is_at_rest() => {
+                self.pause_accepting(now, idle_since);
+            }
             _ => {}
         }
     }
@@ -152,7 +158,7 @@ impl Core {
         self.idle.pause = None;
     }
 
-    fn pause_accepting(&mut self, now: Moment) {
+    fn pause_accepting(&mut self, now: Moment, idle_since: Moment) {
         let round = now.as_nanos();
         let told: BTreeSet<WorkerId> = self.workers.keys().copied().collect();
         for id in &told {
@@ -161,6 +167,7 @@ impl Core {
         }
         self.idle.pause = Some(Pause {
             round,
+            idle_since,
             deadline: now + PATIENCE,
             missing: told.clone(),
             told,

@@ -85,6 +85,19 @@ fn half_paused() -> (Bench, u64) {
 }
 
 #[test]
+fn an_arbiter_that_comes_late_to_its_last_look_says_how_long_it_was_idle_all_the_same() {
+    let (mut bench, round) = half_paused();
+    bench.paused(SECOND, round);
+    let late = Duration::from_secs(5);
+    bench.now = bench.now + late;
+    bench.tell(Event::Tick);
+    bench.tell(Event::Activity(NONE));
+    let actions = bench.taken();
+    let idle = Notice::Idle { idle: LIMIT + late };
+    assert!(actions.contains(&Action::Log(idle)), "{actions:?}");
+}
+
+#[test]
 fn it_leaves_when_everybody_has_paused_and_there_is_still_nothing() {
     let mut bench = ready();
     bench.idle(LIMIT - Duration::from_secs(1), NONE);
