@@ -1,12 +1,17 @@
 //! A service manager's side of sd_notify(3): a datagram socket, and what arrived on it.
 
 use std::fs;
+use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::sys::socket::sockopt::ReceiveTimestampns;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
+use nix::sys::time::TimeSpec;
 use tempfile::TempDir;
 
 use super::DEADLINE;
@@ -20,7 +25,7 @@ pub(crate) struct Manager {
     _directory: Option<TempDir>,
 }
 
-/// One datagram and when it was read.
+/// One datagram and when it was sent, however late it is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Datagram {
     pub(crate) at: Instant,
@@ -32,7 +37,7 @@ impl Manager {
         let directory = tempfile::tempdir().expect("a directory");
         let path: PathBuf = directory.path().join("notify");
         Self {
-            socket: UnixDatagram::bind(&path).expect("bind"),
+            socket: stamped(UnixDatagram::bind(&path)),
             address: path.to_str().expect("UTF-8").to_owned(),
             _directory: Some(directory),
         }
@@ -47,7 +52,7 @@ impl Manager {
         );
         let address = SocketAddr::from_abstract_name(&name).expect("a name");
         Self {
-            socket: UnixDatagram::bind_addr(&address).expect("bind"),
+            socket: stamped(UnixDatagram::bind_addr(&address)),
             address: format!("@{name}"),
             _directory: None,
         }
@@ -59,11 +64,24 @@ impl Manager {
             .set_read_timeout(Some(limit.max(Duration::from_millis(1))))
             .expect("a timeout");
         let mut buffer = [0; 8192];
-        let length = self.socket.recv(&mut buffer).ok()?;
+        let mut control = nix::cmsg_space!(TimeSpec);
+        let mut space = [IoSliceMut::new(&mut buffer)];
+        let socket = self.socket.as_raw_fd();
+        let flags = MsgFlags::empty();
+        let message = recvmsg::<()>(socket, &mut space, Some(&mut control), flags).ok()?;
+        let sent = message.cmsgs().expect("whole").find_map(|part| match part {
+            ControlMessageOwned::ScmTimestampns(sent) => Some(Duration::from(sent)),
+            _ => None,
+        });
+        let length = message.bytes;
         assert!(length <= 4096, "systemd reads at most 4096 bytes");
         let text = String::from_utf8(buffer[..length].to_vec()).expect("UTF-8");
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("a time");
+        let ago = now.saturating_sub(sent.expect("the kernel's time stamp"));
         Some(Datagram {
-            at: Instant::now(),
+            at: Instant::now().checked_sub(ago).expect("since the boot"),
             lines: text.lines().map(str::to_owned).collect(),
         })
     }
@@ -103,7 +121,8 @@ impl Manager {
         std::iter::from_fn(|| self.hear(Duration::from_millis(1))).collect()
     }
 
-    /// Fills the queue, as a manager does that is stuck. Gives back how many messages that took.
+    /// Fills the queue, as a manager does that is stuck. Gives back how many messages that took: none, when what it has
+    /// not read yet has filled it before.
     pub(crate) fn stop_reading(&self) -> usize {
         let other = UnixDatagram::unbound().expect("a socket");
         other.set_nonblocking(true).expect("fcntl");
@@ -111,7 +130,7 @@ impl Manager {
         let full = (0..100_000)
             .take_while(|_| other.send_to_addr(b"FILLED=1", &address).is_ok())
             .count();
-        assert!(full > 0 && full < 100_000);
+        assert!(full < 100_000);
         full
     }
 
@@ -127,8 +146,15 @@ impl Manager {
 
     /// With a new socket at the place of one that has vanished.
     pub(crate) fn come_back(&mut self) {
-        self.socket = UnixDatagram::bind(&self.address).expect("bind");
+        self.socket = stamped(UnixDatagram::bind(&self.address));
     }
+}
+
+/// The kernel says with each message when it was sent.
+fn stamped(socket: io::Result<UnixDatagram>) -> UnixDatagram {
+    let socket = socket.expect("bind");
+    setsockopt(&socket, ReceiveTimestampns, &true).expect("setsockopt");
+    socket
 }
 
 impl Setup {
