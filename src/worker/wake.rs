@@ -57,11 +57,11 @@ fn wake(runtime: &Handle, stopped: &Receiver<()>) {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Instant;
 
     #[test]
     fn timers_fire_while_a_thread_is_blocked() {
-        const BLOCK: Duration = Duration::from_secs(1);
+        const PAUSE: Duration = Duration::from_millis(250);
+        const LIMIT: Duration = Duration::from_secs(20);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_time()
@@ -70,15 +70,15 @@ mod tests {
         let _wake = Wake::start(runtime.handle().clone()).unwrap();
         let (fired, when) = mpsc::channel();
         runtime.spawn(async move {
-            tokio::time::sleep(BLOCK / 4).await;
-            fired.send(Instant::now()).unwrap();
+            tokio::time::sleep(PAUSE).await;
+            fired.send(()).unwrap();
         });
         let (done, end) = mpsc::channel();
         runtime.spawn(async move {
-            tokio::time::sleep(BLOCK / 20).await;
-            std::thread::sleep(BLOCK);
-            done.send(Instant::now()).unwrap();
+            tokio::time::sleep(PAUSE / 5).await;
+            // Holds the thread until the other one's timer has fired.
+            done.send(when.recv_timeout(LIMIT)).unwrap();
         });
-        assert!(when.recv().unwrap() < end.recv().unwrap());
+        assert_eq!(end.recv().unwrap(), Ok(()));
     }
 }

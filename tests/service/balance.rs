@@ -1,16 +1,23 @@
 //! How connections spread over the workers, and what a worker that is blocked does to them.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::http::{Client, get};
-use crate::support::service::{Service, Setup};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::Value;
+
+use crate::support::http::{Client, get, last_request};
+use crate::support::service::{Service, Setup, number};
+use crate::support::status::workers_of;
 use crate::support::{DEADLINE, eventually};
 
 const LONG: usize = 512;
-const SHORT: usize = 10_000;
+/// In each of [`ROUNDS`].
+const SHORT: usize = 2_000;
+const ROUNDS: usize = 5;
 /// Short connections in a second.
 const RATE: u32 = 2_000;
 
@@ -37,6 +44,9 @@ fn long_connections_in_a_burst_over_4_workers() {
 /// Every worker holds within 10 % of the mean: at once, or soon, by handing on.
 #[track_caller]
 fn long_connections(workers: usize, at_once: usize) {
+    // Two of these at a time are more than the usual limit.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let service = Setup::new(&format!("workers = {workers}")).serve();
     let together = Barrier::new(at_once);
     let held: Vec<Client> = thread::scope(|scope| {
@@ -73,14 +83,30 @@ fn short_connections_over_4_workers() {
     short_connections(4);
 }
 
-/// Every worker serves within 25 % of the mean.
+/// Every worker serves within 25 % of the mean, in most rounds: one that gets no processor for a while serves less in
+/// that round, and a queue that deals unevenly does so in all of them.
 #[track_caller]
 fn short_connections(workers: usize) {
     let service = Setup::new(&format!("workers = {workers}")).serve();
-    at_a_rate(service.address(), SHORT);
-    let counts = service.each("accepted");
-    assert_eq!(counts.iter().sum::<u64>(), SHORT as u64);
-    assert_even(&counts, 0.25);
+    let mut before = service.each("accepted");
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        at_a_rate(service.address(), SHORT);
+        let all = service.each("accepted");
+        let counts: Vec<u64> = all
+            .iter()
+            .zip(&before)
+            .map(|(all, old)| all - old)
+            .collect();
+        assert_eq!(counts.iter().sum::<u64>(), SHORT as u64);
+        rounds.push(counts);
+        before = all;
+    }
+    let even = rounds.iter().filter(|counts| is_even(counts, 0.25)).count();
+    assert!(
+        even > ROUNDS / 2,
+        "{rounds:?} differ by more than a quarter of the mean"
+    );
 }
 
 /// One connection after the other at [`RATE`], or as fast as the machine can.
@@ -104,41 +130,41 @@ fn at_a_rate(address: SocketAddr, count: usize) {
 #[test]
 fn a_blocked_worker_stalls_no_new_connection() {
     const NEW: usize = 300;
-    let service = Setup::new("workers = 4").serve();
+    // A stall without the block: the heartbeat of the listener's queue, and more.
+    const STALL: Duration = Duration::from_millis(400);
+    let service = Setup::new("workers = 4\ntimeouts.heartbeat_serving = '10m'").serve();
     let address = service.address();
-    let blocked = thread::spawn(move || {
-        let answer = get(address, "/block?ms=3000").number();
-        (answer, Instant::now())
-    });
-    let begun = wait_until_blocked(&service);
-    let mut last = Instant::now();
-    let mut others = Vec::new();
+    let gate = service.folder().join("gate");
+    let mut blocked = service.client();
+    let hold = format!("/hold?file={}", gate.display());
+    blocked.send_bytes(last_request(&hold)).unwrap();
+    let victim = blocked_worker(&service);
+    let mut took = Vec::new();
     for _ in 0..NEW {
-        others.push(get(address, "/").number());
-        last = Instant::now();
+        let begun = Instant::now();
+        assert_ne!(get(address, "/").number(), victim, "it is blocked");
+        took.push(begun.elapsed());
     }
-    let (victim, end) = blocked.join().unwrap();
-    assert!(!others.contains(&victim), "it was blocked all the time");
-    assert!(last < end, "the last of them came after the block's end");
-    let (took, whole) = (last - begun, end - begun);
+    assert!(!blocked.has_answer(), "and all that while it was blocked");
+    fs::write(gate, "").unwrap();
+    assert_eq!(blocked.answer().unwrap().number(), victim);
+    // Some wait for a processor. Of a queue that dealt to the blocked one as well, a fourth would wait for it.
+    let stalled = took.iter().filter(|took| **took > STALL).count();
     assert!(
-        took < whole / 2,
-        "{NEW} connections took {took:?} of a block of {whole:?}"
+        stalled < NEW / 20,
+        "{stalled} of {NEW} were stalled: {took:?}"
     );
 }
 
 /// The request that blocks has been read: its worker does nothing else from then on.
-fn wait_until_blocked(service: &Service) -> Instant {
-    service.wait_for_sum("in_flight", 1);
-    Instant::now()
+#[track_caller]
+fn blocked_worker(service: &Service) -> u32 {
+    let status = service.status_where("a request is in flight", |status| busy(status).is_some());
+    number(&busy(&status).expect("a busy worker")["pid"])
 }
 
-#[track_caller]
-fn assert_even(counts: &[u64], share: f64) {
-    assert!(
-        is_even(counts, share),
-        "{counts:?} differ by more than {share} of the mean"
-    );
+fn busy(status: &Value) -> Option<&Value> {
+    workers_of(status).iter().find(|w| w["in_flight"] == 1)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "some thousands")]

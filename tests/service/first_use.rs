@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::http::get;
 use crate::support::service::Setup;
-use crate::support::skip;
+use crate::support::{own_loopback, skip};
 
 #[test]
 fn alone_it_binds_says_where_and_ends_at_ctrl_c() {
@@ -78,14 +78,13 @@ fn a_port_in_use_is_exit_69_and_names_the_address() {
 fn systemfd_passes_the_socket() {
     let Some(systemfd) = systemfd() else { return };
     let address = free_address();
-    let port = address.port();
     let service = Setup::new("workers = 2")
         .listen(None)
         .through(&[
             &systemfd,
             "--no-pid",
             "--socket",
-            &format!("http::{port}"),
+            &format!("http::{address}"),
             "--",
         ])
         .serve();
@@ -105,9 +104,9 @@ fn systemfd_passes_the_socket() {
     assert_eq!(service.stop(), 0);
 }
 
-/// A free address; systemfd takes a port, and cannot say which it has got for 0.
+/// A free address; systemfd cannot say which port it has got for 0.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
+    TcpListener::bind((own_loopback(), 0))
         .unwrap()
         .local_addr()
         .unwrap()

@@ -2,9 +2,11 @@
 
 use std::thread;
 
+use nix::sys::signal::Signal;
+
 use crate::support::http::{get, last_request, request};
 use crate::support::http2;
-use crate::support::service::Setup;
+use crate::support::service::{Setup, signal_to};
 
 #[test]
 fn a_head_that_does_not_come_in_time_gets_408() {
@@ -72,11 +74,17 @@ fn an_idle_connection_is_closed_in_the_end() {
     let service = Setup::new("workers = 1")
         .args(&["--keep-alive-timeout=300ms"])
         .serve();
+    // Everything is there when the connections are accepted: whatever this client's pace is, it is not idle before.
+    let worker = service.workers()[0];
+    signal_to(worker, Signal::SIGSTOP);
     let mut used = service.client();
     let mut unused = service.client();
+    used.send_bytes([request("/sleep?ms=700"), request("/")].concat())
+        .unwrap();
+    signal_to(worker, Signal::SIGCONT);
     // A response that takes longer than the timeout is not idleness.
-    assert_eq!(used.get("/sleep?ms=700").unwrap().status, 200);
-    assert_eq!(used.get("/").unwrap().status, 200);
+    assert_eq!(used.answer().unwrap().status, 200);
+    assert_eq!(used.answer().unwrap().status, 200);
     used.expect_end();
     unused.expect_end();
 }

@@ -119,6 +119,7 @@ fn a_long_drain_asks_for_time_again_and_again() {
 fn a_manager_that_does_not_read_blocks_nothing_and_hears_the_state_later() {
     let manager = Manager::on_path();
     let full = manager.stop_reading();
+    assert!(full > 0);
     let service = Setup::new("workers = 2")
         .notify(&manager)
         .env("WATCHDOG_USEC", "200000")
@@ -164,15 +165,15 @@ fn the_watchdog_is_fed_at_half_of_its_time() {
         .serve();
     manager.hear_until("READY=1");
     let mut pings = vec![manager.hear_line("WATCHDOG=1")];
-    for _ in 0..6 {
+    for _ in 0..9 {
         pings.push(manager.hear_line("WATCHDOG=1"));
     }
-    let whole = pings[6].at - pings[0].at;
-    // Six intervals of half a second. Late is a busy machine; early would be another interval.
-    assert!(whole > Duration::from_millis(2500), "{whole:?}");
-    // Later than the manager's patience, which is a second for each, would be in vain. A busy machine is late now and
-    // then, and not each time.
-    assert!(whole < Duration::from_secs(6), "{whole:?}");
+    let mut gaps: Vec<Duration> = pings.windows(2).map(|two| two[1].at - two[0].at).collect();
+    gaps.sort();
+    // The middle of nine: a busy machine is late now and then, and not each time. Early would be another interval, and
+    // later than the manager's patience, which is a second, would be in vain.
+    let usual = Duration::from_millis(400)..Duration::from_secs(1);
+    assert!(usual.contains(&gaps[4]), "{gaps:?}");
 }
 
 #[test]

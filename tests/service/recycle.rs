@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 
 use crate::support::http::{Client, get};
-use crate::support::service::{Service, Setup};
+use crate::support::service::{Service, Setup, number};
 use crate::support::status::workers_of;
 
 #[test]
@@ -31,6 +31,13 @@ fn by_age_under_load() {
     let load = Load::start(service.address(), 2);
     service.count("three replacements", 3, |record| {
         record.is("worker-replaced")
+    });
+    // A worker that is replaced has its connections for a while.
+    service.status_where("those that answered first are gone", |status| {
+        let mut pids = workers_of(status)
+            .iter()
+            .map(|worker| number(&worker["pid"]));
+        pids.all(|pid| !load.first.contains(&pid))
     });
     let (_, moved) = load.finish();
     assert!(moved > 0, "connections outlive their workers");
@@ -116,6 +123,8 @@ fn assert_replaced_well(service: &Service) {
 /// Clients with one connection each, which outlives the workers.
 struct Load {
     clients: Vec<thread::JoinHandle<()>>,
+    /// The workers that have answered first.
+    first: BTreeSet<u32>,
     shared: &'static Shared,
 }
 
@@ -130,10 +139,20 @@ struct Shared {
 impl Load {
     fn start(address: SocketAddr, clients: usize) -> Self {
         let shared: &'static Shared = Box::leak(Box::default());
+        let mut first = BTreeSet::new();
         let clients = (0..clients)
-            .map(|_| thread::spawn(move || ask_on(address, shared)))
+            .map(|_| {
+                let mut client = Client::connect(address).unwrap();
+                let worker = client.get("/").expect("a response").number();
+                first.insert(worker);
+                thread::spawn(move || ask_on(client, worker, shared))
+            })
             .collect();
-        Self { clients, shared }
+        Self {
+            clients,
+            first,
+            shared,
+        }
     }
 
     /// Ends the load; fails if a single request was lost, or a connection closed. How many requests were answered,
@@ -149,10 +168,12 @@ impl Load {
     }
 }
 
-fn ask_on(address: SocketAddr, shared: &Shared) {
-    let mut client = Client::connect(address).unwrap();
-    let mut workers = BTreeSet::new();
-    while !shared.done.load(Relaxed) {
+fn ask_on(mut client: Client, first: u32, shared: &Shared) {
+    let mut workers = BTreeSet::from([first]);
+    let mut is_last = false;
+    while !is_last {
+        // One more after the end: whoever has the connection then answers it.
+        is_last = shared.done.load(Relaxed);
         let response = client.get("/sleep?ms=5").expect("a response");
         assert_eq!(response.status, 200);
         assert!(!response.announces_close());

@@ -1,5 +1,7 @@
 //! TTIN and TTOU: one worker more, one worker less.
 
+use std::fs;
+
 use nix::sys::signal::Signal;
 
 use crate::support::http::Client;
@@ -35,8 +37,11 @@ fn the_one_that_leaves_finishes_what_it_has() {
     let service = Setup::new("workers = 2").serve();
     // Connections are dealt out in turn, so among four each worker has some.
     let mut clients: Vec<Client> = (0..4).map(|_| service.client()).collect();
+    let gate = service.folder().join("gate");
     for client in &mut clients {
-        client.send("/sleep?ms=1000").unwrap();
+        client
+            .send(&format!("/gate?file={}", gate.display()))
+            .unwrap();
     }
     service.wait_for_sum("in_flight", 4);
     service.signal(Signal::SIGTTOU);
@@ -46,6 +51,7 @@ fn the_one_that_leaves_finishes_what_it_has() {
     })["payload_worker"]
         .clone();
     assert!(leaving.is_u64());
+    fs::write(gate, "").unwrap();
     for client in &mut clients {
         assert_eq!(client.answer().unwrap().status, 200);
     }

@@ -24,6 +24,8 @@ fn json_has_every_key_that_programs_rely_on() {
     get(service.address(), "/panic");
     held.send("/sleep?ms=60000").unwrap();
     service.wait_for_sum("in_flight", 1);
+    // Its client sees the end of a connection before that is counted.
+    service.wait_for_sum("connections", 1);
     let output = service.status_command(&["--json"]).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let status: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,6 +1,6 @@
 //! Workers with a runtime of several threads.
 
-use std::thread;
+use std::fs;
 
 use nix::sys::signal::Signal;
 
@@ -12,7 +12,11 @@ fn two_threads_serve_at_the_same_time_and_drain() {
     let service = Setup::new("workers = 1").args(&["--threads=2"]).serve();
     let address = service.address();
     // One blocked thread leaves the other one.
-    let blocked = thread::spawn(move || get(address, "/block?ms=3000"));
+    let gates = ["one", "two"].map(|name| service.folder().join(name));
+    let mut blocked = service.client();
+    blocked
+        .send(&format!("/hold?file={}", gates[0].display()))
+        .unwrap();
     service.wait_for_sum("in_flight", 1);
     let answered = (0..100)
         .map(|_| get(address, "/").status)
@@ -20,15 +24,21 @@ fn two_threads_serve_at_the_same_time_and_drain() {
         .count();
     assert_eq!(answered, 100);
     assert!(
-        !blocked.is_finished(),
+        !blocked.has_answer() && !blocked.has_ended(),
         "and all that while the other thread was blocked"
     );
-    assert_eq!(blocked.join().unwrap().status, 200);
+    fs::write(&gates[0], "").unwrap();
+    assert_eq!(blocked.answer().unwrap().status, 200);
+    drop(blocked);
+    service.wait_for_sum("in_flight", 0);
 
     let mut slow = service.client();
-    slow.send("/sleep?ms=500").unwrap();
+    slow.send(&format!("/gate?file={}", gates[1].display()))
+        .unwrap();
     service.wait_for_sum("in_flight", 1);
     service.signal(Signal::SIGTERM);
+    service.record("the drain", |record| record["phase"] == "draining");
+    fs::write(&gates[1], "").unwrap();
     let response = slow.answer().unwrap();
     assert_eq!(response.status, 200);
     assert!(response.announces_close());
@@ -41,7 +51,8 @@ fn a_worker_whose_every_thread_is_blocked_is_found_and_replaced() {
     let service = Setup::new("workers = 1")
         .args(&[
             "--threads=2",
-            "--heartbeat-serving=1s",
+            // Longer than a busy machine keeps it waiting before it is blocked.
+            "--heartbeat-serving=4s",
             "--abort-grace=500ms",
         ])
         .serve();

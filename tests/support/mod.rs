@@ -17,6 +17,7 @@ pub(crate) mod trace;
 pub(crate) mod websocket;
 
 use std::io::{Write as _, stderr};
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,13 @@ pub(crate) fn within<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -
         }
         sleep(PAUSE);
     }
+}
+
+/// An address of this machine that nobody but this test program uses: a port that is free there stays free.
+pub(crate) fn own_loopback() -> Ipv4Addr {
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    // Pids have 22 bits at most, see proc(5).
+    Ipv4Addr::new(127, 64 | high, middle, low)
 }
 
 /// Says on the real stderr, past the test runner's capture, that a test is skipped and why. A failure with `CI`

@@ -29,7 +29,8 @@
 //! - `/`: the worker's pid, whatever the method; the request's body is not read
 //! - `/sleep?ms=N`: the same, later, and says when it is cancelled; `/block?ms=N`: the same, and holds the thread
 //! - `/deaf`: holds the thread, which answers a signal late
-//! - `/gate?file=F`: the same, when the file is there
+//! - `/gate?file=F`: the same, when the file is there; `/hold?file=F`: the same, and holds the thread until then
+//! - `/gate-body?file=F`: a chunk, and another one when the file is there
 //! - `/drain-block?ms=N`: the same as `/block`, from the beginning of the drain on
 //! - `/thread`: the number of the thread that answers
 //! - `/panic`; `/crash`: SIGKILL to itself
@@ -453,6 +454,8 @@ fn routes(go: Arc<Notify>) -> Router {
         )
         .route("/blocking", get(blocking))
         .route("/gate", get(gate))
+        .route("/hold", get(hold))
+        .route("/gate-body", get(gate_body))
         .route("/thread", get(async || gettid().to_string()))
         .route("/panic", get(fall_over))
         .route("/crash", get(crash))
@@ -483,6 +486,25 @@ async fn sleep(Query(timing): Query<Timing>) -> String {
 async fn gate(Query(Gate { file }): Query<Gate>) -> String {
     appears(Some(file)).await;
     pid().await
+}
+
+async fn hold(Query(Gate { file }): Query<Gate>) -> String {
+    while !file.exists() {
+        hold_the_thread(Duration::from_millis(10));
+    }
+    pid().await
+}
+
+async fn gate_body(Query(Gate { file }): Query<Gate>) -> Body {
+    let (mut writer, reader) = tokio::io::duplex(64);
+    tokio::spawn(async move {
+        if writer.write_all(b"chunk\n").await.is_ok() {
+            appears(Some(file)).await;
+            // A client that is gone needs nothing more.
+            let _ = writer.write_all(b"chunk\n").await;
+        }
+    });
+    Body::new(Chunks(reader))
 }
 
 #[derive(Deserialize)]

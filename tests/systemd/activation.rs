@@ -21,7 +21,7 @@ pub(crate) fn the_first_connection_starts_the_service(machine: &Machine) {
 }
 
 pub(crate) fn start_returns_when_every_worker_serves(machine: &Machine) {
-    machine.install_probe("workers = 3\n[app]\nstartup_delay = 1.5");
+    machine.install_probe("workers = 3\n[app]\nstartup_delay = 3.0");
     // Both in one script: nothing lies between the return of the first and the question.
     let answer = machine.ok(&format!("systemctl start {SERVICE} && {STATUS}"));
     let status: Value = serde_json::from_str(&answer).expect("JSON");
@@ -34,6 +34,7 @@ pub(crate) fn start_returns_when_every_worker_serves(machine: &Machine) {
         text.parse().expect("microseconds")
     };
     let took = moment("ActiveEnterTimestampMonotonic") - moment("ExecMainStartTimestampMonotonic");
+    // Half of it: the manager may be late when it notes that it has started the process.
     assert!(
         took >= 1_500_000,
         "ready after {took} µs, before the startup step was over"
@@ -41,7 +42,7 @@ pub(crate) fn start_returns_when_every_worker_serves(machine: &Machine) {
 }
 
 pub(crate) fn the_status_line_has_live_counts(machine: &Machine) {
-    machine.install_probe("workers = 2\n[restart]\nbackoff_initial = \"3s\"");
+    machine.install_probe("workers = 2\n[restart]\nbackoff_initial = \"10s\"");
     machine.ok(&format!("systemctl start {SERVICE}"));
     let serving = |line: &str| line.starts_with("2/2 workers serving, generation 1");
     let line = machine.property(SERVICE, "StatusText");

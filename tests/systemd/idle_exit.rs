@@ -1,7 +1,12 @@
 //! Leaving when nobody needs the service, and coming back with the next connection, by the units as shipped.
 
+use std::time::Duration;
+
 use crate::machine::Machine;
 use crate::service::{GET, SERVICE, SOCKET};
+
+/// For the clients, each of whose requests may start the service.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// Two clients that come at random moments, now while it serves, now while it leaves, now when it is gone.
 const CLIENTS: &str = r#"client() {
@@ -15,7 +20,8 @@ client 2 && wait $first"#;
 
 pub(crate) fn it_leaves_when_idle_and_loses_nobody(machine: &Machine) {
     machine.install_probe("workers = 2\nidle_exit = \"50ms\"");
-    machine.ok(CLIENTS);
+    let clients = machine.start_within(LIMIT, CLIENTS).finish();
+    assert_eq!(clients.code, Some(0), "{clients:?}");
     machine.wait_for(SERVICE, "ActiveState", |state| state == "inactive");
     assert_eq!(machine.property(SERVICE, "Result"), "success");
     assert_eq!(machine.property(SERVICE, "NRestarts"), "0");

@@ -78,10 +78,10 @@ pub(crate) fn lifecycle_events_have_fields(machine: &Machine) {
 
 pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
     // Enough panics, one line each, to fill what the kernel queues for the journal.
-    const PANICS: &str = "for i in $(seq 30); do curl --silent --max-time 5 --output /dev/null \
+    const PANICS: &str = "for i in $(seq 30); do curl --silent --max-time 30 --output /dev/null \
          'http://127.0.0.1:8080/panic?[1-100]' || exit 1; done";
     machine.install_probe("workers = 2");
-    machine.drop_in("WatchdogSec=2s");
+    machine.drop_in("WatchdogSec=5s");
     machine.get();
     let journald = machine.property("systemd-journald.service", "MainPID");
     machine.ok(&format!("kill -STOP {journald}"));
@@ -96,8 +96,8 @@ pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
     // Long enough for the watchdog, had the heartbeat waited for the journal.
     let uptime = |status: &Value| status["arbiter"]["uptime"].as_f64().expect("seconds");
     let before = uptime(&machine.status());
-    eventually("five seconds", SOON, || {
-        (uptime(&machine.status()) > before + 5.0).then_some(())
+    eventually("eleven seconds", SOON, || {
+        (uptime(&machine.status()) > before + 11.0).then_some(())
     });
     machine.get();
     assert_eq!(machine.property(SERVICE, "NRestarts"), "0");
@@ -105,7 +105,7 @@ pub(crate) fn a_stopped_journal_slows_nothing(machine: &Machine) {
     for worker in status["workers"].as_array().expect("a list") {
         assert_eq!(worker["restarts"], 0, "{status:#}");
         assert!(
-            worker["heartbeat"].as_f64().expect("seconds") < 5.0,
+            worker["heartbeat"].as_f64().expect("seconds") < 8.0,
             "{status:#}"
         );
     }

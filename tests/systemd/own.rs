@@ -41,6 +41,8 @@ pub(crate) fn the_shipped_service_is_installed_and_used_as_the_readme_says(machi
     let said = machine.ok(&format!("set -e; cd /srv; {install}"));
     assert!(said.contains("ok"), "{said}");
     machine.wait_for(SERVICE, "ActiveState", |state| state == "active");
+    // The journal may be late.
+    machine.ok("journalctl --sync");
     let said = machine.ok(&format!("set -e; {}", lines("## Under systemd\n", 1)));
     for word in [
         "workers serving, generation 1",

@@ -6,12 +6,12 @@ use crate::service::SERVICE;
 pub(crate) fn a_long_preload_outlasts_the_limits(machine: &Machine) {
     let configuration = |preload: &str| {
         format!(
-            "workers = 2\n[reload]\ntrial = \"200ms\"\npreflight = \"20s\"\n[app.preload]\n{preload}\n"
+            "workers = 2\n[reload]\ntrial = \"200ms\"\npreflight = \"60s\"\n[app.preload]\n{preload}\n"
         )
     };
-    machine.install_probe(&configuration("delay = 5.0"));
-    let drop_in = "Environment=PROBE_PRELOAD=1\nWatchdogSec=2s";
-    machine.drop_in(&format!("{drop_in}\nTimeoutStartSec=3s"));
+    machine.install_probe(&configuration("delay = 9.0"));
+    let drop_in = "Environment=PROBE_PRELOAD=1\nWatchdogSec=5s";
+    machine.drop_in(&format!("{drop_in}\nTimeoutStartSec=6s"));
     machine.get();
     machine.drop_in(drop_in);
     let arbiter = machine.arbiter();

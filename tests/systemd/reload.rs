@@ -117,10 +117,10 @@ pub(crate) fn a_drop_in_for_notify_reload_works(machine: &Machine) {
     machine.ok(RELOAD);
     assert_eq!(machine.ok(WORD), "three");
     // In the middle of a reload that somebody else asked for: joined, and not waited for without end.
-    machine.configure(&(configuration("four") + "startup_delay = 2.0"));
+    machine.configure(&(configuration("four") + "startup_delay = 6.0"));
     let other = machine.start("payload reload --control /run/payload/control.sock");
     machine.wait_for(SERVICE, "ActiveState", |state| state == "reloading");
-    machine.ok(&format!("timeout 20 {RELOAD}"));
+    machine.ok(&format!("timeout 60 {RELOAD}"));
     assert_eq!(other.finish().code, Some(0));
     assert_eq!(machine.ok(WORD), "four");
 

@@ -17,11 +17,15 @@ pub(crate) const SERVICE: &str = "payload.service";
 pub(crate) const LEDGER: &str = "/var/lib/ledger/ledger";
 
 /// For what takes systemd and payload a moment.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// Asks the service for one page; silent unless it fails.
 pub(crate) const GET: &str =
     "curl --silent --show-error --fail --max-time 30 http://127.0.0.1:8080";
+
+/// The same for somebody who waits while the service fails again and again.
+pub(crate) const GET_IN_THE_END: &str =
+    "curl --silent --show-error --fail --max-time 80 http://127.0.0.1:8080";
 
 impl Machine {
     /// Installs the binary and the shipped units, and enables and starts the socket, not the service.
@@ -113,7 +117,8 @@ impl Machine {
     /// Everybody who ever wrote that: never two at the same time.
     #[track_caller]
     pub(crate) fn stints(&self) -> Vec<Stint> {
-        let text = self.ok(&format!("cat {LEDGER}"));
+        // Who has just got its lease has yet to begin it.
+        let text = self.ok(&format!("test ! -e {LEDGER} || cat {LEDGER}"));
         read(&text, false).unwrap_or_else(|error| panic!("{error}"))
     }
 

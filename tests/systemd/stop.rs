@@ -7,7 +7,9 @@ use crate::support::eventually;
 pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
     machine.install_probe("workers = 2");
     machine.get();
-    let slow = machine.start(&format!("{GET}/sleep?ms=2000"));
+    // Where the service's own sandbox sees it.
+    const GATE: &str = "/run/payload/gate";
+    let slow = machine.start(&format!("{GET}/gate?file={GATE}"));
     eventually("the request is in flight", SOON, || {
         let status = machine.status();
         let workers = status["workers"].as_array().expect("a list");
@@ -17,7 +19,11 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
             .then_some(())
     });
     // The socket too, else the next connection would start the service again.
-    machine.ok(&format!("systemctl stop {SOCKET} {SERVICE}"));
+    let stop = machine.start(&format!("systemctl stop {SOCKET} {SERVICE}"));
+    machine.wait_for(SERVICE, "ActiveState", |state| state == "deactivating");
+    machine.ok(&format!("touch {GATE}"));
+    let stopped = stop.finish();
+    assert_eq!(stopped.code, Some(0), "{stopped:?}");
     let answer = slow.finish();
     assert_eq!(answer.code, Some(0), "the request in flight: {answer:?}");
 
@@ -32,16 +38,22 @@ pub(crate) fn stop_drains_and_leaves_nothing(machine: &Machine) {
 
 pub(crate) fn stop_with_nothing_to_do_is_prompt(machine: &Machine) {
     machine.install();
-    machine.get();
-    machine.ok(&format!("systemctl stop {SERVICE}"));
     let moment = |name| -> u64 {
         machine
             .property(SERVICE, name)
             .parse()
             .expect("microseconds")
     };
-    let took = moment("InactiveEnterTimestampMonotonic") - moment("ActiveExitTimestampMonotonic");
-    assert!(took < 1_000_000, "{took} µs");
+    let mut took: Vec<u64> = (0..5)
+        .map(|_| {
+            machine.get();
+            machine.ok(&format!("systemctl stop {SERVICE}"));
+            moment("InactiveEnterTimestampMonotonic") - moment("ActiveExitTimestampMonotonic")
+        })
+        .collect();
+    took.sort_unstable();
+    // The middle one: a busy machine is late now and then.
+    assert!(took[2] < 1_000_000, "{took:?} µs");
 
     // The socket is still there, and starts it again.
     assert_eq!(machine.property(SOCKET, "SubState"), "listening");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::support::http::request;
-use crate::support::service::Setup;
+use crate::support::service::{Setup, signal_to};
 use crate::support::websocket::{self, Message, connect, expect_upgrade, frame, rest, text};
 
 #[test]
@@ -112,7 +112,8 @@ fn a_refused_upgrade_is_an_answer_like_any_other_and_its_connection_moves_on() {
         assert_eq!(answer.number(), stays);
         assert!(!answer.announces_close());
     }
-    assert_eq!(service.sum("received"), of_leaving);
+    // A worker that was far behind for a while was given some before.
+    assert!(service.sum("received") >= of_leaving);
     // And there it can be granted.
     websocket::upgrade(&mut clients[0], "/socket");
 }
@@ -122,8 +123,15 @@ fn they_count_as_connections() {
     let service = Setup::new("workers = 1")
         .args(&["--max-connections=2", "--keep-alive-timeout=300ms"])
         .serve();
-    let mut first = connect(service.address(), "/socket");
-    let mut second = connect(service.address(), "/socket");
+    // Everything is there when they are accepted: whatever this client's pace is, they are not idle before.
+    let worker = service.workers()[0];
+    signal_to(worker, Signal::SIGSTOP);
+    let mut sockets = [service.client(), service.client()];
+    for client in &mut sockets {
+        client.send_bytes(websocket::request("/socket")).unwrap();
+    }
+    signal_to(worker, Signal::SIGCONT);
+    sockets.iter_mut().for_each(expect_upgrade);
     service.wait_for_sum("connections", 2);
     assert_eq!(service.sum("in_flight"), 0);
     let mut third = service.client();
@@ -131,10 +139,11 @@ fn they_count_as_connections() {
     // Longer than HTTP would keep them.
     std::thread::sleep(Duration::from_millis(700));
     assert!(!third.has_answer(), "beyond the limit");
-    for socket in [&mut first, &mut second] {
-        websocket::worker_of(socket);
+    for client in &mut sockets {
+        client.send_bytes(frame(1, b"still")).unwrap();
+        assert_eq!(client.bytes(7).unwrap(), b"\x81\x05still");
     }
     assert_eq!(service.sum("connections"), 2);
-    drop(first);
+    drop(sockets);
     assert_eq!(third.answer().unwrap().status, 200);
 }

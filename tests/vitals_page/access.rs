@@ -55,6 +55,8 @@ fn readable(browser: &mut Browser) -> Vec<String> {
     for (width, height) in SCREENS {
         for scheme in ["light", "dark"] {
             browser.look(width, height, scheme);
+            // What comes, or takes another place, is faint for half a second, on a busy machine for longer.
+            browser.until("document.getAnimations().every(one => one.animationName !== 'arrive')");
             let wide = browser.number("document.documentElement.scrollWidth");
             assert!(
                 wide <= f64::from(width),
@@ -103,7 +105,6 @@ fn two_generations_of_many_workers_are_readable_too() {
         "document.querySelector('.gen[data-generation=\"2\"] .role').textContent === 'is on trial'",
     );
     browser.until("document.querySelectorAll('.gen.many').length === 2");
-    browser.until("document.getAnimations().every(one => one.animationName !== 'arrive')");
     readable(&mut browser);
     assert_eq!(service.stop(), 0);
     reload.wait().unwrap();

@@ -36,8 +36,9 @@ fn browser() -> Option<Browser> {
     Some(Browser::start(&program))
 }
 
+/// Where nobody else takes the port when it is free for a while.
 fn socket() -> (TcpListener, String) {
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpListener::bind((support::own_loopback(), 0)).unwrap();
     let url = format!("http://{}/", socket.local_addr().unwrap());
     (socket, url)
 }
@@ -63,10 +64,7 @@ fn it_shows_the_service_as_it_is_and_moves() {
 
     let arbiter = browser.text("#a-pid");
     assert_eq!(arbiter, format!("pid {}", service.pid()));
-    assert_eq!(
-        browser.number("document.querySelectorAll('.row').length"),
-        2.0
-    );
+    browser.until("document.querySelectorAll('.row').length === 2");
     browser
         .until("[...document.querySelectorAll('.phase')].every(p => p.textContent === 'serving')");
     for (count, says) in [(".loads-n", "1×"), (".starts-n", "1×"), (".stops-n", "0×")] {

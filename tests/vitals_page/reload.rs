@@ -11,7 +11,8 @@ use super::{LIVE, browser, socket, start, start_with};
 fn a_reload_shows_both_generations_and_then_the_new_one() {
     let Some(mut browser) = browser() else { return };
     let (socket, url) = socket();
-    let service = start(socket, 2);
+    // Long enough for a page whose worker gets no processor for a while.
+    let service = start_with(socket, "workers = 2\nreload.trial = '4s'");
     browser.open(&url);
     browser.until(LIVE);
     browser.until("document.querySelectorAll('.row').length === 2");

@@ -49,7 +49,7 @@ fn a_clock_that_is_set_back_does_not_stop_the_charts() {
     browser.until("samples.length >= 1");
     browser.is(SAMPLE);
     browser.is(
-        "source.close(), samples = [], remember([sample(1, 0, 100, .1), sample(1, 1, 101, .2)]), remember([sample(1, 2, 71, .3)]), \
+        "source.close(), source = null, clearTimeout(silence), samples = [], remember([sample(1, 0, 100, .1), sample(1, 1, 101, .2)]), remember([sample(1, 2, 71, .3)]), \
          remember([sample(1, 1, 101, .2), sample(1, 3, 72, .4)]), paint(), true",
     );
     assert_eq!(

@@ -12,7 +12,7 @@ async fn over(fixture: &Fixture) {
         .expect("no task is left");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancel_ends_a_stream_of_events_as_it_should_end() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
@@ -23,7 +23,7 @@ async fn cancel_ends_a_stream_of_events_as_it_should_end() {
     over(&fixture).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_request_behind_it_does_not_hold_the_end_back() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();
@@ -36,7 +36,7 @@ async fn a_request_behind_it_does_not_hold_the_end_back() {
     over(&fixture).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_author_may_end_it_before() {
     let fixture = Fixture::new();
     let mut client = fixture.connect();

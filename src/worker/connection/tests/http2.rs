@@ -108,7 +108,7 @@ async fn drain_lets_streams_finish_and_takes_no_more() {
     client.connection.await.unwrap().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn drain_of_an_idle_connection_is_quick() {
     let fixture = Fixture::new();
     let mut client = connect(fixture.connect()).await;

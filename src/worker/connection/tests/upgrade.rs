@@ -193,7 +193,7 @@ async fn an_upgrade_in_a_drain_keeps_its_own_fields() {
     fixture.script.upgraded().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancel_ends_a_websocket_with_1001_and_its_author_hears_of_it() {
     let fixture = Fixture::new();
     let mut client = fixture.switch("/websocket", 1 << 16).await;
@@ -216,7 +216,7 @@ async fn cancel_ends_a_websocket_with_1001_and_its_author_hears_of_it() {
     fixture.cancel().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancel_waits_for_the_end_of_the_authors_frame() {
     let fixture = Fixture::new();
     let mut client = fixture.switch("/websocket", 1 << 16).await;
@@ -242,7 +242,7 @@ async fn cancel_waits_for_the_end_of_the_authors_frame() {
     fixture.cancel().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancel_waits_for_a_slow_client_to_take_the_frame() {
     let fixture = Fixture::new();
     let mut client = fixture.switch("/websocket", 512).await;
@@ -292,7 +292,7 @@ async fn cancel_is_bounded_whatever_client_and_author_do() {
     assert!(stuck.await.unwrap().is_err());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_author_who_has_closed_says_it_once() {
     let fixture = Fixture::new();
     let mut client = fixture.switch("/websocket", 1 << 16).await;
@@ -304,7 +304,7 @@ async fn an_author_who_has_closed_says_it_once() {
     fixture.cancel().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn cancel_says_nothing_in_another_protocol() {
     let fixture = Fixture::new();
     let mut client = fixture.switch("/tunnel", 1 << 16).await;
