@@ -34,8 +34,8 @@ pub(super) fn mailbox() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 impl Shell {
-    /// Gives the mailbox of a worker to all others that know messages. What is published before they have it does
-    /// not reach that worker, and it has not begun by then.
+    /// Gives the mailbox of a worker to all others that know messages. What they publish before they have heard this,
+    /// they keep for it: they see on the scoreboard that it is there.
     pub(super) fn introduce(&mut self, worker: WorkerId, mailbox: &OwnedFd) {
         let knows_messages = |child: &Child| child.mailbox.is_some();
         for (other, child) in self.children.iter_mut() {
@@ -43,7 +43,7 @@ impl Shell {
                 continue;
             };
             if let Err(error) = tell(channel, worker, mailbox, false) {
-                tracing::warn!(payload_worker = other.0, about = worker.0, error = %error, "a worker could not be told of another one: until it is, no message will reach that from it");
+                tracing::warn!(payload_worker = other.0, about = worker.0, error = %error, "a worker could not be told of another one: until it is, its messages to that one wait");
                 child.unmet.insert(worker);
             }
         }

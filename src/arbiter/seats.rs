@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::core::WorkerId;
 use crate::ipc::channel::Channel;
@@ -80,6 +81,8 @@ impl Children {
         seat.generation.store(generation, Relaxed);
         seat.restarts.store(restarts, Relaxed);
         seat.worker.store(worker.0, Relaxed);
+        // Behind its seat: who reads it looks for that.
+        self.board.header.youngest.store(worker.0, Release);
         Some(index)
     }
 

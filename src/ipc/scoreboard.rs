@@ -45,6 +45,9 @@ shareable! {
         /// Nanoseconds of CLOCK_MONOTONIC.
         pub(crate) started: AtomicU64,
         pub(crate) log_drops: AtomicU64,
+        /// The number of the youngest worker, before it is forked and after its seat is taken: who publishes sees by it
+        /// that somebody is there of whom he has not been told yet. It stands where there was padding.
+        pub(crate) youngest: AtomicU64,
     }
 }
 
@@ -300,7 +303,8 @@ mod tests {
 
     /// Of one that has grown no program that is out there would take the service over.
     #[test]
-    fn a_seat_is_as_large_as_ever() {
+    fn header_and_seat_are_as_large_as_ever() {
+        assert_eq!(size_of::<Header>(), 128);
         assert_eq!(size_of::<Seat>(), 640);
     }
 

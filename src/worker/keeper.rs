@@ -156,7 +156,7 @@ impl Keeper {
                         self.grant(payload, grant, kept.map(|_| file));
                     }
                     Some((Order::Revoke { payload, epoch }, _)) => self.leases.revoke(payload, epoch),
-                    Some((Order::Peer { worker, late }, mailbox)) => self.meet(worker, mailbox, late),
+                    Some((Order::Peer { worker, .. }, mailbox)) => self.meet(worker, mailbox),
                     // An app that has ended needs no link.
                     Some(link) => drop(self.links.send(link)),
                     None => {
@@ -208,8 +208,8 @@ impl Keeper {
         }
     }
 
-    fn meet(&mut self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) {
-        if !self.post.meet(worker, mailbox, is_late) {
+    fn meet(&mut self, worker: u64, mailbox: Option<OwnedFd>) {
+        if !self.post.meet(worker, mailbox) {
             self.unmet.add(worker, &self.channel);
         }
     }

@@ -83,7 +83,8 @@ fn an_answer_that_is_cut() {
         first(|peer| {
             begin(peer)?;
             // HEADERS with END_HEADERS; of HPACK's static table: ":status: 200".
-            peer.send(&frame(1, 4, 1, &[0x88]))
+            peer.send(&frame(1, 4, 1, &[0x88]))?;
+            is_read(peer)
         }),
     );
     assert_lost(&counts, &[(Loss::Cut, 1)], UNANNOUNCED);
@@ -131,17 +132,30 @@ fn begin(peer: &mut Peer) -> io::Result<()> {
     peer.stream().read_exact(&mut preface)?;
     peer.send(&frame(4, 0, 0, &[]))?;
     loop {
-        let mut head = [0; 9];
-        peer.stream().read_exact(&mut head)?;
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-        let mut payload = vec![0; length as usize];
-        peer.stream().read_exact(&mut payload)?;
-        match (head[3], head[4]) {
+        match kind(peer)? {
             (4, 0) => peer.send(&frame(4, 1, 0, &[]))?,
             (1, _) => return Ok(()),
             _ => (),
         }
     }
+}
+
+/// Waits until the client has read what was sent, by a PING: a close that leaves something unread is an RST, which
+/// takes from the client what it has not read yet.
+fn is_read(peer: &mut Peer) -> io::Result<()> {
+    peer.send(&frame(6, 0, 0, b"are read"))?;
+    while kind(peer)? != (6, 1) {}
+    Ok(())
+}
+
+/// The next frame's kind and flags.
+fn kind(peer: &mut Peer) -> io::Result<(u8, u8)> {
+    let mut head = [0; 9];
+    peer.stream().read_exact(&mut head)?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    peer.stream().read_exact(&mut payload)?;
+    Ok((head[3], head[4]))
 }
 
 fn goaway(last_stream: u32, code: u32) -> Vec<u8> {

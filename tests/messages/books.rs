@@ -75,7 +75,12 @@ pub(crate) struct Workers(BTreeMap<u32, Client>);
 impl Workers {
     #[track_caller]
     pub(crate) fn of(service: &Service) -> Self {
-        let wanted = service.workers();
+        Self::among(service, &service.workers())
+    }
+
+    /// The same to each of these, and to those that happen to be found meanwhile.
+    #[track_caller]
+    pub(crate) fn among(service: &Service, wanted: &[u32]) -> Self {
         let mut clients = BTreeMap::new();
         eventually("a connection to every worker", LIMIT, || {
             let mut client = service.client();

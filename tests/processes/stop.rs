@@ -39,12 +39,18 @@ fn duration(service: &Service) -> f64 {
     stopped.seconds_after(&service.event("service-stopping"))
 }
 
-/// The middle of eleven: other processes take their share of the machine, and a poll on the way out is over at once now
-/// and then.
+/// So is the start: what the machine gives to others, it takes from both.
+fn boot(service: &Service) -> f64 {
+    let ready = service.event("service-ready");
+    ready.seconds_after(&service.event("service-starting"))
+}
+
+/// The middle of eleven, since a poll on the way out is over at once now and then; and by what the start took, since
+/// other processes have their share of the machine. A start takes about 10 ms: so these are the 100 ms of the promise.
 #[test]
 fn with_nothing_to_do_it_takes_no_time() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut took: Vec<f64> = (0..11)
+        let mut ratios: Vec<f64> = (0..11)
             .map(|_| {
                 let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
                 // An idle connection is nothing to do.
@@ -53,11 +59,11 @@ fn with_nothing_to_do_it_takes_no_time() {
                 service.signal(signal);
                 assert_eq!(service.exit(), 0);
                 assert!(idle.is_closed());
-                duration(&service)
+                duration(&service) / boot(&service).max(0.001)
             })
             .collect();
-        took.sort_by(f64::total_cmp);
-        assert!(took[5] < 0.1, "{took:?} s");
+        ratios.sort_by(f64::total_cmp);
+        assert!(ratios[5] < 10.0, "{ratios:?} times the start");
     }
 }
 

@@ -46,21 +46,23 @@ fn what_is_in_flight_completes_and_announces_the_close() {
 
 #[test]
 fn with_nothing_to_do_it_is_prompt() {
-    // The middle of eleven: other processes take their share of the machine, and a poll by the second is over at once
-    // now and then.
-    let took = (0..11).map(|_| {
+    // The middle of eleven, since a poll by the second is over at once now and then; and by what the start took, since
+    // other processes have their share of the machine.
+    let ratios = (0..11).map(|_| {
+        let begun = Instant::now();
         let service = Setup::new("workers = 2").serve();
+        let start = begun.elapsed();
         let mut idle = service.client();
         idle.get("/").unwrap();
         let begun = Instant::now();
         assert_eq!(service.stop(), 0);
-        let took = begun.elapsed();
+        let stop = begun.elapsed();
         idle.expect_end();
-        took
+        stop.as_secs_f64() / start.as_secs_f64()
     });
-    let mut took: Vec<Duration> = took.collect();
-    took.sort();
-    assert!(took[5] < Duration::from_millis(250), "{took:?}");
+    let mut ratios: Vec<f64> = ratios.collect();
+    ratios.sort_by(f64::total_cmp);
+    assert!(ratios[5] < 10.0, "{ratios:?} times the start");
 }
 
 #[test]

@@ -26,10 +26,16 @@ impl Mark {
     }
 
     pub(super) fn set(&self, waits: bool) {
-        let Some(seat) = self.seat else { return };
         // The next one that sits there has a mark of its own.
-        if self.meter.board().seats[seat].worker.load(Relaxed) == self.worker {
+        if let Some(seat) = self.seat.filter(|_| self.is_seated()) {
             self.meter.seat().set_unsent(seat, waits);
         }
+    }
+
+    /// The peer is there: about to be forked, alive, or dead and not reaped yet.
+    pub(super) fn is_seated(&self) -> bool {
+        let seats = &self.meter.board().seats;
+        self.seat
+            .is_some_and(|seat| seats[seat].worker.load(Relaxed) == self.worker)
     }
 }

@@ -9,8 +9,9 @@
 //!          └─ each peer ─ (its outbox, while its mailbox is full) ═════ mailbox ─ that worker's hub ── …
 //! ```
 //!
-//! Others are told of a worker before it is forked, so whoever reads its first message can know it already. Who could
-//! not be told, or had no room for its mailbox, is told later, and tells that worker that it may have missed something.
+//! The arbiter tells the others of a worker before it is forked, and notes it on the scoreboard. Who publishes looks
+//! there, and keeps in its outbox what is for a worker whose mailbox has not come yet: since this one has not heard of
+//! it, could not be told, or had no room for it. So from its first moment on nothing misses a worker.
 
 mod mark;
 mod outbox;
@@ -20,7 +21,8 @@ mod tests;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -28,9 +30,9 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet, yield_now};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use self::mark::Mark;
 use self::peer::Peer;
@@ -43,8 +45,6 @@ use crate::sys::readiness::Readiness;
 const BATCH: usize = 128;
 /// So many messages go out each by itself; what is published behind them in one go shares packets.
 const AT_ONCE: u32 = 4;
-/// How long a message waits for the arbiter's word about its sender. It was given before the sender was there.
-const INTRODUCTION: Duration = Duration::from_millis(100);
 /// At the end, what the outboxes hold may take this long: a worker that is stuck must not hold this one.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
@@ -54,8 +54,11 @@ pub(super) struct Post {
     hub: Arc<Hub>,
     meter: Meter,
     peers: RwLock<Vec<Arc<Peer>>>,
-    /// The youngest worker that the arbiter has told of. Numbers rise, and it tells in their order.
-    youngest: watch::Sender<u64>,
+    /// Up to this number, workers are among the peers, if they are there; those before this worker that send and hear
+    /// no messages are not. Numbers rise.
+    expected: AtomicU64,
+    /// The youngest worker whose mailbox did not come: it is said once.
+    unmet: AtomicU64,
     /// How many messages were published since the outboxes were looked at.
     burst: AtomicU32,
     /// Something may be in an outbox.
@@ -85,13 +88,14 @@ impl Post {
     ) -> (Arc<Self>, Mailbox) {
         let peers = peers
             .into_iter()
-            .map(|(worker, fd)| Peer::new(worker, fd, Mark::of(worker, &meter)));
+            .map(|(worker, fd)| Peer::new(worker, Some(fd), Mark::of(worker, &meter)));
         let post = Arc::new(Self {
             worker,
             hub: Arc::default(),
             peers: RwLock::new(peers.collect()),
             meter,
-            youngest: watch::Sender::new(worker),
+            expected: AtomicU64::new(worker),
+            unmet: AtomicU64::new(0),
             burst: AtomicU32::new(0),
             published: Notify::new(),
             missed: Mutex::default(),
@@ -105,29 +109,46 @@ impl Post {
         Messages::carried(self.worker, self.hub.clone(), self.clone())
     }
 
-    /// There is another worker; from any thread. `is_late`: this one should have known before. False: its mailbox could
-    /// not be taken, and has to come again.
-    pub(super) fn meet(&self, worker: u64, mailbox: Option<OwnedFd>, is_late: bool) -> bool {
+    /// There is another worker; from any thread. False: its mailbox could not be taken, and has to come again.
+    pub(super) fn meet(&self, worker: u64, mailbox: Option<OwnedFd>) -> bool {
         let is_there = mailbox.is_some();
-        if let Some(mailbox) = mailbox {
-            self.forget_gone();
-            let mut peers = self.write_peers();
-            // Twice in the list, it would get everything twice.
-            if peers.iter().all(|peer| peer.worker != worker) {
-                let make = if is_late { Peer::late } else { Peer::new };
-                peers.push(make(worker, mailbox, Mark::of(worker, &self.meter)));
-            }
-        } else if worker > *self.youngest.borrow() {
-            // The first time; it is asked for until it comes.
+        if !is_there && self.unmet.fetch_max(worker, Relaxed) < worker {
             tracing::warn!(
                 to = worker,
-                "a worker's mailbox did not come with the order: until it does, no message will reach it from here"
+                "a worker's mailbox did not come with the order: until it does, messages to it wait here"
             );
         }
-        self.know(worker);
-        // What a late one is told.
-        self.published.notify_one();
+        self.forget_gone();
+        self.expect();
+        let mut peers = self.write_peers();
+        match (peers.iter().find(|peer| peer.worker == worker), mailbox) {
+            (Some(peer), Some(mailbox)) => peer.arrive(mailbox),
+            (Some(_), None) => {}
+            // An arbiter that does not say on the scoreboard who is there.
+            (None, mailbox) => {
+                peers.push(Peer::new(worker, mailbox, Mark::of(worker, &self.meter)));
+            }
+        }
         is_there
+    }
+
+    /// Those of whom the scoreboard says that they are there are peers, whether the arbiter's word has come or not.
+    fn expect(&self) {
+        let board = self.meter.board();
+        let youngest = board.header.youngest.load(Acquire);
+        let known = self.expected.load(Acquire);
+        if youngest <= known {
+            return;
+        }
+        let mut peers = self.write_peers();
+        for seat in &board.seats {
+            let worker = seat.worker.load(Relaxed);
+            let is_new = worker > known && peers.iter().all(|peer| peer.worker != worker);
+            if is_new {
+                peers.push(Peer::new(worker, None, Mark::of(worker, &self.meter)));
+            }
+        }
+        self.expected.fetch_max(youngest, Release);
     }
 
     /// Workers that are gone have not sent so many messages to this one; from any thread.
@@ -186,7 +207,7 @@ impl Post {
                 Ok(length) => {
                     let is_cut = length > buffer.len();
                     for record in Records(&buffer[..length.min(buffer.len())]) {
-                        self.take(&record).await;
+                        self.take(&record);
                         turn += 1;
                         if turn == BATCH {
                             turn = 0;
@@ -209,15 +230,11 @@ impl Post {
         }
     }
 
-    async fn take(&self, record: &Incoming<'_>) {
-        let worker = record.worker();
-        if worker > *self.youngest.borrow() {
-            self.wait_for_word_of(worker).await;
-        }
+    fn take(&self, record: &Incoming<'_>) {
         match record {
             Incoming::Message { topic, bytes, .. } => {
                 let bytes = || Bytes::copy_from_slice(bytes);
-                self.hub.deliver(worker, topic, bytes);
+                self.hub.deliver(record.worker(), topic, bytes);
             }
             Incoming::Missed { topics, .. } => {
                 for (topic, count) in topics.clone() {
@@ -234,27 +251,10 @@ impl Post {
         }
     }
 
-    /// So that an answer to its message reaches it.
-    async fn wait_for_word_of(&self, worker: u64) {
-        let mut youngest = self.youngest.subscribe();
-        let word = youngest.wait_for(|youngest| *youngest >= worker);
-        if timeout(INTRODUCTION, word).await.is_err() {
-            self.know(worker);
-        }
-    }
-
-    fn know(&self, worker: u64) {
-        self.youngest.send_if_modified(|youngest| {
-            let is_news = worker > *youngest;
-            *youngest = worker.max(*youngest);
-            is_news
-        });
-    }
-
     /// Lets go of the mailboxes that nobody reads any more; one that is never written to says it only when asked.
     fn forget_gone(&self) {
         let mut peers = self.write_peers();
-        let mut polled: Vec<_> = peers.iter().map(|peer| peer.polled()).collect();
+        let mut polled: Vec<_> = peers.iter().filter_map(|peer| peer.polled()).collect();
         // What cannot be asked is found out by the next message.
         let _ = poll(&mut polled, PollTimeout::ZERO);
         let has_ended = |events: PollFlags| events.contains(PollFlags::POLLHUP);
@@ -263,7 +263,10 @@ impl Post {
             .map(|fd| fd.revents().is_some_and(has_ended))
             .collect();
         let mut closed = closed.into_iter();
-        peers.retain(|peer| !closed.next().unwrap_or(false) && !peer.is_gone());
+        peers.retain(|peer| {
+            let is_closed = peer.polled().is_some() && closed.next().unwrap_or(false);
+            !is_closed && !peer.is_gone()
+        });
     }
 
     fn lock_missed(&self) -> MutexGuard<'_, Tally> {
@@ -290,6 +293,7 @@ fn nobody_writes(mailbox: &OwnedFd) -> io::Result<bool> {
 
 impl Carry for Post {
     fn carry(&self, topic: &str, bytes: &Bytes) {
+        self.expect();
         let message = Outgoing::new(self.worker, topic, bytes);
         let at_once = self.burst.fetch_add(1, Relaxed) < AT_ONCE;
         let (mut record, mut gone) = (None, false);

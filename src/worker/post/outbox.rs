@@ -54,11 +54,6 @@ impl Outbox {
         self.fresh.bytes += length;
     }
 
-    /// Messages may have been published that never came here; of which topics is not known.
-    pub(super) fn begin_late(&mut self) {
-        self.lose(OTHERS);
-    }
-
     /// A packet's worth has come since it was last tried to send something: trying it again is worth a system call.
     pub(super) fn has_full_packet(&self) -> bool {
         self.fresh.records >= BATCH || self.fresh.bytes >= packet::MOST

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags};
+use tokio::sync::SetOnce;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -28,7 +29,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Peer {
     /// Its number.
     pub(super) worker: u64,
-    mailbox: OwnedFd,
+    /// Until the arbiter has passed it on, it is as good as full.
+    mailbox: SetOnce<OwnedFd>,
     state: Mutex<State>,
     /// Set before something is put into the outbox, taken back when nothing is left there.
     mark: Mark,
@@ -44,22 +46,19 @@ struct State {
 }
 
 impl Peer {
-    pub(super) fn new(worker: u64, mailbox: OwnedFd, mark: Mark) -> Arc<Self> {
+    pub(super) fn new(worker: u64, mailbox: Option<OwnedFd>, mark: Mark) -> Arc<Self> {
         Arc::new(Self {
             worker,
-            mailbox,
+            mailbox: SetOnce::new_with(mailbox),
             state: Mutex::default(),
             mark,
         })
     }
 
-    /// One that this worker should have known before: it is told that it may have missed something, when
-    /// [`flush`](Self::flush) is called.
-    pub(super) fn late(worker: u64, mailbox: OwnedFd, mark: Mark) -> Arc<Self> {
-        let peer = Self::new(worker, mailbox, mark);
-        peer.mark.set(true);
-        peer.state().outbox.begin_late();
-        peer
+    /// What its mailbox was waited for with is sent by [`drain`](Self::drain).
+    pub(super) fn arrive(&self, mailbox: OwnedFd) {
+        // It may come twice: the first is as good.
+        let _ = self.mailbox.set(mailbox);
     }
 
     /// Sends a message of worker `from` at once, if that is wanted and possible; else it is in the outbox, and
@@ -107,8 +106,16 @@ impl Peer {
     /// Sends what is in the outbox, as worker `from`, until there is nothing left or nobody reads it. Costs nothing
     /// while the mailbox is full. Several may do this at the same time.
     pub(super) async fn drain(self: Arc<Self>, from: u64) {
+        let mailbox = loop {
+            match timeout(AGAIN, self.mailbox.wait()).await {
+                Ok(mailbox) => break mailbox,
+                // It may be gone.
+                Err(_) if matches!(self.send_next(from), Next::Nothing) => return,
+                Err(_) => {}
+            }
+        };
         // It is watched only as long as there is something to send: each message that is read wakes all who watch.
-        let room = Readiness::of_writing(self.mailbox.as_fd());
+        let room = Readiness::of_writing(mailbox.as_fd());
         if let Err(error) = &room {
             tracing::warn!(to = self.worker, error = %error, "a worker's mailbox cannot be watched: messages to it are late");
         }
@@ -155,9 +162,10 @@ impl Peer {
         self.state().is_gone
     }
 
-    /// What its mailbox is asked whether it has ended.
-    pub(super) fn polled(&self) -> PollFd<'_> {
-        PollFd::new(self.mailbox.as_fd(), PollFlags::empty())
+    /// What its mailbox is asked whether it has ended. `None`: that has not come yet.
+    pub(super) fn polled(&self) -> Option<PollFd<'_>> {
+        let mailbox = self.mailbox.get()?;
+        Some(PollFd::new(mailbox.as_fd(), PollFlags::empty()))
     }
 
     fn send_next(&self, from: u64) -> Next {
@@ -204,7 +212,12 @@ impl Peer {
     }
 
     fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
-        passing::send(self.mailbox.as_fd(), parts, &[])
+        match self.mailbox.get() {
+            Some(mailbox) => passing::send(mailbox.as_fd(), parts, &[]),
+            None if self.mark.is_seated() => Err(Errno::EAGAIN.into()),
+            // It was gone before its mailbox came, or has never been forked.
+            None => Err(Errno::EPIPE.into()),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

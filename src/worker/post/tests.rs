@@ -44,6 +44,13 @@ fn worker(number: u64, peers: &[&Worker]) -> Worker {
     }
 }
 
+/// Another one takes a seat, or nobody, by what this one sees.
+fn seat(worker: &Worker, seat: usize, other: u64) {
+    let board = worker.post.meter.board();
+    board.seats[seat].worker.store(other, Relaxed);
+    board.header.youngest.fetch_max(other, Relaxed);
+}
+
 fn copy(fd: &OwnedFd) -> OwnedFd {
     fd.try_clone().unwrap()
 }
@@ -56,23 +63,68 @@ async fn next(subscription: &mut Subscription) -> String {
     String::from_utf8(message.bytes().to_vec()).unwrap()
 }
 
+/// The arbiter has told of it, and that has not been heard yet.
 #[tokio::test]
-async fn a_message_waits_until_its_sender_is_known_so_that_an_answer_reaches_it() {
+async fn from_the_moment_on_at_which_a_worker_is_there_nothing_misses_it() {
     let old = worker(1, &[]);
     let mut asked = old.messages.subscribe("ask");
     let new = worker(2, &[&old]);
     let mut answers = new.messages.subscribe("answer");
+    old.messages.publish("answer", "to nobody").unwrap();
+    seat(&old, 7, 2);
+    old.messages.publish("answer", "unasked").unwrap();
+    assert!(old.post.meter.seat().has_unsent(7));
     new.messages.publish("ask", "who is there?").unwrap();
-    // The arbiter has told of it, and that has not been heard yet.
-    assert!(
-        timeout(Duration::from_millis(20), asked.recv())
-            .await
-            .is_err()
-    );
-    old.post.meet(2, Some(copy(&new.mailbox)), false);
     assert_eq!(next(&mut asked).await, "who is there?");
     old.messages.publish("answer", "me").unwrap();
-    assert_eq!(next(&mut answers).await, "me");
+    // Once more: its mailbox could not be taken.
+    assert!(!old.post.meet(2, None));
+    for _ in 0..2 {
+        assert!(old.post.meet(2, Some(copy(&new.mailbox))));
+    }
+    old.messages.publish("answer", "and that is all").unwrap();
+    for answer in ["unasked", "me", "and that is all"] {
+        assert_eq!(next(&mut answers).await, answer);
+    }
+    let end = Instant::now() + DEADLINE;
+    while old.post.meter.seat().has_unsent(7) {
+        assert!(Instant::now() < end, "everything is sent");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// It was forked in vain, or has died at once: its mailbox never comes.
+#[tokio::test]
+async fn who_is_gone_before_his_mailbox_comes_is_not_waited_for() {
+    let here = worker(1, &[]);
+    seat(&here, 7, 2);
+    here.messages.publish("news", "one").unwrap();
+    assert_eq!(here.post.peers().len(), 1);
+    seat(&here, 7, 0);
+    let end = Instant::now() + DEADLINE;
+    while !here.post.peers()[0].is_gone() {
+        assert!(Instant::now() < end, "it is noticed");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    here.messages.publish("news", "two").unwrap();
+    assert_eq!(here.post.peers().len(), 0);
+}
+
+#[tokio::test]
+async fn who_leaves_tells_also_what_waits_for_a_mailbox_that_has_not_come() {
+    let here = worker(1, &[]);
+    seat(&here, 7, 2);
+    here.messages.publish("news", "one").unwrap();
+    let told = std::sync::Mutex::default();
+    let tell = |worker, topics| {
+        *told.lock().unwrap() = vec![(worker, topics)];
+        true
+    };
+    here.office.close(None, tell).await;
+    assert_eq!(
+        told.into_inner().unwrap(),
+        [(2, vec![("news".to_owned(), 1)])]
+    );
 }
 
 /// Its word is lost: that must not stop what others say.
@@ -92,7 +144,7 @@ async fn who_does_not_read_any_more_is_forgotten() {
     let here = worker(1, &[]);
     for number in 2..50 {
         let (mailbox, reader) = mailbox();
-        here.post.meet(number, Some(mailbox), false);
+        here.post.meet(number, Some(mailbox));
         drop(reader);
     }
     assert_eq!(
@@ -131,7 +183,6 @@ async fn nothing_that_comes_ends_the_hearing() {
         assert_eq!(sent.unwrap(), packet.len());
     };
     send(&[]);
-    here.post.know(2);
     send(&packet::missed(2, [("news", u64::MAX)].into_iter()).0);
     let lagged = timeout(DEADLINE, news.recv()).await.unwrap().unwrap_err();
     assert!(lagged.missed() > 1_000_000, "{lagged}");
@@ -155,8 +206,7 @@ async fn nothing_that_comes_ends_the_hearing() {
 #[tokio::test]
 async fn a_burst_costs_nothing_those_who_keep_up() {
     let (there, here) = (worker(1, &[]), worker(2, &[]));
-    here.post.meet(1, Some(copy(&there.mailbox)), false);
-    there.post.know(2);
+    here.post.meet(1, Some(copy(&there.mailbox)));
     let mut news = there.messages.subscribe("news");
     for number in 0..3_000 {
         here.messages.publish("news", number.to_string()).unwrap();
@@ -171,8 +221,7 @@ async fn a_burst_costs_nothing_those_who_keep_up() {
 async fn of_what_several_threads_publish_each_message_is_heard_in_order_or_told() {
     const EACH: u64 = 5_000;
     let (there, here) = (worker(1, &[]), worker(2, &[]));
-    here.post.meet(1, Some(copy(&there.mailbox)), false);
-    there.post.know(2);
+    here.post.meet(1, Some(copy(&there.mailbox)));
     let mut tasks = JoinSet::new();
     for topic in ["a", "b", "c", "d"] {
         let mut subscription = there.messages.subscribe(topic);
@@ -204,30 +253,11 @@ async fn of_what_several_threads_publish_each_message_is_heard_in_order_or_told(
     }
 }
 
-#[tokio::test]
-async fn who_is_met_late_hears_that_it_may_have_missed_something_and_nothing_twice() {
-    let (there, here) = (worker(1, &[]), worker(2, &[]));
-    there.post.know(2);
-    let mut news = there.messages.subscribe("news");
-    assert!(!here.post.meet(1, None, false));
-    here.messages.publish("news", "before").unwrap();
-    for _ in 0..2 {
-        assert!(here.post.meet(1, Some(copy(&there.mailbox)), true));
-    }
-    let lagged = timeout(DEADLINE, news.recv()).await.unwrap().unwrap_err();
-    assert_eq!(lagged.missed(), 1);
-    here.messages.publish("news", "after").unwrap();
-    here.messages.publish("news", "again").unwrap();
-    assert_eq!(next(&mut news).await, "after");
-    assert_eq!(next(&mut news).await, "again");
-}
-
 /// More than the mailbox holds: the rest goes out at the end.
 #[tokio::test]
 async fn what_is_late_is_sent_before_a_worker_leaves() {
     let (there, here) = (worker(1, &[]), worker(2, &[]));
-    here.post.meet(1, Some(copy(&there.mailbox)), false);
-    there.post.know(2);
+    here.post.meet(1, Some(copy(&there.mailbox)));
     let mut news = there.messages.subscribe("news");
     for number in 0..1_000_u32 {
         here.messages
@@ -244,7 +274,7 @@ async fn what_is_late_is_sent_before_a_worker_leaves() {
 async fn a_worker_that_is_stuck_does_not_hold_one_that_leaves() {
     let here = worker(2, &[]);
     let (mailbox, _never_read) = mailbox();
-    here.post.meet(1, Some(mailbox), false);
+    here.post.meet(1, Some(mailbox));
     for _ in 0..2_000 {
         here.messages.publish("news", vec![0; 1_000]).unwrap();
     }
@@ -266,7 +296,7 @@ async fn who_leaves_tells_how_much_of_what_a_worker_has_not_got() {
         let board = here.post.meter.board().clone();
         board.seats[7].worker.store(1, Relaxed);
         let (mailbox, reader) = mailbox();
-        here.post.meet(1, Some(mailbox), false);
+        here.post.meet(1, Some(mailbox));
         here.messages.publish("news", "one").unwrap();
         assert!(!board.seats[0].has_unsent(7), "it is sent");
         for number in 0..2_000 {
@@ -323,11 +353,11 @@ async fn a_mark_is_for_who_sits_there_now() {
         }
     };
     board.seats[7].worker.store(1, Relaxed);
-    here.post.meet(1, mailboxes.pop(), false);
+    here.post.meet(1, mailboxes.pop());
     fill();
     assert!(marked());
     board.seats[7].worker.store(3, Relaxed);
-    here.post.meet(3, mailboxes.pop(), false);
+    here.post.meet(3, mailboxes.pop());
     assert!(!marked(), "nothing waits for the new one");
     fill();
     assert!(marked());
@@ -353,8 +383,7 @@ async fn a_mark_is_for_who_sits_there_now() {
 #[tokio::test]
 async fn what_was_not_sent_is_heard_behind_what_was() {
     let (there, here) = (worker(1, &[]), worker(2, &[]));
-    here.post.meet(1, Some(copy(&there.mailbox)), false);
-    there.post.know(2);
+    here.post.meet(1, Some(copy(&there.mailbox)));
     let mut news = there.messages.subscribe("news");
     let mut other = there.messages.subscribe("other");
     for number in 0..100 {
