@@ -15,7 +15,7 @@ use super::maps::Maps;
 use super::seats::{Child, Children};
 use crate::lifecycle;
 use crate::logs::events::Event;
-use crate::sys::diagnosis::{self, Trace};
+use crate::sys::diagnosis::{self, Area, Trace};
 use crate::sys::process::{Forked, Reaped, fork_single_threaded, reap};
 use crate::sys::signals::Signals;
 use crate::worker::phase::Phase;
@@ -24,7 +24,8 @@ use crate::{logs, sys};
 /// How long the arbiter waits for the worker's threads to answer, on a machine that lets each of them run in its turn
 /// only. Most answer at once.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same for a process that is stopped, and answers nothing unless somebody lets it go on.
+/// The same for threads that are stopped or wait for a disk: they answer nothing before that is over, and in many workers
+/// at the same time as a rule.
 const IN_VAIN: Duration = Duration::from_millis(20);
 
 /// How long the service's end waits for what is still being logged.
@@ -47,20 +48,11 @@ pub(super) fn report(
     let area = &children.board.traces[child.seat];
     area.clear();
     let tids = tids(child.pid);
-    let asked = tids
-        .iter()
-        .take(diagnosis::THREADS)
-        .filter(|tid| diagnosis::request(child.pid, **tid).is_ok())
-        .count();
-    let patience = if is_stopped(child.pid) {
-        IN_VAIN
-    } else {
-        PATIENCE
-    };
-    let deadline = Instant::now() + patience;
-    while area.traces().len() < asked && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let asked = tids.iter().copied().take(diagnosis::THREADS);
+    let asked: Vec<u32> = asked
+        .filter(|tid| diagnosis::request(child.pid, *tid).is_ok())
+        .collect();
+    wait_for_answers(child.pid, &asked, area);
     let traces = area.traces();
     let seat = children.seat(child);
     lifecycle!(
@@ -189,10 +181,35 @@ impl Helper {
     }
 }
 
-/// By a signal or a tracer.
-fn is_stopped(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    matches!(state_in(&stat), 'T' | 't')
+/// Until those have answered who can.
+fn wait_for_answers(pid: u32, asked: &[u32], area: &Area) {
+    let begun = Instant::now();
+    loop {
+        let answered: Vec<u32> = area.traces().iter().map(|trace| trace.tid).collect();
+        let mut missing = asked.iter().filter(|tid| !answered.contains(tid));
+        let patience = if missing.any(|tid| can_answer(state_of(pid, *tid))) {
+            PATIENCE
+        } else if answered.len() < asked.len() {
+            IN_VAIN
+        } else {
+            return;
+        };
+        if begun.elapsed() >= patience {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Running, or asleep until a signal comes: not stopped, not traced, not in an uninterruptible wait.
+fn can_answer(state: char) -> bool {
+    matches!(state, 'R' | 'S')
+}
+
+/// The state of a thread, proc_pid_task(5).
+fn state_of(pid: u32, tid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat"));
+    state_in(&stat.unwrap_or_default())
 }
 
 /// The state in a line of proc_pid_stat(5).
@@ -208,7 +225,7 @@ fn threads(pid: u32, tids: &[u32]) -> String {
     };
     let mut threads = Vec::new();
     for tid in tids {
-        let state = state_in(&read(*tid, "stat"));
+        let state = state_of(pid, *tid);
         let (name, wait) = (read(*tid, "comm"), read(*tid, "wchan"));
         threads.push(format!("{tid} {} {state} {}", name.trim(), wait.trim()));
     }
@@ -223,4 +240,21 @@ fn tids(pid: u32) -> Vec<u32> {
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name may look like the end of one.
+    #[test]
+    fn who_is_stopped_or_waits_for_a_disk_is_not_waited_for() {
+        let stat = |state: char| format!("17 (a) R (b) {state} 1 17 17 0 -1");
+        let waited_for: String = "RSDTtZXI"
+            .chars()
+            .filter(|state| can_answer(state_in(&stat(*state))))
+            .collect();
+        assert_eq!(waited_for, "RS");
+        assert!(!can_answer(state_in("")), "it is gone");
+    }
 }
