@@ -32,9 +32,9 @@ pub(crate) use self::tally::Tally;
 /// What holds:
 ///
 /// - A message reaches every subscriber of its topic in every worker, also in the publisher's own; and while a
-///   reload runs, in the old and in the new ones. A worker that has just been started is known to each other one when
-///   that gets its first message, so an answer reaches it; where one has no file descriptor left for it, or does not
-///   listen, that is made up for within seconds, and the new one's subscribers hear [`Lagged`] from there.
+///   reload runs, in the old and in the new ones. Nothing that is published misses a worker from the moment on at which
+///   that is forked. Where another one has not heard of it yet, has no file descriptor left for it, or does not listen,
+///   what that publishes comes later, and of more than is kept the new one's subscribers hear [`Lagged`].
 /// - What one worker publishes arrives in that order, nothing twice.
 /// - Nobody waits for anybody. A subscriber that does not keep up loses the oldest of what it has not taken, and
 ///   hears [`Lagged`]. A worker that does not keep up, since it is blocked or frozen, costs its own subscribers
