@@ -28,12 +28,20 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// at the same time as a rule.
 const IN_VAIN: Duration = Duration::from_millis(20);
 
+/// After it was waited for in vain, so long nobody else is waited for: many workers are stuck at the same time as a rule,
+/// and the arbiter has other things to do.
+const IN_A_HURRY: Duration = Duration::from_secs(10);
+
 /// How long the service's end waits for what is still being logged.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The forks of the arbiter that log backtraces, by their pids.
 #[derive(Debug, Default)]
-pub(super) struct Helpers(BTreeSet<u32>);
+pub(super) struct Helpers {
+    pids: BTreeSet<u32>,
+    /// When threads were last waited for in vain.
+    in_vain: Option<Instant>,
+}
 
 /// Logs phase, limit and every thread's state at once. `Some` in a fork of this process, which has the
 /// backtraces to log and nothing else to do.
@@ -52,7 +60,7 @@ pub(super) fn report(
     let asked: Vec<u32> = asked
         .filter(|tid| diagnosis::request(child.pid, *tid).is_ok())
         .collect();
-    wait_for_answers(child.pid, &asked, area);
+    helpers.wait_for_answers(child.pid, &asked, area);
     let traces = area.traces();
     let seat = children.seat(child);
     lifecycle!(
@@ -77,7 +85,7 @@ pub(super) fn report(
     let (theirs, ours) = (Maps::of(child.pid), Maps::of(std::process::id()));
     match fork_single_threaded() {
         Ok(Forked::Parent { child }) => {
-            helpers.0.insert(child);
+            helpers.pids.insert(child);
             None
         }
         Ok(Forked::Child) => Some(Helper {
@@ -97,21 +105,43 @@ pub(super) fn report(
 }
 
 impl Helpers {
+    /// Until those have answered who can.
+    fn wait_for_answers(&mut self, pid: u32, asked: &[u32], area: &Area) {
+        let begun = Instant::now();
+        let in_a_hurry = self.in_vain.is_some_and(|at| at.elapsed() < IN_A_HURRY);
+        loop {
+            let answered: Vec<u32> = area.traces().iter().map(|trace| trace.tid).collect();
+            if answered.len() >= asked.len() {
+                return;
+            }
+            let mut missing = asked.iter().filter(|tid| !answered.contains(tid));
+            let can_come = !in_a_hurry && missing.any(|tid| can_answer(state_of(pid, *tid)));
+            if begun.elapsed() >= PATIENCE {
+                self.in_vain = Some(Instant::now());
+                return;
+            }
+            if !can_come && begun.elapsed() >= IN_VAIN {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// A process has ended.
     pub(super) fn reaped(&mut self, pid: u32) {
-        self.0.remove(&pid);
+        self.pids.remove(&pid);
     }
 
     /// Waits for them, some seconds at most: a service manager ends what is left when the arbiter has ended, and with it
     /// what they have to say. Nobody else's end means anything any more.
     pub(super) fn wait(mut self, signals: &Signals) {
         let end = Instant::now() + LAST_WORDS;
-        while !self.0.is_empty() {
+        while !self.pids.is_empty() {
             while let Some(Reaped::Exited { pid, .. } | Reaped::Signaled { pid, .. }) = reap() {
-                self.0.remove(&pid);
+                self.pids.remove(&pid);
             }
             let left = end.saturating_duration_since(Instant::now());
-            if self.0.is_empty() || left.is_zero() {
+            if self.pids.is_empty() || left.is_zero() {
                 return;
             }
             let mut ends = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
@@ -178,26 +208,6 @@ impl Helper {
             }
         }
         text
-    }
-}
-
-/// Until those have answered who can.
-fn wait_for_answers(pid: u32, asked: &[u32], area: &Area) {
-    let begun = Instant::now();
-    loop {
-        let answered: Vec<u32> = area.traces().iter().map(|trace| trace.tid).collect();
-        let mut missing = asked.iter().filter(|tid| !answered.contains(tid));
-        let patience = if missing.any(|tid| can_answer(state_of(pid, *tid))) {
-            PATIENCE
-        } else if answered.len() < asked.len() {
-            IN_VAIN
-        } else {
-            return;
-        };
-        if begun.elapsed() >= patience {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

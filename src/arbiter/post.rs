@@ -35,7 +35,7 @@ pub(super) fn mailbox() -> io::Result<(OwnedFd, OwnedFd)> {
 
 impl Shell {
     /// Gives the mailbox of a worker to all others that know messages. What they publish before they have heard this,
-    /// they keep for it: they see on the scoreboard that it is there.
+    /// they keep for it: they see on the scoreboard that it is there. (Those of older programs do not look there.)
     pub(super) fn introduce(&mut self, worker: WorkerId, mailbox: &OwnedFd) {
         let knows_messages = |child: &Child| child.mailbox.is_some();
         for (other, child) in self.children.iter_mut() {

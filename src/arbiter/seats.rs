@@ -189,6 +189,23 @@ mod tests {
     use super::*;
     use crate::ipc::scoreboard;
 
+    /// Who publishes looks for its seat when the number has risen.
+    #[test]
+    fn who_takes_a_seat_is_the_youngest_and_stays_it() {
+        let children = Children::new(scoreboard::create().unwrap());
+        let board = &children.board;
+        let youngest = || board.header.youngest.load(Relaxed);
+        assert_eq!(youngest(), 0);
+        for number in [1, 2, 7] {
+            let seat = children.take_seat(WorkerId(number), 0, 1, 0).unwrap();
+            assert_eq!(youngest(), number);
+            assert_eq!(board.seats[seat].worker.load(Relaxed), number);
+        }
+        // It was forked in vain: no other one gets its number.
+        children.give_back(2);
+        assert_eq!(youngest(), 7);
+    }
+
     /// Whoever has something for the one before may be frozen, and never learn that he has gone.
     #[test]
     fn nobody_has_anything_yet_for_who_takes_a_seat() {

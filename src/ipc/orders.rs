@@ -28,7 +28,8 @@ pub(crate) enum Order {
     /// The service stops: nobody will take connections any more, so close them.
     Close,
     /// There is another worker: the end of its mailbox that messages are written to is passed with this order. `late`:
-    /// it was there before, and this worker was not told in time.
+    /// it was there before, and this worker was not told in time. Only older programs have to know that: this one has
+    /// seen it on the scoreboard, and kept what was for it.
     Peer {
         worker: u64,
         #[serde(default)]

@@ -35,8 +35,11 @@ use crate::{logs, sys};
 
 /// The app ends by its own deadlines; the keeper steps in this much later.
 const MARGIN: Duration = Duration::from_secs(1);
-/// Who wakes up so much later than it wanted was stopped or starved, and so was the app.
+/// Who wakes up so much later than it wanted was stopped or starved, and so was the app, as a rule.
 const LATE: Duration = Duration::from_millis(100);
+/// What the app gets then, once. Where only the keeper was late, it is over before the arbiter takes the worker for
+/// stuck.
+const GRACE: Duration = Duration::from_millis(500);
 /// How soon an order is looked for again where there was no memory for it.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -143,7 +146,7 @@ impl Keeper {
                 return ExitCode::Os;
             }
         };
-        let (mut deadline, mut has_arbiter) = (None, true);
+        let (mut deadline, mut was_late, mut has_arbiter) = (None, false, true);
         let code = loop {
             tokio::select! {
                 biased;
@@ -170,7 +173,8 @@ impl Keeper {
                 Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
                 () = until(self.unmet.ask_at()), if has_arbiter => self.unmet.ask(&self.channel),
                 () = until(deadline) => {
-                    deadline = deadline.and_then(|at| put_off(at, Instant::now()));
+                    deadline = deadline.and_then(|at| put_off(at, Instant::now())).filter(|_| !was_late);
+                    was_late = true;
                     if deadline.is_none() {
                         tracing::error!("the app did not end within its deadlines: the worker leaves without it");
                         return ExitCode::Software;
@@ -255,7 +259,7 @@ impl Keeper {
 
 /// A deadline that has passed while this process did not run: the app has not had the time to end by its own.
 fn put_off(deadline: Instant, now: Instant) -> Option<Instant> {
-    (now > deadline + LATE).then(|| now + MARGIN)
+    (now > deadline + LATE).then(|| now + GRACE)
 }
 
 fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
@@ -324,7 +328,7 @@ mod tests {
         assert_eq!(put_off(at, at), None);
         assert_eq!(put_off(at, at + LATE), None);
         let later = at + LATE * 2;
-        assert_eq!(put_off(at, later), Some(later + MARGIN));
+        assert_eq!(put_off(at, later), Some(later + GRACE));
     }
 
     /// recvmsg(2) says the same about it each time.

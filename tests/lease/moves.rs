@@ -187,7 +187,7 @@ fn a_reload_hands_it_over_when_it_is_committed_and_the_old_one_has_stopped() {
 #[test]
 fn a_rollback_leaves_it_where_it_was() {
     // The trial is not over before it fails.
-    let service = with("workers = 3\n[reload]\ntrial = '10m'", "service");
+    let service = with("workers = 3\n[reload]\ntrial = '1m'", "service");
     let service = service.steered().serve();
     let ledger = Ledger::of(&service);
     let old = pid_of(&service, &granted(&service, 1)[0]);

@@ -168,6 +168,7 @@ const PROPERTIES: &[Property] = &[
         "A failing shutdown step skips neither the drain nor the cleanup.",
         &[
             "tests/lifecycle/shutdown.rs: a_drain_step_that_fails_skips_neither_the_drain_nor_the_teardown",
+            "tests/lifecycle/limits.rs: a_service_that_is_frozen_in_its_cleanup_attempts_the_rest_of_it_afterwards",
             "tests/app/teardown.rs: drain_steps_that_fail_skip_neither_the_other_drain_steps_nor_the_teardown",
         ],
     ),

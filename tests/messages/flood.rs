@@ -60,6 +60,15 @@ impl Looks {
     }
 }
 
+/// The floods end.
+struct Enough<'a>(&'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 fn flood(threads: u32) {
     let limits =
         format!("workers = 3\nthreads = {threads}\n[timeouts]\nheartbeat_serving = '{LIMIT}s'");
@@ -86,8 +95,10 @@ fn flood(threads: u32) {
                 })
             })
             .collect();
+        // Also when it panics: the floods would be waited for without an end.
+        let end = Enough(&enough);
         let looks = Looks::of(&service);
-        enough.store(true, Relaxed);
+        drop(end);
         let rounds = floods.into_iter().map(|flood| flood.join().unwrap());
         (looks, rounds.sum::<u64>())
     });

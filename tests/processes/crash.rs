@@ -11,6 +11,15 @@ use crate::support::http::Client;
 use crate::support::service::{LIMIT, Setup, lives, number, signal_to, wait_for_end_of};
 use crate::{assert_torn_down, trace, worker_of};
 
+/// The clients end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn a_killed_worker_takes_only_its_own_requests_along() {
     const REQUESTS: usize = 24;
@@ -86,6 +95,8 @@ fn no_connection_is_refused_while_workers_are_killed() {
     };
     let lost: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
+        // Also when something here panics: the clients would be waited for without an end.
+        let end = Over(&over);
         for kill in 1..=KILLS {
             let victim = eventually("two workers", LIMIT, || {
                 let workers = service.workers();
@@ -100,7 +111,7 @@ fn no_connection_is_refused_while_workers_are_killed() {
         eventually("many requests", LIMIT, || {
             (served.load(Relaxed) > 100).then_some(())
         });
-        over.store(true, Relaxed);
+        drop(end);
         let lost = clients.into_iter().map(|client| client.join().unwrap());
         lost.sum()
     });

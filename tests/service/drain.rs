@@ -63,6 +63,7 @@ fn with_nothing_to_do_it_is_prompt() {
     let mut ratios: Vec<f64> = ratios.collect();
     ratios.sort_by(f64::total_cmp);
     assert!(ratios[5] < 10.0, "{ratios:?} times the start");
+    assert!(ratios[0] < 4.0, "{ratios:?}: what is waited for each time");
 }
 
 #[test]

@@ -87,6 +87,13 @@ fn an_idle_connection_is_closed_in_the_end() {
     assert_eq!(used.answer().unwrap().status, 200);
     used.expect_end();
     unused.expect_end();
+    // Nor is it idle from the last byte on that came from its client: there is time for another request.
+    let service = Setup::new("workers = 1")
+        .args(&["--keep-alive-timeout=3s"])
+        .serve();
+    let mut client = service.client();
+    assert_eq!(client.get("/sleep?ms=3500").unwrap().status, 200);
+    assert_eq!(client.get("/").unwrap().status, 200);
 }
 
 #[test]

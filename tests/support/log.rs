@@ -158,6 +158,7 @@ impl Log {
     /// All that is there.
     fn take(&self, lines: &mut Lines) {
         let mut bytes = [0; 1 << 16];
+        let before = (lines.records.len(), lines.ended);
         while let (Some(mut pipe), false) = (self.pipe.as_ref(), lines.ended) {
             match pipe.read(&mut bytes) {
                 Ok(0) => lines.end(),
@@ -167,7 +168,9 @@ impl Log {
                 Err(_) => lines.end(),
             }
         }
-        self.more.notify_all();
+        if before != (lines.records.len(), lines.ended) {
+            self.more.notify_all();
+        }
     }
 
     /// Also while a test fails.

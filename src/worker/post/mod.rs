@@ -136,11 +136,12 @@ impl Post {
     fn expect(&self) {
         let board = self.meter.board();
         let youngest = board.header.youngest.load(Acquire);
-        let known = self.expected.load(Acquire);
-        if youngest <= known {
+        if youngest <= self.expected.load(Acquire) {
             return;
         }
         let mut peers = self.write_peers();
+        // Who was there before, and is forgotten, is gone.
+        let known = self.expected.load(Acquire);
         for seat in &board.seats {
             let worker = seat.worker.load(Relaxed);
             let is_new = worker > known && peers.iter().all(|peer| peer.worker != worker);

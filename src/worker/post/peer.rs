@@ -55,7 +55,7 @@ impl Peer {
         })
     }
 
-    /// What its mailbox was waited for with is sent by [`drain`](Self::drain).
+    /// What has waited for its mailbox is sent by [`drain`](Self::drain). Only while nobody reads the list of the peers.
     pub(super) fn arrive(&self, mailbox: OwnedFd) {
         // It may come twice: the first is as good.
         let _ = self.mailbox.set(mailbox);
@@ -103,16 +103,18 @@ impl Peer {
         state.has_drainer
     }
 
-    /// Sends what is in the outbox, as worker `from`, until there is nothing left or nobody reads it. Costs nothing
-    /// while the mailbox is full. Several may do this at the same time.
+    /// Sends what is in the outbox, as worker `from`, until there is nothing left or nobody reads it. Looks every
+    /// [`AGAIN`] while the mailbox is full or has not come. Several may do this at the same time.
     pub(super) async fn drain(self: Arc<Self>, from: u64) {
         let mailbox = loop {
-            match timeout(AGAIN, self.mailbox.wait()).await {
-                Ok(mailbox) => break mailbox,
-                // It may be gone.
-                Err(_) if matches!(self.send_next(from), Next::Nothing) => return,
-                Err(_) => {}
+            if let Some(mailbox) = self.mailbox.get() {
+                break mailbox;
             }
+            // It may be gone.
+            if let Next::Nothing = self.send_next(from) {
+                return;
+            }
+            let _ = timeout(AGAIN, self.mailbox.wait()).await;
         };
         // It is watched only as long as there is something to send: each message that is read wakes all who watch.
         let room = Readiness::of_writing(mailbox.as_fd());
@@ -159,7 +161,8 @@ impl Peer {
 
     /// Nothing is sent to it any more.
     pub(super) fn is_gone(&self) -> bool {
-        self.state().is_gone
+        let never_came = self.mailbox.get().is_none() && !self.mark.is_seated();
+        never_came || self.state().is_gone
     }
 
     /// What its mailbox is asked whether it has ended. `None`: that has not come yet.
