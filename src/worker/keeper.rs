@@ -146,7 +146,7 @@ impl Keeper {
                 return ExitCode::Os;
             }
         };
-        let (mut deadline, mut was_late, mut has_arbiter) = (None, false, true);
+        let (mut deadline, mut was_put_off, mut has_arbiter) = (None, false, true);
         let code = loop {
             tokio::select! {
                 biased;
@@ -173,8 +173,7 @@ impl Keeper {
                 Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
                 () = until(self.unmet.ask_at()), if has_arbiter => self.unmet.ask(&self.channel),
                 () = until(deadline) => {
-                    deadline = deadline.and_then(|at| put_off(at, Instant::now())).filter(|_| !was_late);
-                    was_late = true;
+                    deadline = deadline.and_then(|at| put_off(at, Instant::now(), &mut was_put_off));
                     if deadline.is_none() {
                         tracing::error!("the app did not end within its deadlines: the worker leaves without it");
                         return ExitCode::Software;
@@ -257,9 +256,11 @@ impl Keeper {
     }
 }
 
-/// A deadline that has passed while this process did not run: the app has not had the time to end by its own.
-fn put_off(deadline: Instant, now: Instant) -> Option<Instant> {
-    (now > deadline + LATE).then(|| now + GRACE)
+/// The next deadline, once, when this one has passed while this process did not run: the app has not had the time to end
+/// by its own.
+fn put_off(deadline: Instant, now: Instant, was_put_off: &mut bool) -> Option<Instant> {
+    let is_first = !std::mem::replace(was_put_off, true);
+    (is_first && now > deadline + LATE).then(|| now + GRACE)
 }
 
 fn adopt(file: Option<OwnedFd>) -> io::Result<Arc<Kept>> {
@@ -325,10 +326,12 @@ mod tests {
     #[test]
     fn the_last_deadline_counts_for_who_has_run_until_then() {
         let at = Instant::now();
-        assert_eq!(put_off(at, at), None);
-        assert_eq!(put_off(at, at + LATE), None);
+        let first = |now| put_off(at, now, &mut false);
+        assert_eq!(first(at), None);
+        assert_eq!(first(at + LATE), None);
         let later = at + LATE * 2;
-        assert_eq!(put_off(at, later), Some(later + GRACE));
+        assert_eq!(first(later), Some(later + GRACE));
+        assert_eq!(put_off(at, later, &mut true), None, "once");
     }
 
     /// recvmsg(2) says the same about it each time.
