@@ -24,12 +24,11 @@ use crate::{logs, sys};
 /// How long the arbiter waits for the worker's threads to answer, on a machine that lets each of them run in its turn
 /// only. Most answer at once.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// The same for threads that are stopped or wait for a disk: they answer nothing before that is over, and in many workers
-/// at the same time as a rule.
+/// The same for threads that are stopped: they answer nothing unless somebody lets them go on.
 const IN_VAIN: Duration = Duration::from_millis(20);
 
-/// After it was waited for in vain, so long nobody else is waited for: many workers are stuck at the same time as a rule,
-/// and the arbiter has other things to do.
+/// When it was waited for in vain, others get no more than [`IN_VAIN`] for so long: many workers may be stuck at the same
+/// time, and the arbiter has other things to do.
 const IN_A_HURRY: Duration = Duration::from_secs(10);
 
 /// How long the service's end waits for what is still being logged.
@@ -211,9 +210,9 @@ impl Helper {
     }
 }
 
-/// Running, or asleep until a signal comes: not stopped, not traced, not in an uninterruptible wait.
+/// Neither stopped nor traced nor gone. An uninterruptible wait may be a short one.
 fn can_answer(state: char) -> bool {
-    matches!(state, 'R' | 'S')
+    matches!(state, 'R' | 'S' | 'D')
 }
 
 /// The state of a thread, proc_pid_task(5).
@@ -258,13 +257,13 @@ mod tests {
 
     /// A name may look like the end of one.
     #[test]
-    fn who_is_stopped_or_waits_for_a_disk_is_not_waited_for() {
+    fn who_is_stopped_or_gone_is_not_waited_for() {
         let stat = |state: char| format!("17 (a) R (b) {state} 1 17 17 0 -1");
         let waited_for: String = "RSDTtZXI"
             .chars()
             .filter(|state| can_answer(state_in(&stat(*state))))
             .collect();
-        assert_eq!(waited_for, "RS");
+        assert_eq!(waited_for, "RSD");
         assert!(!can_answer(state_in("")), "it is gone");
     }
 }
