@@ -68,6 +68,8 @@
 //! run, and the worker fails: "blocking work did not end by the deadline". To know which work that is, await it in a
 //! teardown step. What has not begun by then never does, and is dropped.
 
+#![warn(missing_docs)]
+
 mod alone;
 pub(crate) mod app;
 pub(crate) mod arbiter;
