@@ -177,7 +177,7 @@ impl<'a> Layers<'a> {
             let foreign = setting.sources.foreign.iter();
             let set = foreign.filter_map(|foreign| {
                 let value = self.environment.get(foreign.name)?;
-                let text = (foreign.translate)(value, self.service);
+                let text = (foreign.translate)(value, self.service)?;
                 Some(plain(
                     Origin::Variable(foreign.name.to_owned()),
                     value,

@@ -38,8 +38,8 @@ pub(super) struct Sources {
 /// A variable of another party.
 pub(super) struct Foreign {
     pub(super) name: &'static str,
-    /// From the variable's value and the service's name to a value of the setting.
-    pub(super) translate: fn(value: &str, service: &str) -> String,
+    /// From the variable's value and the service's name to a value of the setting. `None`: it is as good as not set.
+    pub(super) translate: fn(value: &str, service: &str) -> Option<String>,
 }
 
 /// Makes [`SETTINGS`] and [`build`] of the rows
@@ -182,7 +182,7 @@ const PLATFORM_PORT: Sources = Sources {
     file: true,
     foreign: &[Foreign {
         name: "PORT",
-        translate: |port, _| format!("0.0.0.0:{port}"),
+        translate: |port, _| Some(format!("0.0.0.0:{port}")),
     }],
 };
 
@@ -190,22 +190,29 @@ const PLATFORM_WORKERS: Sources = Sources {
     file: true,
     foreign: &[Foreign {
         name: "WEB_CONCURRENCY",
-        translate: |count, _| count.to_owned(),
+        translate: |count, _| Some(count.to_owned()),
     }],
 };
 
 /// The client reads no file, so what server and client must agree on does not stand there.
-/// `RUNTIME_DIRECTORY` is a list, systemd.exec(5); the first directory is taken.
+/// `RUNTIME_DIRECTORY` is a list, systemd.exec(5); the first directory is taken. A relative `XDG_RUNTIME_DIR` is invalid
+/// and passed over, by the XDG Base Directory Specification: nobody has meant it for this service.
 const CLIENT_TOO: Sources = Sources {
     file: false,
     foreign: &[
         Foreign {
             name: "RUNTIME_DIRECTORY",
-            translate: |list, _| format!("{}/control.sock", list.split(':').next().unwrap_or(list)),
+            translate: |list, _| {
+                let first = list.split(':').next().unwrap_or(list);
+                Some(format!("{first}/control.sock"))
+            },
         },
         Foreign {
             name: "XDG_RUNTIME_DIR",
-            translate: |directory, service| format!("{directory}/payload/{service}.sock"),
+            translate: |directory, service| {
+                let is_valid = directory.starts_with('/');
+                is_valid.then(|| format!("{directory}/payload/{service}.sock"))
+            },
         },
     ],
 };

@@ -646,6 +646,8 @@ fn the_control_socket_is_found_in_order() {
         path(&[], &all[..1]).unwrap(),
         "/run/user/7/payload/demo.sock"
     );
+    assert_eq!(path(&[], &[("XDG_RUNTIME_DIR", "run/7")]), None);
+    assert_eq!(path(&[], &[("XDG_RUNTIME_DIR", "")]), None);
     assert_eq!(path(&[], &all[..2]).unwrap(), "/run/a/control.sock");
     assert_eq!(path(&[], &all).unwrap(), "/c");
     assert_eq!(path(&[("--control", "/f")], &all).unwrap(), "/f");

@@ -31,6 +31,27 @@ fn it_asks_nobody_but_its_own_service() {
     assert_eq!(asked.iter().find(foreign), None);
 }
 
+/// The new worker's row stands last as long as that of the dead one is there, and takes its place after it.
+#[test]
+fn who_takes_another_place_does_not_arrive_again() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let service = start(socket, 2);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("document.querySelectorAll('.row.new').length === 2");
+    let first = "document.querySelector('.row .pid').textContent";
+    let dead = browser.value(first);
+    let pid = dead.strip_prefix("pid ").unwrap().parse().unwrap();
+    signal_to(pid, Signal::SIGKILL);
+    browser.until(&format!(
+        "document.querySelector('.row h4').textContent === 'Worker 0' && {first} !== '{dead}'"
+    ));
+    let again = "document.querySelector('.row').classList.contains('new')";
+    assert!(!browser.is(again), "it has arrived before");
+    drop(service);
+}
+
 /// How many `/api/vitals` answers.
 pub(crate) fn samples(address: SocketAddr) -> Option<usize> {
     let vitals = Client::connect(address).ok()?.get("/api/vitals").ok()?;

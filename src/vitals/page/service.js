@@ -104,7 +104,10 @@ function service({ pid, service, processes }) {
     tone(role, "pill role", is === "gets ready" ? "boot" : is === "leaves" ? "leave" : is === "is taken back" ? "bad" : "good");
     own.forEach((worker, at) => {
       const row = rowOf(worker.pid);
-      if (ghosts ? !row.isConnected : list.children[at] !== row) list.insertBefore(row, list.children[ghosts ? -1 : at] ?? null);
+      if (ghosts ? !row.isConnected : list.children[at] !== row) {
+        row.classList.toggle("new", !row.isConnected); // One that only takes another place has arrived already.
+        list.insertBefore(row, list.children[ghosts ? -1 : at] ?? null);
+      }
       update(row, worker, uses.get(worker.pid), perWorker.get(worker.pid), worker.pid === pid, service.leases);
     });
   }
