@@ -214,11 +214,11 @@ impl Payload {
     /// in every worker, and that is how they are matched.
     ///
     /// What the arbiter cannot see is what the payload leaves behind: tasks that it has spawned, blocking work,
-    /// child processes. They have to end with it; a `tokio::task::JoinSet` and `kill_on_drop` see to that. Two
-    /// services are two: a service that runs twice, or is started again while workers of the last one still drain
-    /// since their arbiter was killed (a unit with `KillMode=mixed` or `control-group` does not do that), needs more
-    /// than a lease. For that, and for work that is already on its way to another machine, there is the
-    /// [`epoch`](PayloadContext::epoch).
+    /// child processes. They have to end with it; a `tokio::task::JoinSet` and `kill_on_drop` see to that. A service
+    /// that is started again while workers of its last life still drain, since their arbiter was killed, waits with
+    /// its leases for their end; it knows them by the address that both listen on, in one network namespace. A
+    /// service that runs twice on other addresses is two services, and needs more than a lease. For that, and for
+    /// work that is already on its way to another machine, there is the [`epoch`](PayloadContext::epoch).
     ///
     /// ```
     /// use payload::{Payload, Scope};

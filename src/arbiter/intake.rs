@@ -25,6 +25,8 @@ pub(super) enum Source {
     Control(u32),
     /// Something of the manager's store.
     Store,
+    /// Processes of an earlier life.
+    Rival,
     Worker(WorkerId),
 }
 
@@ -285,6 +287,7 @@ impl From<Source> for u64 {
             Source::Signals => 0,
             Source::Control(client) => (1 << 32) | u64::from(client),
             Source::Store => 2 << 32,
+            Source::Rival => 3 << 32,
             Source::Worker(worker) => (1 << 63) | worker.0,
         }
     }
@@ -298,6 +301,8 @@ impl From<u64> for Source {
             Source::Control(u32::try_from(data & 0xFFFF_FFFF).unwrap_or(u32::MAX))
         } else if data >> 32 == 2 {
             Source::Store
+        } else if data >> 32 == 3 {
+            Source::Rival
         } else {
             Source::Signals
         }
@@ -315,6 +320,7 @@ mod tests {
             Source::Control(0),
             Source::Control(u32::MAX),
             Source::Store,
+            Source::Rival,
             Source::Worker(WorkerId(1)),
             Source::Worker(WorkerId(u64::MAX >> 1)),
         ] {

@@ -3,6 +3,7 @@
 //! [`core`] decides, [`shell`] does.
 
 mod balance;
+mod claim;
 pub(crate) mod core;
 mod diagnose;
 mod handoff;
@@ -23,6 +24,7 @@ mod state;
 mod store;
 pub(crate) mod view;
 
+pub(crate) use claim::Claims;
 pub(crate) use image::Images;
 pub(crate) use reload::NewImage;
 pub(crate) use shell::{Equipment, Outcome, Shell};

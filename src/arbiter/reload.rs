@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
+use super::claim::Claims;
 use super::core::{Core, Event, Exit, Image, Trigger, WorkerId};
 use super::image::{Check, Images};
 use super::intake::{Source, open_epoll, watch, watch_client, watch_control};
@@ -135,6 +136,7 @@ impl Shell {
             }
             tracing::info!(address = %listener.address, "no longer listening");
         }
+        self.claims.keep_only(&self.equipment.listeners);
     }
 
     fn state(&self, image: Image) -> State {
@@ -164,6 +166,7 @@ impl Shell {
             left_at: Some(now()),
             news: self.news.save(),
             deposits: self.deposits.state(),
+            claims: self.claims.state(),
         }
     }
 
@@ -182,6 +185,7 @@ impl Shell {
         all.extend(mailboxes.map(AsFd::as_fd));
         all.extend(self.all_listeners().map(AsFd::as_fd));
         all.extend(self.deposits.iter().map(AsFd::as_fd));
+        all.extend(self.claims.descriptors());
         if let Some(control) = &self.equipment.control {
             let parts = control.parts();
             all.push(parts.listener);
@@ -261,6 +265,8 @@ impl Shell {
             .and_then(|parts| parts.map(&mut take))
             .map(control::Server::assemble);
         let deposits = Deposits::assemble(state.deposits, &mut take);
+        let wanted = new.kept.iter().chain(&new.bound).chain(&new.surplus);
+        let claims = Claims::adopt(wanted, state.claims, &mut take);
         let last = last.and_then(&mut take).map(Executable::from);
         let policy = super::core::Policy::new(&new.config, new.notifier.watchdog_interval());
         let mut images = Images::new(state.program, new.configuration);
@@ -306,7 +312,9 @@ impl Shell {
         shell.next_trigger = state.next_trigger;
         shell.earlier_drops = earlier_drops;
         shell.deposits = deposits;
+        shell.claims = claims;
         shell.events.push_back(resume);
+        shell.resume_claims();
         shell.blind_since = state.left_at;
         // Who ended during the exec: its SIGCHLD is gone. A pending one is discarded when the disposition is set.
         shell.reap();

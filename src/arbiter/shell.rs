@@ -1,6 +1,7 @@
 //! The thin shell around the core: what the kernel says becomes events, actions become system calls.
 
 mod look;
+mod rival;
 mod undelivered;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -12,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
+use super::claim::Claims;
 use super::core::{Action, Core, Event, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
@@ -86,6 +88,8 @@ pub(crate) struct Shell {
     pub(super) news: News,
     /// What payloads have kept for their successors.
     pub(super) deposits: Deposits,
+    /// To be the only life of this service.
+    pub(super) claims: Claims,
     /// Those that log for it.
     pub(super) helpers: diagnose::Helpers,
     /// The last STATUS that was sent.
@@ -138,6 +142,8 @@ impl Shell {
         let children = Children::new(board);
         let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
         shell.deposits = deposits;
+        shell.claims = Claims::new(&shell.equipment.listeners);
+        shell.begin_claims();
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
         header.started.store(now().as_nanos(), Relaxed);
@@ -171,6 +177,7 @@ impl Shell {
             handoff: Handoff::default(),
             news,
             deposits: Deposits::default(),
+            claims: Claims::default(),
             helpers: diagnose::Helpers::default(),
             status: String::new(),
             summary: (ServiceState::Booting, None, 0, 0),
@@ -350,6 +357,7 @@ impl Shell {
                 channel: theirs,
                 mailbox: reader,
                 peers: self.children.take_mailboxes(),
+                claims: std::mem::take(&mut self.claims),
                 meter: Meter::new(self.children.board.clone(), seat),
                 config: self.equipment.config.clone(),
                 listeners: self.equipment.listeners.clone(),

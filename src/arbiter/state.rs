@@ -13,6 +13,7 @@ use std::os::unix::process::parent_id;
 
 use serde::{Deserialize, Serialize};
 
+use super::claim::ClaimState;
 use super::core::Saved;
 use super::kept::DepositsState;
 use super::news::SavedNews;
@@ -84,6 +85,9 @@ pub(super) struct State {
     /// Nor this.
     #[serde(default)]
     pub(super) deposits: DepositsState,
+    /// Nor this.
+    #[serde(default)]
+    pub(super) claims: Vec<ClaimState>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

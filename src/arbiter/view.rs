@@ -37,7 +37,13 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
             let counts = counts.map_or_else(String::new, |counts| {
                 let (connections, in_flight) = (counts.connections, counts.in_flight);
                 let trouble = counts.trouble.as_deref().unwrap_or_default();
-                format!(", {connections} connections, {in_flight} requests in flight{trouble}")
+                let rivals = match core.withholds_leases() {
+                    true => "; leases wait for the end of an earlier life of this service",
+                    false => "",
+                };
+                format!(
+                    ", {connections} connections, {in_flight} requests in flight{trouble}{rivals}"
+                )
             });
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")

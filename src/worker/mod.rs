@@ -36,6 +36,7 @@ use std::sync::Arc;
 pub(crate) use server::Server;
 
 use crate::app::{App, Context};
+use crate::arbiter::Claims;
 use crate::config::Config;
 use crate::exit::{BoxError, ExitCode};
 use crate::ipc::bulletin::Briefing;
@@ -58,6 +59,8 @@ pub(crate) struct Start {
     pub(crate) mailbox: OwnedFd,
     /// The other workers' mailboxes, to write to.
     pub(crate) peers: Vec<(u64, OwnedFd)>,
+    /// Held for as long as this process lives: its payloads may run to the very end.
+    pub(crate) claims: Claims,
     pub(crate) meter: Meter,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,
@@ -72,7 +75,12 @@ pub(crate) type Load<S> = Box<dyn FnOnce(Context<S>) -> Loading + Send>;
 pub(crate) type Loading = std::pin::Pin<Box<dyn Future<Output = Result<App, BoxError>> + Send>>;
 
 /// Lives a worker's whole life in this process, which has one thread: the one that forked.
-pub(crate) fn run<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
+pub(crate) fn run<S: Send + Sync + 'static>(
+    mut start: Start,
+    settings: S,
+    load: Load<S>,
+) -> ExitCode {
+    std::mem::forget(std::mem::take(&mut start.claims));
     let Start {
         worker,
         slot,

@@ -37,9 +37,15 @@ impl Book {
 
     /// The same with a payload of this policy.
     pub(crate) fn written(&self, settings: &str, scope: &str, policy: &str) -> Setup {
+        self.forgotten(settings, scope, policy)
+            .with_app("ledger_keep = true")
+    }
+
+    /// The same, and nothing is kept.
+    pub(crate) fn forgotten(&self, settings: &str, scope: &str, policy: &str) -> Setup {
         let ledger = self.folder.path().join("ledger");
         Setup::new(&format!(
-            "{settings}\n[app]\nledger = '{}'\nscope = '{scope}'\nledger_policy = '{policy}'\nledger_keep = true\n",
+            "{settings}\n[app]\nledger = '{}'\nscope = '{scope}'\nledger_policy = '{policy}'\n",
             ledger.display()
         ))
     }

@@ -23,6 +23,7 @@ mod gaps;
 mod judge;
 mod kept;
 mod ledger;
+mod lives;
 mod moves;
 mod slots;
 mod stalls;

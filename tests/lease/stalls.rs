@@ -17,7 +17,7 @@ use crate::support::{DEADLINE, eventually};
 /// An arbiter that is late by so little does not have to notice it.
 const UNNOTICED: Duration = Duration::from_millis(100);
 
-fn wait_for_state(pid: u32, state: char) {
+pub(crate) fn wait_for_state(pid: u32, state: char) {
     eventually(&format!("{pid} is in state {state}"), DEADLINE, || {
         let (_, process) = stat(pid)?;
         // Of a process that is killed, the first thread may be the first to go.

@@ -33,7 +33,7 @@ const SETTINGS: &str = "workers = 3\n[reload]\ntrial = '50ms'\n[timeouts]\nheart
 const LONGEST_WATCH: Duration = Duration::from_secs(10);
 
 /// What happens, and how often in each deck.
-const DECK: [(Gust, usize); 14] = [
+const DECK: [(Gust, usize); 15] = [
     (Gust::Kill, 7),
     (Gust::KillAndWatch, 3),
     (Gust::Terminate, 7),
@@ -48,6 +48,7 @@ const DECK: [(Gust, usize); 14] = [
     (Gust::SpoilAReload, 1),
     (Gust::Restart, 2),
     (Gust::KillTheArbiter, 1),
+    (Gust::KillTheArbiterAlone, 1),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,8 @@ enum Gust {
     SpoilAReload,
     Restart,
     KillTheArbiter,
+    /// And start it again while its workers are left.
+    KillTheArbiterAlone,
 }
 
 struct Storm {
@@ -82,16 +85,16 @@ struct Storm {
     service: Service,
     /// The lives before this one.
     past: Vec<Service>,
-    /// When a life was over with all its processes.
-    ends: Vec<Duration>,
+    /// When a life began as the only one, by its arbiter, where another one was there before.
+    alone: BTreeMap<u32, Duration>,
     /// When its arbiter was told to stop, or killed.
     stops: Vec<Duration>,
     /// When who was frozen, and not thawed.
     freezes: Vec<(Duration, u32)>,
     /// When who was killed or frozen with nothing else to happen.
     watched: Vec<(Duration, u32)>,
-    /// Those of them at which the arbiter had been killed, with all that it knew.
-    forgotten: Vec<Duration>,
+    /// From when to when nothing was left of one whose arbiter was killed, with all that it knew.
+    forgotten: Vec<(Duration, Duration)>,
     reload: Option<Child>,
     /// Workers of this life that are about to end, and those that are frozen, until they are found or thawed.
     struck: BTreeSet<u32>,
@@ -149,7 +152,7 @@ impl Storm {
             book,
             service,
             past: Vec::new(),
-            ends: Vec::new(),
+            alone: BTreeMap::new(),
             stops: Vec::new(),
             freezes: Vec::new(),
             watched: Vec::new(),
@@ -200,6 +203,7 @@ impl Storm {
             Gust::SpoilAReload => self.spoil_reload(),
             Gust::Restart => self.restart(),
             Gust::KillTheArbiter => self.forget(),
+            Gust::KillTheArbiterAlone => self.forget_alone(),
         }
         *self.tally.entry(gust).or_default() += 1;
     }
@@ -301,12 +305,31 @@ impl Storm {
     }
 
     fn forget(&mut self) {
-        self.stops.push(now());
+        let killed = now();
+        self.stops.push(killed);
         self.service.signal(Signal::SIGKILL);
         self.service.exit_of_first();
         self.clear_away();
-        self.forgotten.extend(self.ends.last());
+        self.forgotten.push((killed, now()));
         self.begin_life();
+    }
+
+    fn forget_alone(&mut self) {
+        let killed = now();
+        self.stops.push(killed);
+        self.service.signal(Signal::SIGKILL);
+        self.service.exit_of_first();
+        self.end_reload();
+        // Those would be waited for until somebody does this.
+        for frozen in std::mem::take(&mut self.frozen) {
+            strike(frozen, Signal::SIGKILL);
+        }
+        self.begin_life();
+        let last = self.past.last().expect("there was one");
+        last.gone();
+        self.struck.clear();
+        self.alone.insert(self.service.pid(), now());
+        self.forgotten.push((killed, now()));
     }
 
     /// As systemd does it with KillMode=mixed: what is left of the service is killed before it is started again.
@@ -317,7 +340,6 @@ impl Storm {
         self.manager.catch_up();
         self.struck.clear();
         self.frozen.clear();
-        self.ends.push(now());
     }
 
     fn begin_life(&mut self) {
@@ -375,7 +397,9 @@ impl Storm {
         let mut verdict = Verdict::default();
         let by_slot = self.scope == "slot";
         for (life, stop) in lives().zip(&self.stops) {
-            let from = life.event("service-ready").when();
+            let ready = life.event("service-ready").when();
+            let alone = self.alone.get(&life.pid());
+            let from = alone.map_or(ready, |alone| ready.max(*alone));
             let silences = silences(&stints, by_slot, from, *stop);
             let life = Life::of(life);
             verdict.add(&life, &silences, &self.freezes, &self.watched, by_slot);
@@ -391,7 +415,7 @@ impl Storm {
         let pairs = stints.windows(2).map(|pair| (pair[0], pair[1]));
         for (last, stint) in pairs.filter(|(_, stint)| stint.bare) {
             let mut forgotten = self.forgotten.iter();
-            let is_first = forgotten.any(|at| last.to <= *at && *at <= stint.from);
+            let is_first = forgotten.any(|(from, to)| last.to <= *to && *from <= stint.from);
             assert!(is_first, "what was kept is lost: {last:?} {stint:?}");
         }
     }

@@ -64,6 +64,44 @@ pub(crate) fn what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new(machi
     }
 }
 
+/// A unit that leaves its workers to themselves: the next life serves, and its payload begins when the last one has ended.
+pub(crate) fn what_a_killed_arbiter_leaves_is_waited_for_where_systemd_does_not_end_it(
+    machine: &Machine,
+) {
+    machine.install_ledger("");
+    // A worker that is left holds out for as long as this lasts.
+    machine.drop_in(
+        "StateDirectory=ledger\nKillMode=process\nSendSIGKILL=no\nTimeoutStopSec=infinity\n\
+         Environment=PAYLOAD_TIMEOUTS_GRACEFUL=10m PAYLOAD_TIMEOUTS_CLEANUP=10m",
+    );
+    machine.ok(&format!("systemctl start {SERVICE}"));
+    let writers = |count: usize| {
+        eventually("a writer that writes", SOON, || {
+            let last = machine.stints().get(count - 1).cloned()?;
+            (last.to > last.from).then_some(last)
+        })
+    };
+    let left = writers(1);
+    machine.ok(&format!("printf block >{LEDGER}.do"));
+    machine.ok(&format!("kill -KILL {}", machine.arbiter()));
+    machine.wait_for(SERVICE, "NRestarts", |count| count == "1");
+    machine.wait_for(SERVICE, "ActiveState", |state| state == "active");
+    machine.wait_for(SERVICE, "StatusText", |status| {
+        status.ends_with("leases wait for the end of an earlier life of this service")
+    });
+    machine.get();
+    let before = machine.stints();
+    assert_eq!(before.len(), 1);
+    eventually("it writes on", SOON, || {
+        (machine.stints()[0].to > before[0].to).then_some(())
+    });
+    assert!(machine.status()["leases"][0]["holder"].is_null());
+    machine.ok(&format!("rm {LEDGER}.do"));
+    machine.ok(&format!("kill -KILL {}", left.pid));
+    let next = writers(2);
+    assert!(pids(&machine.status()).contains(&u64::from(next.pid)));
+}
+
 pub(crate) fn a_crash_loop_keeps_the_socket(machine: &Machine) {
     machine.install_probe("[app]\nstartup_failure = \"no database\"");
     let since = machine.property(SOCKET, "ActiveEnterTimestampMonotonic");

@@ -62,6 +62,7 @@ on_both_suites! {
     failure::a_stopped_arbiter_is_replaced_by_the_watchdog,
     failure::a_killed_arbiter_comes_back,
     failure::what_a_killed_arbiter_leaves_runs_beside_nothing_that_is_new,
+    failure::what_a_killed_arbiter_leaves_is_waited_for_where_systemd_does_not_end_it,
     failure::a_crash_loop_keeps_the_socket,
     failure::wrong_configuration_is_not_restarted,
     failure::a_client_outlives_wrong_configuration,

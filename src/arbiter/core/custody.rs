@@ -45,6 +45,8 @@ pub(super) struct Leases {
     deposits: BTreeMap<Key, u64>,
     /// What was left and nobody may get, until that is said.
     doomed: BTreeSet<u64>,
+    /// Processes of an earlier life may hold them.
+    pub(super) withheld: bool,
 }
 
 struct Held {
@@ -71,6 +73,10 @@ impl Leases {
         match event {
             Event::Wants { worker, wants } => {
                 self.wants.insert(*worker, wants.clone());
+            }
+            Event::Claimed => {
+                self.withheld = false;
+                happened.push("claimed".to_owned());
             }
             Event::ChannelClosed { worker } => {
                 self.deaf.insert(*worker);
@@ -282,6 +288,7 @@ impl Leases {
         said: &Said,
         ended: &BTreeSet<WorkerId>,
     ) -> Vec<&'static str> {
+        assert!(!self.withheld, "a grant while others may have it");
         let wants = &self.wants[&worker];
         let want = wants.iter().find(|want| want.payload == payload);
         let want = want.expect("a grant of what it does not want");
@@ -497,6 +504,9 @@ impl Leases {
         said: &Said,
         ended: &BTreeSet<WorkerId>,
     ) {
+        if self.withheld {
+            return;
+        }
         let slots = core.leases.shares();
         let told = |held: &Held| is_told(held, said, ended);
         if let Some(held) = self.held.get(key) {

@@ -68,6 +68,10 @@ pub(crate) enum Event {
         epoch: u64,
         deposit: Deposit,
     },
+    /// No process of an earlier life of the service is left: the end of what [`Core::withhold_leases`] has begun.
+    ///
+    /// [`Core::withhold_leases`]: super::Core::withhold_leases
+    Claimed,
     /// A healthy worker has reached a limit.
     Recycle { worker: WorkerId, cause: Recycle },
     /// A signal or a control command.

@@ -80,6 +80,15 @@ impl Witness {
         self.leases.inherit(name, slot, number);
     }
 
+    /// Call with [`Core::withhold_leases`].
+    pub(super) fn withhold_leases(&mut self) {
+        self.leases.withheld = true;
+    }
+
+    pub(super) fn withholds_leases(&self) -> bool {
+        self.leases.withheld
+    }
+
     /// That payload has nothing more to do in that generation.
     pub(super) fn is_finished(&self, key: &Key, generation: u32) -> bool {
         self.leases.is_finished(key, generation)

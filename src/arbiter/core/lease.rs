@@ -7,8 +7,8 @@
 //! 3. All holders of one payload agree on its scope and on the number of slots.
 //! 4. Only a worker that serves and stays is given a lease: that of a slot only the slot's own worker, that of the
 //!    service one that is on trial only if nobody else serves.
-//! 5. A lease that somebody could have is held, pausing after repeated failures, or waiting for holders that were
-//!    told to give back.
+//! 5. A lease that somebody could have is held, pausing after repeated failures, waiting for holders that were told to
+//!    give back, or withheld: from [`Core::withhold_leases`] to [`Event::Claimed`](super::Event::Claimed) none is granted.
 //! 6. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
 //!    [`deposit`].
 
@@ -71,6 +71,9 @@ pub(super) struct Leases {
     last_epoch: u64,
     /// Among how many slots work is shared; see [`shares`].
     shares: u16,
+    /// Processes of an earlier life of the service may still hold them.
+    #[serde(default)]
+    withheld: bool,
 }
 
 type Spent = BTreeMap<WorkerId, Vec<u32>>;
@@ -258,6 +261,21 @@ impl Core {
     /// Epochs are greater than this number, which must not be less than any epoch that the service has ever used.
     pub(crate) fn number_leases_from(&mut self, epoch: u64) {
         self.leases.last_epoch = self.leases.last_epoch.max(epoch);
+    }
+
+    /// Processes of an earlier life of the service are left. Before the first event.
+    pub(crate) fn withhold_leases(&mut self) {
+        self.leases.withheld = true;
+    }
+
+    pub(super) fn release_leases(&mut self) {
+        self.leases.withheld = false;
+    }
+
+    /// Somebody would have a lease, if it were not withheld.
+    pub(crate) fn withholds_leases(&self) -> bool {
+        let mut all = self.leases.all.iter();
+        self.leases.withheld && all.any(|lease| self.is_missed(lease))
     }
 
     pub(super) fn wants(&mut self, id: WorkerId, wants: Vec<Want>) {

@@ -188,6 +188,7 @@ impl Core {
                 epoch,
                 deposit,
             } => self.kept(worker, (payload, epoch), deposit),
+            Event::Claimed => self.release_leases(),
             Event::Recycle { worker, cause } => self.ask_to_recycle(worker, cause),
             Event::Asked(request) => self.asked(now, request),
             Event::Tick => self.supervise(now),

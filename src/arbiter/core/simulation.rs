@@ -191,7 +191,9 @@ impl World {
 
     /// One step: whatever happens next, or an operator.
     fn step(&mut self) {
-        if !self.leave() {
+        if self.witness.withholds_leases() && self.chance(0.02) {
+            self.deliver(Event::Claimed);
+        } else if !self.leave() {
             let share = match self.core.state() {
                 ServiceState::Booting => 0.1,
                 ServiceState::Reloading => 0.05,
@@ -293,6 +295,9 @@ impl World {
     /// After the random part: with no more trouble, the service must come to rest as it should.
     fn settle(&mut self) {
         self.trouble = 0.0;
+        if self.witness.withholds_leases() && !self.left {
+            self.deliver(Event::Claimed);
+        }
         let deadline = self.now + Duration::from_secs(600);
         while !self.left && self.now < deadline {
             if self.core.state() == ServiceState::Ready && self.core.serving() == self.core.target()
@@ -338,6 +343,10 @@ fn run(seed: u64) -> (BTreeMap<String, u32>, u64) {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         if world.chance(0.3) {
             world.inherit();
+        }
+        if world.chance(0.2) {
+            world.core.withhold_leases();
+            world.witness.withhold_leases();
         }
         world.deliver(Event::Start);
         while world.steps < STEPS_PER_RUN && !world.left {

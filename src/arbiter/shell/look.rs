@@ -75,6 +75,7 @@ impl Shell {
                 Source::Control(client) => self.serve_control(client),
                 // It is tended in every round.
                 Source::Store => {}
+                Source::Rival => self.settle_claims(),
             }
         }
         let now = now();
@@ -155,6 +156,7 @@ impl Shell {
         self.remind_of_news();
         self.introduce_again();
         self.tell_unsent();
+        self.settle_claims();
         if let Some(limit) = self.equipment.config.recycle.max_memory {
             memory::measure(&self.children);
             let over = memory::over(&self.children, limit, now);

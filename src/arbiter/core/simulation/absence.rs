@@ -49,7 +49,8 @@ impl World {
             self.core.state(),
             ServiceState::Stopping | ServiceState::Booting
         );
-        if asked || self.left || self.core.leaves_for().is_some() {
+        let waits = self.witness.withholds_leases();
+        if asked || waits || self.left || self.core.leaves_for().is_some() {
             return self.absence.forget();
         }
         self.check_spent();

@@ -38,6 +38,7 @@ pub(super) fn check_reach(tally: &BTreeMap<String, u32>) {
     wanted.extend(["executing", "going back"].map(|stage| format!("exec failed while {stage}")));
     wanted.extend(
         [
+            "claimed",
             "lease granted",
             "lease granted again",
             "lease revoked",

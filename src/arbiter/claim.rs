@@ -1,0 +1,399 @@
+//! The claim to be the only life of the service: no lease is granted while processes of an earlier one are left.
+//!
+//! systemd ends whatever an arbiter that was killed leaves behind before it starts the next one. Whoever else starts the
+//! service again does not have to: then workers of the life before still drain, with payloads that hold leases of an
+//! arbiter that is gone.
+//!
+//! What two lives of a service have in common is the address that they listen on. Each address is claimed by a socket
+//! with an abstract name (unix(7)) made of it. The arbiter makes the socket before it forks anybody and binds it when
+//! the name is free; every worker inherits it, for as long as its process lives. So the kernel frees the name with
+//! the last process of that life, however that ends. A connection to the claim of another life, which nobody accepts,
+//! ends at the same moment, and nothing has to be asked again and again.
+//!
+//! Abstract names belong to a network namespace, as the addresses do.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
+};
+use nix::unistd::geteuid;
+use serde::{Deserialize, Serialize};
+
+use super::state::Number;
+use crate::sockets::{Listener, ListenerAddress};
+
+/// All names begin with this.
+const PREFIX: &[u8] = b"payload:leases:";
+/// The longest abstract name, unix(7).
+const LONGEST: usize = 107;
+/// Lives that wait for the same one.
+const BACKLOG: i32 = 64;
+
+/// The claims of this life, one for each address. Dropping it gives them up, as far as this process has them.
+#[derive(Debug, Default)]
+pub(crate) struct Claims(Vec<Claim>);
+
+/// As it goes from one image to the next.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ClaimState {
+    name: Vec<u8>,
+    socket: Number,
+    is_settled: bool,
+}
+
+#[derive(Debug)]
+struct Claim {
+    name: Vec<u8>,
+    socket: OwnedFd,
+    standing: Standing,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// Nobody knows.
+    Open,
+    /// Others have it.
+    Waiting(Rival),
+    /// It is ours; or of somebody who is not this service, so that nothing can be done.
+    Settled,
+}
+
+/// Who has a name that this life wants.
+#[derive(Debug)]
+pub(super) struct Rival {
+    /// The arbiter of that life, which may be gone.
+    pub(super) pid: i32,
+    /// Ends with the last of its processes. `None`: too many wait already, so it has to be asked again.
+    connection: Option<OwnedFd>,
+}
+
+impl Claims {
+    /// For the first image: nothing is claimed yet.
+    pub(super) fn new(listeners: &[Listener]) -> Self {
+        Self::adopt(listeners.iter(), Vec::new(), |_| None)
+    }
+
+    /// For a later image, which goes on with what the one before has. An older one knows no claims.
+    pub(super) fn adopt<'a>(
+        listeners: impl Iterator<Item = &'a Listener>,
+        states: Vec<ClaimState>,
+        mut take: impl FnMut(Number) -> Option<OwnedFd>,
+    ) -> Self {
+        let known = states.into_iter().filter_map(|state| {
+            let standing = match state.is_settled {
+                true => Standing::Settled,
+                false => Standing::Open,
+            };
+            Some(Claim {
+                name: state.name,
+                socket: take(state.socket)?,
+                standing,
+            })
+        });
+        let mut claims = Self(known.collect());
+        let names = names(listeners);
+        claims.0.retain(|claim| names.contains(&claim.name));
+        for name in names {
+            if claims.0.iter().all(|claim| claim.name != name) {
+                claims.0.extend(Claim::make(name));
+            }
+        }
+        claims
+    }
+
+    /// Gives up those for other addresses.
+    pub(super) fn keep_only(&mut self, listeners: &[Listener]) {
+        let names = names(listeners.iter());
+        self.0.retain(|claim| names.contains(&claim.name));
+    }
+
+    /// Claims what is free. Never blocks.
+    pub(super) fn settle(&mut self) {
+        self.0.iter_mut().for_each(Claim::settle);
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        let mut all = self.0.iter();
+        all.all(|claim| matches!(claim.standing, Standing::Settled))
+    }
+
+    /// The first who is in the way, and of what name.
+    pub(super) fn rival(&self) -> Option<(&Rival, String)> {
+        self.0.iter().find_map(|claim| match &claim.standing {
+            Standing::Waiting(rival) => Some((rival, claim.shown())),
+            _ => None,
+        })
+    }
+
+    /// What ends when it makes sense to [`settle`](Self::settle) again. Closing it is the only way to watch it no more.
+    pub(super) fn connections(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().filter_map(|claim| match &claim.standing {
+            Standing::Waiting(rival) => rival.connection.as_ref().map(AsFd::as_fd),
+            _ => None,
+        })
+    }
+
+    pub(super) fn state(&self) -> Vec<ClaimState> {
+        let all = self.0.iter().map(|claim| ClaimState {
+            name: claim.name.clone(),
+            socket: claim.socket.as_raw_fd(),
+            is_settled: matches!(claim.standing, Standing::Settled),
+        });
+        all.collect()
+    }
+
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.0.iter().map(|claim| claim.socket.as_fd())
+    }
+}
+
+impl Claim {
+    /// `None`: this process has no descriptor left, and the log says so.
+    fn make(name: Vec<u8>) -> Option<Self> {
+        match stream() {
+            Ok(socket) => Some(Self {
+                name,
+                socket,
+                standing: Standing::Open,
+            }),
+            Err(error) => {
+                tracing::warn!(error = %error, "no socket for the claim to this service's leases: processes of an earlier life are not waited for");
+                None
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if matches!(self.standing, Standing::Settled) {
+            return;
+        }
+        self.standing = self.stand().unwrap_or_else(|error| {
+            tracing::warn!(claim = self.shown(), error = %error, "the claim to this service's leases failed: processes of an earlier life are not waited for");
+            Standing::Settled
+        });
+    }
+
+    fn stand(&self) -> io::Result<Standing> {
+        let address = UnixAddr::new_abstract(&self.name)?;
+        match bind(self.socket.as_raw_fd(), &address) {
+            Ok(()) => {
+                listen(&self.socket, Backlog::new(BACKLOG)?)?;
+                return Ok(Standing::Settled);
+            }
+            Err(Errno::EADDRINUSE) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let connection = stream()?;
+        match connect(connection.as_raw_fd(), &address) {
+            Ok(()) => {}
+            // It is just being claimed, or was just given up.
+            Err(Errno::ECONNREFUSED) => return Ok(Standing::Open),
+            Err(Errno::EAGAIN) => {
+                let (pid, connection) = (0, None);
+                return Ok(Standing::Waiting(Rival { pid, connection }));
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+        let peer = getsockopt(&connection, PeerCredentials)?;
+        // Anybody can take a name. Nobody else's user is believed to be this service, or it could be kept from its work.
+        if peer.uid() != geteuid().as_raw() && peer.uid() != 0 {
+            let whose = format!("process {} of user {} has it", peer.pid(), peer.uid());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, whose));
+        }
+        Ok(Standing::Waiting(Rival {
+            pid: peer.pid(),
+            connection: Some(connection),
+        }))
+    }
+
+    /// As ss(8) shows it.
+    fn shown(&self) -> String {
+        format!("@{}", String::from_utf8_lossy(&self.name))
+    }
+}
+
+/// The names for these listeners, each once.
+fn names<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Vec<Vec<u8>> {
+    let mut names: Vec<_> = listeners
+        .filter_map(|listener| name(&listener.address))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// `None`: no other process can listen on it after this one.
+fn name(address: &ListenerAddress) -> Option<Vec<u8>> {
+    let of = |parts: &[&[u8]]| {
+        let all = parts.concat();
+        // A part of a long name does as well: the end of it, which differs more.
+        let room = LONGEST - PREFIX.len();
+        [PREFIX, &all[all.len().saturating_sub(room)..]].concat()
+    };
+    match address {
+        ListenerAddress::Tcp(address) => Some(of(&[address.to_string().as_bytes()])),
+        ListenerAddress::UnixAbstract(name) => Some(of(&[b"@", name])),
+        ListenerAddress::UnixPath(path) => {
+            // By its folder: a path means different things in different mount namespaces.
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
+            let folder = fs::metadata(folder.unwrap_or(Path::new("."))).ok()?;
+            let folder = format!("{:x}:{:x}/", folder.dev(), folder.ino());
+            Some(of(&[folder.as_bytes(), path.file_name()?.as_bytes()]))
+        }
+        ListenerAddress::UnixUnnamed => None,
+    }
+}
+
+fn stream() -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    socket(AddressFamily::Unix, SockType::Stream, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+    use std::path::PathBuf;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+    use crate::sockets::Origin;
+
+    fn listener(fd: impl Into<OwnedFd>) -> Listener {
+        let fd = fd.into();
+        Listener {
+            address: ListenerAddress::of(&fd).unwrap(),
+            fd,
+            name: "http".to_owned(),
+            origin: Origin::Passed,
+            wanted: None,
+        }
+    }
+
+    fn tcp() -> Listener {
+        listener(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn settled(listeners: &[Listener]) -> Claims {
+        let mut claims = Claims::new(listeners);
+        claims.settle();
+        claims
+    }
+
+    fn has_ended(claims: &Claims, within: PollTimeout) -> bool {
+        let connection = claims.connections().next().unwrap();
+        let mut fds = [PollFd::new(connection, PollFlags::POLLIN)];
+        poll(&mut fds, within).unwrap() == 1
+    }
+
+    /// A process that another test is about to start may have copies of everything for a moment.
+    const SOON: u16 = 10_000;
+
+    #[test]
+    fn one_life_has_it_and_the_next_hears_of_its_end() {
+        let shared = tcp();
+        let copy = listener(shared.fd.try_clone().unwrap());
+        let first = settled(&[shared]);
+        assert!(first.is_settled() && first.rival().is_none());
+        // Another address in common is enough.
+        let mut next = settled(&[tcp(), copy]);
+        assert!(!next.is_settled());
+        let (rival, claim) = next.rival().unwrap();
+        assert_eq!(u32::try_from(rival.pid), Ok(std::process::id()));
+        assert!(claim.starts_with("@payload:leases:127.0.0.1:"), "{claim}");
+        assert!(!has_ended(&next, PollTimeout::ZERO));
+        // As a worker has it that is left.
+        let left = first.0[0].socket.try_clone().unwrap();
+        drop(first);
+        next.settle();
+        assert!(!next.is_settled() && !has_ended(&next, PollTimeout::ZERO));
+        drop(left);
+        assert!(has_ended(&next, SOON.into()));
+        next.settle();
+        assert!(next.is_settled() && next.connections().count() == 0);
+    }
+
+    #[test]
+    fn the_claims_go_from_image_to_image_with_the_addresses() {
+        let (kept, given_up) = (tcp(), tcp());
+        let copy = listener(kept.fd.try_clone().unwrap());
+        let first = settled(&[kept, given_up]);
+        let states = first.state();
+        let mut fds: Vec<OwnedFd> = first
+            .descriptors()
+            .map(|fd| fd.try_clone_to_owned().unwrap())
+            .collect();
+        drop(first);
+        let wanted = [copy, tcp()];
+        // The numbers are others here.
+        let mut next = Claims::adopt(wanted.iter(), states, |_| Some(fds.remove(0)));
+        assert_eq!(next.0.len(), 2);
+        assert!(!next.is_settled(), "one is new");
+        next.settle();
+        assert!(next.is_settled());
+        next.keep_only(&wanted[..1]);
+        assert_eq!(next.0.len(), 1);
+        assert!(!settled(&wanted).is_settled(), "it is the same claim");
+    }
+
+    #[test]
+    fn more_than_can_be_heard_of_ask_again() {
+        let socket = tcp();
+        let copies: Vec<Listener> = (0..BACKLOG + 8)
+            .map(|_| listener(socket.fd.try_clone().unwrap()))
+            .collect();
+        let first = settled(&[socket]);
+        let mut others: Vec<Claims> = copies.into_iter().map(|copy| settled(&[copy])).collect();
+        assert!(others.iter().all(|other| other.rival().is_some()));
+        let heard = others.iter().flat_map(Claims::connections).count();
+        assert!(heard < others.len(), "{heard}");
+        drop(first);
+        assert!(has_ended(&others[0], SOON.into()));
+        let last = others.last_mut().unwrap();
+        last.settle();
+        assert!(last.is_settled());
+    }
+
+    #[test]
+    fn a_path_is_told_by_its_folder_and_its_name() {
+        let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let bound = |path: PathBuf| name(&listener(UnixListener::bind(path).unwrap()).address);
+        let [first, second] = [0, 1].map(|at| folders[at].path().to_owned());
+        let names = [
+            bound(first.join("http")).unwrap(),
+            bound(first.join("https")).unwrap(),
+            bound(second.join("http")).unwrap(),
+        ];
+        assert!(names[0] != names[1] && names[0] != names[2]);
+        let link = folders[1].path().join("link");
+        std::os::unix::fs::symlink(&first, &link).unwrap();
+        let by_link = name(&ListenerAddress::UnixPath(link.join("http")));
+        assert_eq!(by_link.unwrap(), names[0], "it leads to the same folder");
+        let missing = first.join("missing").join("http");
+        assert_eq!(name(&ListenerAddress::UnixPath(missing)), None);
+        assert_eq!(name(&ListenerAddress::UnixUnnamed), None);
+    }
+
+    #[test]
+    fn a_long_name_fits() {
+        let of = |last: u8| {
+            let mut long = vec![b'x'; LONGEST];
+            long.push(last);
+            name(&ListenerAddress::UnixAbstract(long)).unwrap()
+        };
+        assert_eq!(of(b'a').len(), LONGEST);
+        assert!(UnixAddr::new_abstract(&of(b'a')).is_ok());
+        assert_ne!(of(b'a'), of(b'b'));
+    }
+}
