@@ -20,6 +20,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket,
@@ -172,8 +173,10 @@ impl Claim {
     }
 
     fn settle(&mut self) {
-        if matches!(self.standing, Standing::Settled) {
-            return;
+        match &self.standing {
+            Standing::Settled => return,
+            Standing::Waiting(rival) if rival.is_there() => return,
+            Standing::Waiting(_) | Standing::Open => {}
         }
         self.standing = self.stand().unwrap_or_else(|error| {
             tracing::warn!(claim = self.shown(), error = %error, "the claim to this service's leases failed: processes of an earlier life are not waited for");
@@ -217,6 +220,17 @@ impl Claim {
     /// As ss(8) shows it.
     fn shown(&self) -> String {
         format!("@{}", String::from_utf8_lossy(&self.name))
+    }
+}
+
+impl Rival {
+    /// It is connected still. Not to ask anew: a connection that is closed keeps its place among those that wait.
+    fn is_there(&self) -> bool {
+        let Some(connection) = &self.connection else {
+            return false;
+        };
+        let mut fds = [PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO) == Ok(0)
     }
 }
 
@@ -265,8 +279,6 @@ mod tests {
     use std::os::unix::net::UnixListener;
     use std::path::PathBuf;
 
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
     use super::*;
     use crate::sockets::Origin;
 
@@ -303,7 +315,7 @@ mod tests {
     #[test]
     fn one_life_has_it_and_the_next_hears_of_its_end() {
         let shared = tcp();
-        let copy = listener(shared.fd.try_clone().unwrap());
+        let [copy, other] = [(); 2].map(|()| listener(shared.fd.try_clone().unwrap()));
         let first = settled(&[shared]);
         assert!(first.is_settled() && first.rival().is_none());
         // Another address in common is enough.
@@ -313,6 +325,10 @@ mod tests {
         assert_eq!(u32::try_from(rival.pid), Ok(std::process::id()));
         assert!(claim.starts_with("@payload:leases:127.0.0.1:"), "{claim}");
         assert!(!has_ended(&next, PollTimeout::ZERO));
+        // However often it asks, there is room for others.
+        (0..2 * BACKLOG).for_each(|_| next.settle());
+        let other = settled(&[other]);
+        assert!(other.rival().unwrap().0.connection.is_some());
         // As a worker has it that is left.
         let left = first.0[0].socket.try_clone().unwrap();
         drop(first);
