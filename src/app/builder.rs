@@ -185,7 +185,8 @@ impl AppBuilder {
     }
 
     /// Adds code that runs when the drain begins, while requests are still being finished. All of these run at
-    /// the same time; the teardown begins when they have ended.
+    /// the same time; the teardown begins when they have ended. In a quick stop each has begun before the requests
+    /// are cut off: what it does before it first waits, such as a last word to streams, comes in time.
     pub fn on_drain<F, Fut>(self, name: impl Into<String>, code: F) -> Self
     where
         F: FnOnce(StepContext) -> Fut + Send + 'static,

@@ -274,6 +274,7 @@ const PROPERTIES: &[Property] = &[
             "src/worker/connection/tests/drain.rs: a_connection_just_accepted_may_still_send_its_request",
         ],
     ),
+            "tests/service/vitals.rs: every_stream_gets_its_last_word_however_the_service_stops",
     // An idle worker looks at its listener every half second, for a connection that the kernel has dealt to a dead one
     // (src/worker/accept.rs). The way out does not wait for that.
     Property(
