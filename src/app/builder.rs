@@ -22,7 +22,8 @@ use crate::status::PAYLOADS;
 
 /// What `load` returns: an HTTP service, the steps of its startup and teardown, and its payloads.
 ///
-/// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built:
+/// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built; this
+/// does not compile:
 ///
 /// ```compile_fail,E0599
 /// let app = payload::App::builder().build(axum::Router::new());

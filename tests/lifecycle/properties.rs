@@ -59,7 +59,7 @@ const PROPERTIES: &[Property] = &[
     Property(
         5,
         "Nothing can be registered after the app is built: by type.",
-        &["src/app/builder.rs: \"compile_fail,E0599\""],
+        &["src/app/frozen.rs: \"compile_fail,E0599\""],
     ),
     // The way in
     Property(
@@ -323,6 +323,8 @@ const PROPERTIES: &[Property] = &[
             "src/arbiter/core/tests.rs: each_phase_has_its_own_limit",
             "tests/processes/stuck.rs: blocked_in_load",
             "tests/processes/stuck.rs: blocked_in_its_startup",
+            "tests/lifecycle/clock.rs: the_core_is_told_the_time_and_has_no_clock",
+            "clippy.toml: \"std::time::SystemTime::now\"",
             "tests/processes/stuck.rs: a_blocked_worker_says_where_and_is_replaced",
             "tests/processes/stuck.rs: blocked_in_its_teardown",
         ],
@@ -463,7 +465,7 @@ const PORTED: &[(&str, &[&str])] = &[
     ),
     (
         "an application that runs is frozen",
-        &["src/app/builder.rs: \"compile_fail,E0599\""],
+        &["src/app/frozen.rs: \"compile_fail,E0599\""],
     ),
     (
         "a signal during the startup ends it",
