@@ -24,6 +24,7 @@ mod judge;
 mod kept;
 mod ledger;
 mod moves;
+mod prompt;
 mod slots;
 mod stalls;
 mod storm;
