@@ -22,7 +22,8 @@ use crate::status::PAYLOADS;
 
 /// What `load` returns: an HTTP service, the steps of its startup and teardown, and its payloads.
 ///
-/// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built:
+/// One app lives in one worker. It starts and stops at most once, and nothing can be added after it was built; this
+/// does not compile:
 ///
 /// ```compile_fail,E0599
 /// let app = payload::App::builder().build(axum::Router::new());
@@ -185,7 +186,8 @@ impl AppBuilder {
     }
 
     /// Adds code that runs when the drain begins, while requests are still being finished. All of these run at
-    /// the same time; the teardown begins when they have ended.
+    /// the same time; the teardown begins when they have ended. In a quick stop each has begun before the requests
+    /// are cut off: what it does before it first waits, such as a last word to streams, comes in time.
     pub fn on_drain<F, Fut>(self, name: impl Into<String>, code: F) -> Self
     where
         F: FnOnce(StepContext) -> Fut + Send + 'static,

@@ -12,6 +12,8 @@ mod busy;
 mod context;
 mod error;
 pub(crate) mod event;
+#[cfg(doctest)]
+mod frozen;
 pub(crate) mod leases;
 mod mount;
 mod payload;

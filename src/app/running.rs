@@ -1,9 +1,10 @@
 //! An app that serves, and its way out.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::coop::unconstrained;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ impl Stopped {
 
 pub(super) struct DrainTask {
     name: Arc<str>,
+    /// Its other end is dropped when the step has come as far as it does without waiting.
+    begun: Option<oneshot::Receiver<()>>,
     cut: CancellationToken,
     task: AbortOnDropHandle<Result<(), StepError>>,
 }
@@ -90,9 +93,34 @@ impl Running {
             let observer = Arc::clone(&self.shared.observer);
             let cut = CancellationToken::new();
             let cutting = cut.clone().cancelled_owned();
-            let run = async move { step.run(Stage::Drain, &*observer, None, cutting).await };
+            let (begins, begun) = oneshot::channel();
+            let run = async move {
+                let mut begins = Some(begins);
+                let mut run = pin!(step.run(Stage::Drain, &*observer, None, cutting));
+                poll_fn(|cx| {
+                    let polled = run.as_mut().poll(cx);
+                    drop(begins.take());
+                    polled
+                })
+                .await
+            };
             let task = AbortOnDropHandle::new(tokio::spawn(run));
-            self.drain_tasks.push(DrainTask { name, cut, task });
+            self.drain_tasks.push(DrainTask {
+                name,
+                begun: Some(begun),
+                cut,
+                task,
+            });
+        }
+    }
+
+    /// Resolves when each drain step has done what it does without waiting. Cancel-safe.
+    pub(crate) async fn drain_begun(&mut self) {
+        for task in &mut self.drain_tasks {
+            if let Some(begun) = &mut task.begun {
+                let _ = unconstrained(begun).await;
+                task.begun = None;
+            }
         }
     }
 

@@ -15,14 +15,6 @@ pub struct Token {
 }
 
 impl Token {
-    #[cfg(test)]
-    pub(crate) fn new(fired: CancellationToken) -> Self {
-        Self {
-            fired,
-            until: Until::default(),
-        }
-    }
-
     /// Resolves when the notice has fired, at once if it already has. Borrows nothing, so that it can live in a
     /// response's stream; may be dropped and asked for again at will.
     pub fn fired(&self) -> impl Future<Output = ()> + Send + use<> {

@@ -36,7 +36,7 @@ pub(crate) use layers::{Flags, control_path};
 pub(crate) use report::Report;
 pub(crate) use rules::Longest;
 pub(crate) use settings::{SETTINGS, Setting};
-pub(crate) use units::{parse_duration, show_duration};
+pub(crate) use units::show_duration;
 
 use environment::Environment;
 use forms::Host;

@@ -3,7 +3,6 @@
 //! In the arbiter they wait until its loop takes them; a worker sends them to the arbiter at once. Never blocks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
@@ -13,6 +12,7 @@ use tracing_subscriber::layer::{Context, Filter};
 use super::fields::{Fields, Value};
 use super::process::ProcessIdentity;
 use crate::events::{FieldValue, Level, LifecycleEvent};
+use crate::sys::clock;
 
 /// The target of [`lifecycle!`](crate::lifecycle).
 const TARGET: &str = "payload::lifecycle";
@@ -181,8 +181,7 @@ fn cut(mut text: String) -> String {
 
 /// Seconds since 1970, to the millisecond; 0 on a machine whose clock stands before that.
 fn wall_clock() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |time| (time.as_secs_f64() * 1000.0).round() / 1000.0)
+    (clock::unix_seconds() * 1000.0).round() / 1000.0
 }
 
 #[cfg(test)]

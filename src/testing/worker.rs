@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -26,6 +26,7 @@ use crate::exit::{BoxError, chain};
 use crate::kept::{Kept, MOST};
 use crate::messages::Messages;
 use crate::peer::Peer;
+use crate::sys::clock;
 
 /// The worker in which an app is to live: its slot among how many, its generation, the time for its startup. If nothing
 /// else is said it is the only worker of a service, in its first generation and without a limit, as
@@ -355,10 +356,9 @@ pub async fn body(response: Response<Body>) -> Result<Bytes, BoxError> {
 /// event.fields.insert("reason".to_owned(), payload::events::FieldValue::Text("it broke".to_owned()));
 /// ```
 pub fn event(name: &str) -> LifecycleEvent {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     LifecycleEvent {
         number: 0,
-        time: since.unwrap_or_default().as_secs_f64(),
+        time: clock::unix_seconds(),
         name: name.to_owned(),
         level: Level::Info,
         message: name.to_owned(),

@@ -11,9 +11,8 @@ use super::gaps::Gaps;
 use super::ring::Place;
 use super::state::Vitals;
 use super::wire::{self, ASK, Ask, Fresh, HISTORY, Part, SAMPLE};
-use crate::app::{PayloadContext, Result};
-use crate::events::{EventStream, EventsMissed, LifecycleEvent};
-use crate::messages::{Lagged, Message, Messages, Subscription};
+use crate::events::{EventStream, EventsMissed};
+use crate::{Lagged, LifecycleEvent, Message, Messages, PayloadContext, Result, Subscription};
 
 /// When nobody has answered: perhaps there is no sampler for the moment.
 const AGAIN: Duration = Duration::from_secs(2);

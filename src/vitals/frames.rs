@@ -21,6 +21,7 @@ pub(super) struct Frames {
     lifecycle: VecDeque<(u64, Bytes)>,
     /// All that a new stream has to know, and when that was built.
     greeting: Option<(Instant, Bytes)>,
+    is_over: bool,
 }
 
 /// What a stream at some place is to send.
@@ -32,6 +33,8 @@ pub(super) enum Next {
     Greeting,
     /// Nothing now.
     Wait,
+    /// The last word: nothing comes any more, whatever it has not sent yet.
+    Over,
 }
 
 impl Frames {
@@ -65,6 +68,11 @@ impl Frames {
         self.lifecycle.push_back((self.place, frame));
     }
 
+    /// For ever.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+    }
+
     fn forget(&mut self) {
         self.tick = None;
         self.lifecycle.clear();
@@ -84,6 +92,9 @@ impl Frames {
     }
 
     pub(super) fn after(&self, place: u64) -> Next {
+        if self.is_over {
+            return Next::Over;
+        }
         let lost = self.lifecycle.len() >= KEPT
             && self
                 .lifecycle
@@ -138,6 +149,15 @@ mod tests {
         frames.lifecycle(some("b"));
         assert_eq!(frames.after(0), Next::Greeting);
         assert_eq!(frames.after(1), Next::Frame(2, frame("a")));
+    }
+
+    #[tokio::test]
+    async fn behind_the_end_there_is_nothing() {
+        let mut frames = Frames::default();
+        frames.tick(some("a"));
+        frames.end();
+        frames.lifecycle(some("b"));
+        assert_eq!(frames.after(0), Next::Over);
     }
 
     #[tokio::test]

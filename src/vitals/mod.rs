@@ -6,6 +6,7 @@ mod gaps;
 mod health;
 mod page;
 mod proc;
+mod readings;
 mod ring;
 mod routes;
 mod sample;
@@ -20,8 +21,8 @@ mod wire;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::app::{App, Context, Payload, Result, service_fn};
 use crate::status::Scope;
+use crate::{App, Context, Payload, Result, StepContext, service_fn};
 
 pub use settings::Settings;
 
@@ -35,12 +36,30 @@ const SAMPLER: &str = "sampler";
 /// # Errors
 /// None: it only builds.
 pub async fn load(context: Context<Settings>) -> Result<App> {
+    Ok(app(Vitals::of(&context)))
+}
+
+fn app(vitals: Vitals) -> App {
     let app = App::builder()
-        .state(Vitals::of(&context))
+        .state(vitals)
+        // Before the sampler, which reads from its first moment to its last.
+        .step("readings", async |step: StepContext| {
+            let vitals = step.state::<Vitals>()?;
+            vitals.readings.open();
+            // The teardown. One that takes too long is named by its step.
+            Ok(async move || {
+                vitals.readings.close().await;
+                Ok(())
+            })
+        })
         // The feed first: it hears the sampler from its first sample to its last.
         .payload(Payload::new("feed", feed::run))
-        .payload(Payload::restarting(SAMPLER, sampling::run).scope(Scope::Service));
-    Ok(app.build(service_fn(routes::answer)))
+        .payload(Payload::restarting(SAMPLER, sampling::run).scope(Scope::Service))
+        .on_drain("streams", async |step: StepContext| {
+            step.state::<Vitals>()?.end_streams();
+            Ok(())
+        });
+    app.build(service_fn(routes::answer))
 }
 
 /// Whether a payload or a lease of this name is the sampler, also where the app is mounted below a path.
@@ -49,6 +68,10 @@ fn is_sampler(name: &str) -> bool {
 }
 
 /// Seconds since 1970; 0 on a machine whose clock stands before that.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "when a sample was taken is shown to people"
+)]
 fn wall_clock() -> f64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -10,8 +10,7 @@ use super::page;
 use super::ring::{Place, Placed, Ring};
 use super::state::Vitals;
 use super::stream::Stream;
-use crate::app::{Mounted, Result, State};
-use crate::body::Body;
+use crate::{Body, Mounted, Result, State};
 
 /// The HTTP service.
 pub(super) async fn answer(request: Request<Body>) -> Result<Response<Body>> {

@@ -1,9 +1,7 @@
 //! Turns counters into samples: remembers the last reading and says what happened since.
 
 use std::collections::HashMap;
-
-use crate::moment::Moment;
-use crate::status::Status;
+use std::time::Instant;
 
 use super::proc::Source;
 use super::proc::devices::{self, Devices};
@@ -11,6 +9,7 @@ use super::proc::machine::{self, Cpus};
 use super::proc::process::{self, Spent, USER_HZ};
 use super::rounded;
 use super::sample::{Cpu, Disk, Footprint, Memory, Network, Pressure, Process, Sample};
+use crate::status::Status;
 
 /// How many processes have their proportional set size measured with one sample. The kernel walks the
 /// page tables for it, so a large service is gone through in turns.
@@ -48,7 +47,7 @@ pub(super) fn members(status: &Status) -> Vec<Member> {
 /// The last reading of every counter.
 #[derive(Debug, Default)]
 pub(super) struct Sampler {
-    at: Option<Moment>,
+    at: Option<Instant>,
     cpus: Option<Cpus>,
     disks: Option<Devices>,
     interfaces: Option<Devices>,
@@ -64,20 +63,20 @@ struct Known {
 }
 
 impl Sampler {
-    /// Takes one sample. `now` is the time on the monotonic clock, `time` the seconds since 1970.
+    /// Takes one sample. `time` is the seconds since 1970.
     ///
     /// Blocks for the time of some small reads; one of another process's memory can wait for that process.
     pub(super) fn take(
         &mut self,
         source: &impl Source,
         members: &[Member],
-        now: Moment,
+        now: Instant,
         time: f64,
     ) -> (Sample, Vec<Process>) {
         let elapsed = self
             .at
             .replace(now)
-            .map(|earlier| now.since(earlier).as_secs_f64());
+            .map(|earlier| now.saturating_duration_since(earlier).as_secs_f64());
         let elapsed = elapsed.filter(|seconds| *seconds > 0.0);
         let processes = self.processes(source, members, elapsed);
         let sample = Sample {
@@ -257,6 +256,7 @@ fn footprint(processes: &[Process]) -> Footprint {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::LazyLock;
     use std::time::Duration;
 
     use super::*;
@@ -292,8 +292,9 @@ mod tests {
         }
     }
 
-    fn second(number: u64) -> Moment {
-        Moment::default() + Duration::from_secs(number)
+    fn second(number: u64) -> Instant {
+        static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *FIRST + Duration::from_secs(number)
     }
 
     fn member(pid: u32, slot: Option<u32>) -> Member {

@@ -1,8 +1,7 @@
 //! The sampler: one in the whole service. It tells all workers what it sees, and leaves what it knows to the next one.
 
-use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant as StdInstant};
 
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
@@ -13,10 +12,7 @@ use super::sampler::{self, Sampler};
 use super::state::Vitals;
 use super::wall_clock;
 use super::wire::{self, ASK, Ask, Fresh, HISTORY, Part, SAMPLE};
-use crate::app::{PayloadContext, Result};
-use crate::messages::{Lagged, Message, Messages, Subscription};
-use crate::moment::Moment;
-use crate::sys::clock;
+use crate::{Lagged, Message, Messages, PayloadContext, Result, Subscription};
 
 /// Between the reading that the first sample is compared with and that sample.
 const FIRST: Duration = Duration::from_millis(250);
@@ -100,22 +96,14 @@ async fn take(vitals: &Vitals, context: &PayloadContext, messages: &Messages, ke
     }
 }
 
-/// One sample. `None`: the runtime is on its way out.
+/// One sample. `None`: the worker is on its way out.
 async fn look(vitals: &Vitals, mut sampler: Sampler) -> Option<(Sampler, Sample, Vec<Process>)> {
     let members = sampler::members(&vitals.status());
-    // Not on the executor: reading another process's memory can wait for that process.
-    let look = tokio::task::spawn_blocking(move || {
-        let now = Moment::from_nanos(clock::monotonic_nanos());
-        let (sample, processes) = sampler.take(&Kernel, &members, now, wall_clock());
+    let reading = move || {
+        let (sample, processes) = sampler.take(&Kernel, &members, StdInstant::now(), wall_clock());
         (sampler, sample, processes)
-    });
-    match look.await {
-        Ok(found) => Some(found),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_) => None,
-        },
-    }
+    };
+    vitals.readings.take(reading).await
 }
 
 /// Tells the history to workers that have missed a part of it.

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::config::parse_duration;
-
 /// How often to look, and how far back to remember.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -59,15 +57,10 @@ fn within<'de, D: Deserializer<'de>>(
     most: Duration,
     range: &str,
 ) -> Result<Duration, D::Error> {
-    let text = String::deserialize(value)?;
-    let span = parse_duration(&text).map_err(|why| {
-        de::Error::custom(format!(
-            "\"{text}\" is not a duration ({why}); write it as in \"500ms\", \"1s\", \"15m\" or \"1h\""
-        ))
-    })?;
+    let span = crate::duration(value)?;
     if !(least..=most).contains(&span) {
         return Err(de::Error::custom(format!(
-            "\"{text}\" is out of range; it must be between {range}"
+            "{span:?} is out of range; it must be between {range}"
         )));
     }
     Ok(span)
@@ -101,13 +94,19 @@ mod tests {
                 "interval = '1s'",
                 "unknown key 'app.interval'; known here: sample_interval, history",
             ),
-            ("sample_interval = 1", "expected a string"),
-            ("sample_interval = '1 fortnight'", "as in \"500ms\", \"1s\""),
-            ("sample_interval = 's'", "is not a duration"),
-            ("sample_interval = '10'", "is not a duration"),
-            ("sample_interval = '99ms'", "between 100ms and 1m"),
+            ("sample_interval = 1", "expected a duration such as"),
+            (
+                "sample_interval = '1 fortnight'",
+                "as in \"250ms\", \"30s\"",
+            ),
+            ("sample_interval = 's'", "not a duration"),
+            ("sample_interval = '10'", "no unit after 10"),
+            (
+                "sample_interval = '99ms'",
+                "99ms is out of range; it must be between 100ms and 1m",
+            ),
             ("history = '2h'", "between 1m and 1h"),
-            ("history = '18446744073709551615h'", "is not a duration"),
+            ("history = '18446744073709551615h'", "too long"),
         ] {
             let error = settings(text).unwrap_err();
             assert!(error.contains(cure), "{text}: {error}");

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::ring::{Place, Placed};
 use super::sample::{Process, Sample};
 use super::story;
-use crate::events::LifecycleEvent;
+use crate::LifecycleEvent;
 use crate::status::Status;
 
 /// What `/api/vitals` answers.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::frames::{Frames, Next};
 use super::health::{self, Health};
+use super::readings::Readings;
 use super::ring::{Place, Placed, Ring};
 use super::sample::Process;
 use super::settings::Settings;
@@ -16,9 +17,8 @@ use super::shape::{Greeting, Happened, History, Tick};
 use super::story::Story;
 use super::wire::Fresh;
 use super::{stream, wall_clock};
-use crate::app::{Context, Token};
-use crate::events::{Events, LifecycleEvent};
 use crate::status::Status;
+use crate::{Context, Events, LifecycleEvent};
 
 /// Asks for the service as it is now: for each frame, and for each request that shows it. Must not block.
 pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
@@ -27,7 +27,7 @@ pub(crate) type View = Arc<dyn Fn() -> Status + Send + Sync>;
 pub(crate) struct Vitals {
     pub(super) settings: Settings,
     pub(super) events: Events,
-    pub(super) drain: Token,
+    pub(super) readings: Readings,
     /// The place of the newest frame, for the streams.
     pub(super) news: watch::Sender<u64>,
     view: View,
@@ -50,14 +50,12 @@ struct State {
 impl Vitals {
     /// Call it inside the runtime.
     pub(super) fn of(context: &Context<Settings>) -> Self {
-        let (settings, drain, events) =
-            (*context.settings(), context.drain_token(), context.events());
+        let (settings, events) = (*context.settings(), context.events());
         let context = context.clone();
-        Self::new(settings, Arc::new(move || context.service()), events, drain)
+        Self::new(settings, Arc::new(move || context.service()), events)
     }
 
-    /// `drain` ends the streams.
-    pub(super) fn new(settings: Settings, view: View, events: Events, drain: Token) -> Self {
+    pub(super) fn new(settings: Settings, view: View, events: Events) -> Self {
         let state = State {
             ring: Ring::new(settings.capacity()),
             story: events.recent().into_iter().collect(),
@@ -69,7 +67,7 @@ impl Vitals {
         Self {
             settings,
             events,
-            drain,
+            readings: Readings::default(),
             news: watch::Sender::new(0),
             view,
             began: Instant::now(),
@@ -136,6 +134,13 @@ impl Vitals {
         let state = &mut *self.state();
         state.told = Instant::now();
         self.spread(state, |state| self.tick(state, None, None), Frames::tick);
+    }
+
+    /// This worker leaves: every stream says so and ends, also one that begins from now on.
+    pub(super) fn end_streams(&self) {
+        let state = &mut *self.state();
+        state.frames.end();
+        self.news.send_replace(state.frames.place());
     }
 
     /// Builds a frame for all streams. While nobody listens, nothing is built: who comes now has a receiver and waits

@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::events::{FieldValue, Level, LifecycleEvent};
+use crate::LifecycleEvent;
+use crate::events::{FieldValue, Level};
 
 /// So many lines of the story, and as many details. The page keeps as many.
 const KEPT: usize = 120;

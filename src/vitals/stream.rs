@@ -11,11 +11,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::app::Token;
-use crate::exit::BoxError;
-
 use super::frames::Next;
 use super::state::Vitals;
+use crate::BoxError;
 
 /// After this long without a sample a comment is sent, so that no proxy takes the connection for dead.
 const BEAT: Duration = Duration::from_secs(15);
@@ -43,7 +41,6 @@ pub(super) struct Stream(Option<ReusableBoxFuture<'static, (Feed, Option<Bytes>)
 struct Feed {
     vitals: Arc<Vitals>,
     news: watch::Receiver<u64>,
-    drain: Token,
     stage: Stage,
 }
 
@@ -58,7 +55,6 @@ impl Stream {
     pub(super) fn new(vitals: Arc<Vitals>) -> Self {
         let feed = Feed {
             news: vitals.news.subscribe(),
-            drain: vitals.drain.clone(),
             vitals,
             stage: Stage::Greet,
         };
@@ -84,26 +80,24 @@ impl Feed {
         loop {
             // From here on every change is seen.
             self.news.mark_unchanged();
-            if !self.drain.is_fired() {
-                match self.vitals.frame_after(place) {
-                    Next::Frame(place, frame) => {
-                        self.stage = Stage::Follow(place);
-                        return frame;
-                    }
-                    Next::Greeting => {
-                        let (place, now) = self.vitals.greeting();
-                        self.stage = Stage::Follow(place);
-                        return now;
-                    }
-                    Next::Wait => {}
+            match self.vitals.frame_after(place) {
+                Next::Frame(place, frame) => {
+                    self.stage = Stage::Follow(place);
+                    return frame;
                 }
-            }
-            tokio::select! {
-                biased;
-                () = self.drain.fired() => {
+                Next::Greeting => {
+                    let (place, now) = self.vitals.greeting();
+                    self.stage = Stage::Follow(place);
+                    return now;
+                }
+                Next::Over => {
                     self.stage = Stage::Over;
                     return DRAIN;
                 }
+                Next::Wait => {}
+            }
+            tokio::select! {
+                biased;
                 // The sender lives as long as `vitals`, which this feed holds.
                 _ = self.news.changed() => {}
                 () = tokio::time::sleep(BEAT) => return COMMENT,

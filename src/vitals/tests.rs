@@ -9,23 +9,18 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::ring::Place;
 use super::sample::{Footprint, Process, Sample};
 use super::state::{View, Vitals};
 use super::wire::{self, Fresh};
 use super::*;
-use crate::app::Token;
-use crate::body::Body;
-use crate::events::{Events, LifecycleEvent};
-use crate::messages::Subscription;
 use crate::testing::TestApp;
 use crate::vitals::fixture::{full_sample, status};
+use crate::{Body, Events, LifecycleEvent, Subscription};
 
 struct Rig {
     vitals: Arc<Vitals>,
-    drain: CancellationToken,
 }
 
 impl Rig {
@@ -34,15 +29,9 @@ impl Rig {
     }
 
     fn with_view(view: View) -> Self {
-        let drain = CancellationToken::new();
+        let vitals = Vitals::new(Settings::default(), view, Events::default());
         Self {
-            vitals: Arc::new(Vitals::new(
-                Settings::default(),
-                view,
-                Events::default(),
-                Token::new(drain.clone()),
-            )),
-            drain,
+            vitals: Arc::new(vitals),
         }
     }
 
@@ -346,11 +335,16 @@ async fn a_drain_ends_every_stream_with_a_word() {
         .into_body();
     next(&mut body).await.unwrap();
     let before = Instant::now();
-    app.drain.cancel();
+    app.vitals.end_streams();
     assert_eq!(next(&mut body).await.unwrap(), "event: drain\ndata: {}\n\n");
     assert_eq!(next(&mut body).await, None);
     assert!(body.is_end_stream());
     assert_eq!(before.elapsed(), Duration::ZERO, "at once");
+    let late = app.send(Method::GET, "/api/vitals/stream").await;
+    let mut body = late.into_body();
+    assert!(next(&mut body).await.unwrap().contains("event: vitals"));
+    assert_eq!(next(&mut body).await.unwrap(), "event: drain\ndata: {}\n\n");
+    assert_eq!(next(&mut body).await, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -766,6 +760,38 @@ async fn a_thousand_streams_cost_one_greeting_and_one_frame_each_tick() {
     assert_eq!(LOOKS.load(Relaxed), 1);
 }
 
+/// Reads until there is such a frame.
+async fn until(body: &mut Body, is_it: impl Fn(&str) -> bool) {
+    let found = async { while !is_it(&next(body).await.unwrap()) {} };
+    timeout(Duration::from_secs(60), found).await.unwrap();
+}
+
+#[tokio::test]
+async fn it_ends_behind_the_last_reading() {
+    let mut handle = None;
+    let app = TestApp::load(Settings::default(), async |context: Context<Settings>| {
+        let vitals = Vitals::of(&context);
+        handle = Some(vitals.readings.clone());
+        Result::Ok(super::app(vitals))
+    });
+    let (app, readings) = (app.await.unwrap(), handle.unwrap());
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go, gate) = std::sync::mpsc::channel::<()>();
+    tokio::spawn(async move {
+        let reading = move || (begun.send(()), gate.recv());
+        readings.take(reading).await
+    });
+    has_begun.await.unwrap();
+    let trace = app.trace();
+    let stop = tokio::spawn(app.stop());
+    trace.until("teardown 'readings' begun").await;
+    tokio::task::yield_now().await;
+    assert!(!trace.contains("teardown 'readings' done"));
+    drop(go);
+    assert!(stop.await.unwrap().is_empty());
+    assert!(trace.contains("teardown 'readings' done"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn as_an_app_it_samples_while_it_lives_and_leaves_when_told() {
     let mut app = TestApp::load(Settings::default(), load).await.unwrap();
@@ -774,10 +800,17 @@ async fn as_an_app_it_samples_while_it_lives_and_leaves_when_told() {
         .body(Body::empty())
         .unwrap();
     let mut body = app.call(stream).await.unwrap().into_body();
-    while !next(&mut body).await.unwrap().contains("\"sample\":{") {}
+    until(&mut body, |frame| frame.contains("\"sample\":{")).await;
     app.drain();
-    while next(&mut body).await.unwrap() != "event: drain\ndata: {}\n\n" {}
+    until(&mut body, |frame| frame == "event: drain\ndata: {}\n\n").await;
     assert_eq!(next(&mut body).await, None);
     let trace = app.trace();
     assert!(app.stop().await.is_empty(), "{trace:?}");
+    let lines = trace.lines();
+    let first = |line: &str| lines.iter().position(|seen| seen == line).unwrap();
+    let last = |line: &str| lines.iter().rposition(|seen| seen == line).unwrap();
+    assert!(first("startup 'readings' done") < first("payload 'sampler' running"));
+    assert!(last("payload 'sampler' done") < first("teardown 'readings' begun"));
+    assert!(trace.contains("teardown 'readings' done"));
+    assert!(trace.contains("drain 'streams' done"));
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
@@ -33,6 +33,9 @@ use crate::sockets::Listener;
 /// Why a worker fails that has done everything else well.
 const CUT_OFF: &str =
     "blocking work did not end by the deadline: raise timeouts.cleanup if it needs longer";
+
+/// How long the drain steps of the app may take to begin.
+const FIRST_WORDS: Duration = Duration::from_millis(50);
 
 /// Orders about accepting and about links to other workers, with the links. Each is here before a wish that came after it.
 pub(super) type Links = mpsc::UnboundedReceiver<(Order, Option<OwnedFd>)>;
@@ -318,6 +321,8 @@ impl Life {
         self.stages.enter(Phase::Draining);
         let deadline = self.drain_deadline();
         running.drain(deadline);
+        // Requests may be cut off next. What the app has to tell them comes first, unless it blocks its thread.
+        let _ = timeout(FIRST_WORDS, running.drain_begun()).await;
         let is_over = self.drain(&server, deadline).await;
         // One deadline for all that is left, the end of the requests among it.
         self.ends_at = after(self.config.timeouts.cleanup);

@@ -13,9 +13,10 @@ use tempfile::TempDir;
 
 use crate::manager::Manager;
 use crate::support::http::{Client, get, request};
-use crate::support::service::{Record, Service, Setup, signal_to};
+use crate::support::service::{Record, Service, Setup, number, signal_to};
+use crate::support::status::workers_of;
 use crate::support::{DEADLINE, eventually, skip};
-use crate::users::{Users, ask, post};
+use crate::users::{Users, ask, ask_or_lose, post};
 
 fn setup() -> Setup {
     Setup::example("behind_proxy", "workers = 2\n[reload]\ntrial = '200ms'")
@@ -213,6 +214,7 @@ fn haproxy_over_a_restart() {
 fn behind(proxy: &Proxy, service: &Service, gone: u16) {
     clients_are_known(proxy, service);
     a_reload_is_not_seen(proxy, service);
+    a_worker_that_is_killed_loses_what_it_had_in_its_hands(proxy, service);
     a_stop_answers_what_is_in_flight(proxy, service, gone);
 }
 
@@ -258,6 +260,35 @@ fn a_reload_is_not_seen(proxy: &Proxy, service: &Service) {
     users.finish();
 }
 
+/// The request that is known to be there, and of each user the one that can have been.
+fn a_worker_that_is_killed_loses_what_it_had_in_its_hands(proxy: &Proxy, service: &Service) {
+    let address = proxy.address;
+    let users = Users::start(address, 6, move |client, _, _| {
+        ask_or_lose(client, address, &request("/"), 200).is_some()
+    });
+    users.advance(200);
+    let before = slow(service).len();
+    let mut waiting = proxy.client();
+    waiting.send_bytes(post("/slow", "")).unwrap();
+    let begun = service.count("it is in flight", before + 1, is_slow).pop();
+    let worker = begun.unwrap().worker();
+    let status = service.status();
+    let mut workers = workers_of(&status).iter();
+    let killed = workers.find(|at| at["worker"].as_u64() == worker).unwrap();
+    let killed = number(&killed["pid"]);
+    signal_to(killed, Signal::SIGKILL);
+    if let Ok(answer) = waiting.answer() {
+        assert_eq!(answer.status, 502, "{}", answer.head);
+    }
+    service.wait_until_replaced(killed);
+    users.advance(200);
+    for made in users.finish() {
+        let lost = made.iter().filter(|had_answer| !**had_answer).count();
+        assert!(lost <= 1, "{lost} requests of one user");
+    }
+    assert_eq!(slow(service).len(), before + 1, "no proxy sends it again");
+}
+
 /// As `systemctl restart` does it, with a socket that is the manager's.
 fn a_restart_is_a_moments_wait(proxy: impl Fn(SocketAddr) -> Option<Proxy>) {
     let manager = Manager::new(100);
@@ -280,16 +311,22 @@ fn a_restart_is_a_moments_wait(proxy: impl Fn(SocketAddr) -> Option<Proxy>) {
     assert_eq!(service.stop(), 0);
 }
 
+fn is_slow(record: &Record) -> bool {
+    record.text("message") == "this takes a while"
+}
+
+/// The slow requests that have begun.
+fn slow(service: &Service) -> Vec<Record> {
+    let mut records = service.records();
+    records.retain(is_slow);
+    records
+}
+
 fn a_stop_answers_what_is_in_flight(proxy: &Proxy, service: &Service, gone: u16) {
     let mut client = proxy.client();
-    let slow = |record: &Record| record.text("message") == "this takes a while";
-    let before = service
-        .records()
-        .iter()
-        .filter(|record| slow(record))
-        .count();
+    let before = slow(service).len();
     client.send("/slow").unwrap();
-    service.count("it is in flight", before + 1, slow);
+    service.count("it is in flight", before + 1, is_slow);
     service.signal(Signal::SIGTERM);
     assert_eq!(client.answer().unwrap().body, "at last\n");
     assert_eq!(service.exit(), 0);

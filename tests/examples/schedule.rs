@@ -124,6 +124,7 @@ fn what_was_due_meanwhile_is_made_up_for() {
 
 /// Nothing is kept before it, and it was due all the same.
 #[test]
+#[expect(clippy::disallowed_methods, reason = "so the example goes")]
 fn a_first_run_that_fails_is_made_up_for() {
     let setup = schedule(2, 1000);
     let reports = setup.folder().join("reports");

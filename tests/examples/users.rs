@@ -84,3 +84,19 @@ pub(crate) fn ask(client: &mut Client, request: &str, status: u16) -> Response {
     );
     response
 }
+
+/// The answer, if it is this one. Else the user has lost his request, and goes on with another connection.
+#[track_caller]
+pub(crate) fn ask_or_lose(
+    client: &mut Client,
+    address: SocketAddr,
+    request: &str,
+    status: u16,
+) -> Option<Response> {
+    let answer = client.send_bytes(request).and_then(|()| client.answer());
+    let answer = answer.ok().filter(|answer| answer.status == status);
+    if answer.is_none() {
+        *client = Client::connect(address).expect("no connection is refused");
+    }
+    answer
+}

@@ -15,7 +15,8 @@ use crate::manager::Manager;
 use crate::support::service::{Service, signal_to};
 
 /// What is measured is shown, not judged: a busy machine keeps a process from running for seconds, now and then. But
-/// the median tells a payload that moves from one that waits for some limit: each of them is longer than this.
+/// the median tells a payload that moves from one that waits for some limit: each of them is longer than this. `prompt.rs`
+/// has a closer bound.
 const SLACK: Duration = Duration::from_millis(900);
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(100);
@@ -28,14 +29,14 @@ const LONG: &str = "heartbeat_serving = '5s'\nabort_grace = '5s'";
 const SHORT: &str = "heartbeat_serving = '1s'\nabort_grace = '100ms'";
 
 /// One move of the payload.
-struct Scene {
+pub(crate) struct Scene {
     manager: Manager,
     book: Book,
-    service: Service,
+    pub(crate) service: Service,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::of("service", 1, LONG)
     }
 
@@ -70,7 +71,7 @@ impl Scene {
             })
     }
 
-    fn holder(&self) -> u32 {
+    pub(crate) fn holder(&self) -> u32 {
         self.book.ledger.stints()[0].pid
     }
 
@@ -81,7 +82,7 @@ impl Scene {
     }
 
     /// The gap between the first two.
-    fn gap(self) -> Duration {
+    pub(crate) fn gap(self) -> Duration {
         gaps(&self.settled(2))[0]
     }
 }

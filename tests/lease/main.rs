@@ -25,6 +25,7 @@ mod kept;
 mod ledger;
 mod lives;
 mod moves;
+mod prompt;
 mod slots;
 mod stalls;
 mod storm;

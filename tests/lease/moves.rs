@@ -88,7 +88,7 @@ fn one_worker_runs_it_and_everybody_can_see_which() {
 }
 
 #[test]
-fn it_moves_at_once_when_its_holder_is_killed() {
+fn it_moves_when_its_holder_is_killed_and_the_gap_is_told() {
     let service = with("workers = 3", "service").serve();
     let ledger = Ledger::of(&service);
     let mut epochs = Vec::new();

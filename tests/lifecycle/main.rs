@@ -13,6 +13,7 @@
 mod support;
 
 mod blocking;
+mod clock;
 mod instance;
 mod limits;
 mod payloads;

@@ -59,7 +59,7 @@ const PROPERTIES: &[Property] = &[
     Property(
         5,
         "Nothing can be registered after the app is built: by type.",
-        &["src/app/builder.rs: \"compile_fail,E0599\""],
+        &["src/app/frozen.rs: \"compile_fail,E0599\""],
     ),
     // The way in
     Property(
@@ -232,7 +232,10 @@ const PROPERTIES: &[Property] = &[
             "tests/processes/trace.rs: one_clean_run",
             "tests/lease/storm.rs: one_in_the_service",
             "tests/lease/storm.rs: one_for_each_slot",
-            "tests/lease/moves.rs: it_moves_at_once_when_its_holder_is_killed",
+            "tests/lease/moves.rs: it_moves_when_its_holder_is_killed_and_the_gap_is_told",
+            "tests/lease/prompt.rs: when_its_holder_is_killed",
+            "tests/lease/prompt.rs: when_its_holder_drains",
+            "tests/lease/prompt.rs: when_a_reload_is_committed",
             "tests/lease/moves.rs: one_that_is_frozen_keeps_it_until_it_is_dead",
             "tests/lease/moves.rs: a_reload_hands_it_over_when_it_is_committed_and_the_old_one_has_stopped",
             "tests/lease/slots.rs: all_start_anew_when_the_number_of_slots_changes",
@@ -274,6 +277,7 @@ const PROPERTIES: &[Property] = &[
             "tests/handoff/moves.rs: a_slow_response_ends_on_the_old_worker_while_idle_connections_move",
             "tests/lifecycle/shutdown.rs: each_thing_ends_in_its_turn",
             "tests/upgrade/drain.rs: a_stop_is_the_apps_to_announce",
+            "tests/service/vitals.rs: every_stream_gets_its_last_word_however_the_service_stops",
             "src/worker/connection/tests/drain.rs: a_connection_just_accepted_may_still_send_its_request",
         ],
     ),
@@ -322,6 +326,8 @@ const PROPERTIES: &[Property] = &[
         &[
             "tests/processes/stuck.rs: blocked_in_its_drain",
             "src/sys/clock.rs: \"ClockId::CLOCK_MONOTONIC\"",
+            "tests/lifecycle/clock.rs: the_core_is_told_the_time_and_has_no_clock",
+            "clippy.toml: \"std::time::SystemTime::now\"",
             "src/arbiter/core/tests.rs: each_phase_has_its_own_limit",
             "tests/processes/stuck.rs: blocked_in_load",
             "tests/processes/stuck.rs: blocked_in_its_startup",
@@ -465,7 +471,7 @@ const PORTED: &[(&str, &[&str])] = &[
     ),
     (
         "an application that runs is frozen",
-        &["src/app/builder.rs: \"compile_fail,E0599\""],
+        &["src/app/frozen.rs: \"compile_fail,E0599\""],
     ),
     (
         "a signal during the startup ends it",

@@ -189,3 +189,34 @@ fn a_sampler_that_is_silent_takes_no_other_worker_out_of_service() {
         (other.get("/healthz").ok()?.body == "ok\n").then_some(())
     });
 }
+
+/// It is told that its worker leaves, in a quick stop as well, and its response has a proper end.
+#[test]
+fn every_stream_gets_its_last_word_however_the_service_stops() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let service = serve(2);
+        let mut streams: Vec<Client> = (0..8).map(|_| service.client()).collect();
+        for stream in &mut streams {
+            stream.send("/api/vitals/stream").unwrap();
+            stream.begin().unwrap();
+            assert!(!stream.chunk().unwrap().is_empty(), "what is known");
+        }
+        service.signal(signal);
+        for stream in &mut streams {
+            let mut last = Vec::new();
+            loop {
+                let chunk = stream.chunk().expect("a proper end");
+                if chunk.is_empty() {
+                    break;
+                }
+                last = chunk;
+            }
+            let last = String::from_utf8(last).unwrap();
+            assert!(
+                last.ends_with("event: drain\ndata: {}\n\n"),
+                "{signal}: {last}"
+            );
+        }
+        assert_eq!(service.exit(), 0);
+    }
+}

@@ -276,6 +276,7 @@ impl Record {
     }
 
     /// When it was written, by CLOCK_MONOTONIC as far as the clocks agree: less than a day ago.
+    #[expect(clippy::disallowed_methods, reason = "the log has the time of day")]
     #[track_caller]
     pub(crate) fn when(&self) -> Duration {
         let day = 24.0 * 3600.0;

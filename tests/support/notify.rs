@@ -122,6 +122,7 @@ impl State {
 }
 
 /// One datagram, if there is one. The kernel says when it was sent.
+#[expect(clippy::disallowed_methods, reason = "so the kernel stamps datagrams")]
 fn receive(socket: &UnixDatagram) -> Option<Datagram> {
     let mut buffer = [0; 8192];
     let mut control = nix::cmsg_space!(TimeSpec);
