@@ -14,7 +14,7 @@ use crate::support::service::{Service, signal_to};
 const TIMES: usize = 9;
 /// How many boots a move may take. The fastest one by the fastest boot: what is waited for each time cannot hide. And the
 /// middle one by the middle boot: a poll is over at once now and then, not every other time.
-const MOST: f64 = 4.0;
+const MOST: f64 = 6.0;
 
 /// How long each worker that serves took from its fork to that, in seconds.
 fn boots(service: &Service) -> Vec<f64> {
