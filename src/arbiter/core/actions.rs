@@ -256,6 +256,8 @@ pub(crate) enum Notice {
         crashes: usize,
         /// More than the budget allows.
         too_many: bool,
+        /// A payload that nobody runs, how often it has failed in a row, and for how long it pauses.
+        failing: Option<(LeaseName, u32, Option<Duration>)>,
     },
     Recovered {
         workers: usize,

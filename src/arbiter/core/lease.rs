@@ -9,17 +9,20 @@
 //!    service one that is on trial only if nobody else serves.
 //! 5. A lease that somebody could have is held, pausing after repeated failures, or waiting for holders that were
 //!    told to give back.
-//! 6. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
+//! 6. One that has failed in a row is well again when a holder has had it for a while; see [`failing`].
+//! 7. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
 //!    [`deposit`].
 
 mod back;
 mod deposit;
+mod failing;
 mod pass;
 mod shares;
 mod view;
 
 #[cfg(test)]
-pub(super) use back::FORGIVEN;
+pub(super) use failing::FORGIVEN;
+pub(crate) use failing::Failing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -71,6 +74,9 @@ pub(super) struct Leases {
     last_epoch: u64,
     /// Among how many slots work is shared; see [`shares`].
     shares: u16,
+    /// When to look whether holders are well after failures. Another image finds out anew.
+    #[serde(skip)]
+    look_at: Option<Moment>,
 }
 
 type Spent = BTreeMap<WorkerId, Vec<u32>>;
@@ -130,10 +136,11 @@ pub(crate) struct LeaseName {
 }
 
 impl Leases {
-    /// When a pause after failures is over.
+    /// When a pause after failures is over, or the time in which a holder has to be well after them.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
         let free = self.all.iter().filter(|lease| lease.holder.is_none());
-        free.filter_map(|lease| lease.retry_at).min()
+        let pauses = free.filter_map(|lease| lease.retry_at);
+        pauses.chain(self.look_at).min()
     }
 
     /// New code: its failures are counted from now on.

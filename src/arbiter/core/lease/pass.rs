@@ -88,7 +88,7 @@ impl Core {
 
     /// If nobody has it, somebody should: the app of a worker that stays has the payload, or that of one that is still
     /// to come, as far as is known; and it is not done. What a generation has that is not committed does not count.
-    fn is_missed(&self, lease: &Lease) -> bool {
+    pub(super) fn is_missed(&self, lease: &Lease) -> bool {
         let done = |generation| lease.finished_in.contains(&generation);
         let counts = |worker: &Worker| {
             let stays = !worker.is_leaving() && worker.generation <= self.generation;

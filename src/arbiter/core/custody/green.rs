@@ -1,0 +1,87 @@
+//! Never green without its payload, and never degraded without a cause.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Held, Key, Leases};
+use crate::arbiter::core::actions::Cause;
+use crate::arbiter::core::lease::FORGIVEN;
+use crate::arbiter::core::{Core, Moment, backoff};
+use crate::status::ServiceState;
+
+/// The leases that have paused, and how often each had failed then.
+#[derive(Default)]
+pub(super) struct Green {
+    failures: BTreeMap<Key, u32>,
+    /// Those that no holder has had for the shortest time that proves anything: the service is not ready.
+    ill: BTreeSet<Key>,
+    /// Those that no holder has had for the longest: it may be degraded.
+    weak: BTreeSet<Key>,
+    generation: u32,
+}
+
+impl Green {
+    pub(super) fn paused(&mut self, key: &Key, failures: u32) {
+        self.failures.insert(key.clone(), failures);
+        self.ill.insert(key.clone());
+        self.weak.insert(key.clone());
+    }
+
+    /// A reload has come to its end. New code has its failures before it.
+    pub(super) fn decided(&mut self, generation: u32) {
+        if self.generation != generation {
+            self.ill.clear();
+            self.weak.clear();
+        }
+    }
+
+    /// Some worker had it for so long, as far as it has given a sign of life.
+    pub(super) fn held(&mut self, core: &Core, key: &Key, span: Duration) {
+        let policy = &core.policy;
+        let failures = self.failures.get(key).copied().unwrap_or_default();
+        let pause = backoff::longest(failures, policy.backoff_initial, policy.backoff_max);
+        if span >= policy.stable_after.min(pause * FORGIVEN) {
+            self.ill.remove(key);
+        }
+        if span >= policy.stable_after {
+            self.weak.remove(key);
+        }
+    }
+}
+
+impl Leases {
+    /// Call after each `handle`.
+    pub(super) fn check_green(&mut self, core: &Core) {
+        self.green.generation = core.generation;
+        for (key, held) in &self.held {
+            self.green.held(core, key, proven(core, held));
+        }
+        let missed: BTreeSet<Key> = self
+            .green
+            .weak
+            .iter()
+            .filter(|key| self.is_missed(core, key))
+            .cloned()
+            .collect();
+        self.green.ill.retain(|key| missed.contains(key));
+        let ill = &self.green.ill;
+        match core.state() {
+            ServiceState::Ready => assert!(ill.is_empty(), "green, and {ill:?} fail"),
+            ServiceState::Degraded => {
+                let empty = core.slots.iter().any(|slot| {
+                    let nobody = slot.serving.is_none();
+                    nobody && slot.cause == Cause::Failure
+                });
+                let workers = empty || core.crashes.exhausted();
+                let why = core.failing();
+                assert!(workers || !missed.is_empty(), "degraded by {why:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn proven(core: &Core, held: &Held) -> Duration {
+    let beat: Moment = core.workers[&held.worker].last_beat;
+    beat.since(held.since)
+}
