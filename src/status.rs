@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// How many payloads an app may have: the state of each is shown.
 pub(crate) const PAYLOADS: usize = 32;
+/// How many bytes the name of each may have, with the path where its app is mounted.
+pub(crate) const PAYLOAD_NAME: usize = 128;
 
 /// What the whole service is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
