@@ -413,7 +413,7 @@ impl Leases {
         ended: &BTreeSet<WorkerId>,
     ) {
         assert!(self.doomed.is_empty(), "nobody gets {:?}", self.doomed);
-        self.check_green(core);
+        self.check_green(core, now);
         let missed = |key: &Key| self.is_missed(core, key);
         let free: Vec<Key> = self.free_since.keys().cloned().collect();
         for key in free

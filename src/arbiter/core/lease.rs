@@ -174,6 +174,12 @@ impl Leases {
         self.wants.values().flatten().any(|want| lease.is_of(want))
     }
 
+    /// That worker's app has it.
+    fn declares(&self, worker: WorkerId, lease: &Lease) -> bool {
+        let wants = self.wants.get(&worker);
+        wants.is_some_and(|wants| wants.iter().any(|want| lease.is_of(want)))
+    }
+
     /// Somebody who has something of the same payload that cannot be together with this.
     fn is_blocked(&self, lease: &Lease, slots: u16) -> bool {
         let of_same = self.all.iter().filter(|other| other.name == lease.name);
@@ -184,6 +190,12 @@ impl Leases {
                     lease.slot.is_some() && other.slot.is_some() && lease.slot != other.slot;
                 !disjoint || holder.slots != slots
             })
+    }
+
+    /// Somebody has the payload of this name in another scope, and nobody can have this beside it.
+    fn runs_otherwise(&self, lease: &Lease) -> bool {
+        let mut of_same = self.all.iter().filter(|other| other.name == lease.name);
+        of_same.any(|other| other.scope() != lease.scope() && other.holder.is_some())
     }
 
     /// How many leases of the whole service the worker has.

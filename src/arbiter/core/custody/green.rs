@@ -7,7 +7,7 @@ use super::{Held, Key, Leases};
 use crate::arbiter::core::actions::Cause;
 use crate::arbiter::core::lease::FORGIVEN;
 use crate::arbiter::core::{Core, Moment, backoff};
-use crate::status::ServiceState;
+use crate::status::{Scope, ServiceState};
 
 /// The leases that have paused, and how often each had failed then.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl Green {
 
 impl Leases {
     /// Call after each `handle`.
-    pub(super) fn check_green(&mut self, core: &Core) {
+    pub(super) fn check_green(&mut self, core: &Core, now: Moment) {
         self.green.generation = core.generation;
         for (key, held) in &self.held {
             self.green.held(core, key, proven(core, held));
@@ -60,11 +60,22 @@ impl Leases {
             .green
             .weak
             .iter()
-            .filter(|key| self.is_missed(core, key))
+            .filter(|key| self.is_missed(core, key) && self.is_for(core, key))
             .cloned()
             .collect();
-        self.green.ill.retain(|key| missed.contains(key));
-        let ill = &self.green.ill;
+        let stands_back = |key: &Key| {
+            let mut held = self.held.keys();
+            let pauses = self.paused.get(key).is_some_and(|until| *until > now);
+            !pauses && held.any(|other| other.0 == key.0 && other.1.is_some() != key.1.is_some())
+        };
+        let back: BTreeSet<Key> = missed
+            .iter()
+            .filter(|key| stands_back(key))
+            .cloned()
+            .collect();
+        let ill = &mut self.green.ill;
+        ill.retain(|key| missed.contains(key));
+        let ill: BTreeSet<_> = ill.difference(&back).collect();
         match core.state() {
             ServiceState::Ready => assert!(ill.is_empty(), "green, and {ill:?} fail"),
             ServiceState::Degraded => {
@@ -74,10 +85,25 @@ impl Leases {
                 });
                 let workers = empty || core.crashes.exhausted();
                 let why = core.failing();
-                assert!(workers || !missed.is_empty(), "degraded by {why:?}");
+                assert!(
+                    workers || missed.difference(&back).next().is_some(),
+                    "degraded by {why:?}"
+                );
             }
             _ => {}
         }
+    }
+}
+
+impl Leases {
+    /// Whoever serves in its slot has such a payload.
+    fn is_for(&self, core: &Core, (name, slot): &Key) -> bool {
+        let Some(slot) = slot else { return true };
+        let place = core.slots.get(usize::from(*slot));
+        place.and_then(|place| place.serving).is_none_or(|id| {
+            let mut wants = self.wants.get(&id).into_iter().flatten();
+            wants.any(|want| want.name == *name && want.scope == Scope::Slot)
+        })
     }
 }
 

@@ -3,7 +3,9 @@
 //! 1. A lease fails from the failure on that it pauses after, and as long as somebody wants it.
 //! 2. That it was granted again proves nothing. It is well when a holder has had it for so long that a failure of it
 //!    would count as the first one, and has given a sign of life after that.
-//! 3. New code has its failures before it.
+//! 3. Where the way back of a reload has failed, two apps can serve side by side. What the worker of a slot does not have
+//!    is not missed there, nor what stands back for good behind a payload of the same name in another scope.
+//! 4. New code has its failures before it.
 
 use std::time::Duration;
 
@@ -43,7 +45,18 @@ impl Core {
     }
 
     fn fails(&self, lease: &Lease) -> bool {
-        lease.failures >= FAILING && self.is_missed(lease)
+        let stands_back = lease.retry_at.is_none() && self.leases.runs_otherwise(lease);
+        let is_wanted = self.is_missed(lease) && self.is_for(lease);
+        lease.failures >= FAILING && is_wanted && !stands_back
+    }
+
+    /// The worker of its slot has such a payload, or that is still to come.
+    fn is_for(&self, lease: &Lease) -> bool {
+        let slot = lease
+            .slot
+            .and_then(|slot| self.slots.get(usize::from(slot)));
+        let own = slot.and_then(|slot| slot.serving);
+        own.is_none_or(|id| self.leases.declares(id, lease))
     }
 
     /// Forgets the failures before holders that are well.

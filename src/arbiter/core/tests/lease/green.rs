@@ -195,3 +195,33 @@ fn a_reload_that_is_rolled_back_leaves_the_service_as_degraded_as_it_was() {
     assert!(bench.core.reload_failure().is_some());
     assert_eq!(told(&mut bench), [], "it has been said");
 }
+
+/// The old code has a share for each slot, and the first one's pauses. Of the new code one has no such payload, and one has
+/// it in another scope.
+#[test]
+fn where_two_apps_serve_side_by_side_nobody_misses_what_has_no_place() {
+    for (leaves, new) in [
+        (FIRST, vec![]),
+        (SECOND, wants(&[("consumer", Scope::Service)])),
+    ] {
+        let mut bench = pausing(&consumer());
+        // So that the pause is longer than a boot.
+        for _ in 0..3 {
+            bench.wait_for_it(&BOTH);
+            bench.fail();
+        }
+        bench.on_trial(&new);
+        bench.exit(FOURTH, Exit::Signal(11));
+        bench.tell(Event::ExecFailed {
+            error: "no file".to_owned(),
+        });
+        bench.exit(leaves, Exit::Signal(11));
+        let (next, both) = (WorkerId(5), [FIRST, SECOND, THIRD, WorkerId(5)]);
+        bench.pass(Duration::from_millis(100), &both);
+        bench.come_up(next, &new);
+        bench.exit(THIRD, Exit::Code(0));
+        bench.pass(Duration::from_secs(20), &both);
+        assert_eq!(bench.core.serving(), 2);
+        assert_eq!(bench.core.state(), ServiceState::Ready, "{leaves}");
+    }
+}
