@@ -3,6 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+/// So many failures in a row are no accident: the first one moves a lease on at once, after the second it pauses, and
+/// the service is degraded.
+pub(crate) const FAILING: u32 = 2;
+
 /// What comes with the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Grant {

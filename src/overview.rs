@@ -105,11 +105,18 @@ fn of_lease(lease: &Lease) -> String {
             format!("pid {pid}, slot {slot}, for {since}{leaving}")
         }
         None if lease.finished => "finished".to_owned(),
-        None => "NOBODY".to_owned(),
+        None => match lease.again_in {
+            Some(left) => format!("NOBODY, again in {}", span(left.ceil())),
+            None => "NOBODY".to_owned(),
+        },
+    };
+    let failures = match lease.failures {
+        0 => String::new(),
+        count => format!(", failed {} in a row", trouble::times(count.into())),
     };
     let grants = trouble::times(lease.grants);
     format!(
-        "lease {} ({scope}) {place}; granted {grants}, the last gap {:.3} s",
+        "lease {} ({scope}) {place}{failures}; granted {grants}, the last gap {:.3} s",
         lease.payload, lease.gap
     )
 }
@@ -207,6 +214,8 @@ mod tests {
             finished: false,
             grants: 3,
             gap: 0.0021,
+            failures: 0,
+            again_in: None,
         };
         assert_eq!(
             of_lease(&lease),
@@ -216,6 +225,11 @@ mod tests {
         assert_eq!(
             of_lease(&lease),
             "lease scheduler (slot 2) NOBODY; granted once, the last gap 0.002 s"
+        );
+        (lease.failures, lease.again_in) = (2, Some(3.4));
+        assert_eq!(
+            of_lease(&lease),
+            "lease scheduler (slot 2) NOBODY, again in 4s, failed 2 times in a row; granted once, the last gap 0.002 s"
         );
     }
 

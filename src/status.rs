@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// How many payloads an app may have: the state of each is shown.
 pub(crate) const PAYLOADS: usize = 32;
+/// How many bytes the name of each may have, with the path where its app is mounted.
+pub(crate) const PAYLOAD_NAME: usize = 128;
 
 /// What the whole service is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +19,8 @@ pub enum ServiceState {
     Booting = 1,
     /// Every worker that should serve does.
     Ready = 2,
-    /// Some slot has no serving worker, or crashes too often.
+    /// Some slot has no serving worker, or crashes too often; or nobody runs a payload of scope `slot` or `service`
+    /// since it has failed wherever it was.
     Degraded = 3,
     /// On the way out.
     Stopping = 4,
@@ -203,6 +206,13 @@ pub struct Lease {
     /// For how many seconds nobody had it before it was last granted, whatever the reason: from the last sign of its
     /// last holder, and as long as the app had such a payload. 0 if it was granted for the first time at once.
     pub gap: f64,
+    /// How often whoever had it has failed or died, in a row: it counts until one has had it for a while, 10 s at most.
+    /// From 2 on the service is degraded. JSON has no such key while it is 0.
+    #[serde(default, skip_serializing_if = "is_none_at_all")]
+    pub failures: u32,
+    /// In how many seconds it is granted again, while it pauses after failures. JSON has no such key otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again_in: Option<f64>,
 }
 
 /// The worker that has a lease.
@@ -233,4 +243,8 @@ pub struct Socket {
     pub address: String,
     /// `passed` or `bound`.
     pub origin: String,
+}
+
+fn is_none_at_all(count: &u32) -> bool {
+    *count == 0
 }

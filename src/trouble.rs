@@ -1,6 +1,12 @@
-//! Payloads that fail and are started again: nobody dies of it, so it has to be seen.
+//! Payloads that fail and are started again: nobody dies of it, so it has to be seen. And those of which there is one,
+//! and nobody runs it.
 
-use crate::status::{LastFailure, PayloadState, Worker};
+use std::fmt;
+use std::time::Duration;
+
+use crate::config::show_duration;
+use crate::lease::FAILING;
+use crate::status::{LastFailure, Lease, PayloadState, Worker};
 
 /// So many seconds after a failure a payload that runs again is still worth a word.
 const RECENT: f64 = 60.0;
@@ -93,6 +99,81 @@ pub(crate) fn line(workers: &[Worker]) -> Option<String> {
     Some(line)
 }
 
+/// A payload of scope `slot` or `service` that has failed wherever it was.
+#[derive(Debug)]
+pub(crate) struct Missing<'a> {
+    pub(crate) payload: &'a str,
+    pub(crate) slot: Option<u32>,
+    /// In a row.
+    pub(crate) failures: u32,
+    pub(crate) next: Attempt,
+}
+
+/// When it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// Some worker has it, and has not shown yet that it lasts there.
+    UnderWay,
+    /// After its pause, which takes so long; unless that is not to be told.
+    After(Option<Duration>),
+    /// When there is a worker for it.
+    Waits,
+}
+
+impl<'a> Missing<'a> {
+    /// `None`: it has not failed in a row.
+    pub(crate) fn of(lease: &'a Lease) -> Option<Self> {
+        let pause = |left| Duration::try_from_secs_f64(left).unwrap_or_default();
+        (lease.failures >= FAILING).then(|| Self {
+            payload: &lease.payload,
+            slot: lease.slot,
+            failures: lease.failures,
+            next: match lease.again_in {
+                _ if lease.holder.is_some() => Attempt::UnderWay,
+                Some(left) => Attempt::After(Some(pause(left))),
+                None => Attempt::Waits,
+            },
+        })
+    }
+}
+
+impl Lease {
+    /// In a sentence: that nobody runs the payload, or that it is only being tried, since it has failed wherever it was.
+    /// `None`: it has not failed twice in a row.
+    pub fn trouble(&self) -> Option<String> {
+        Missing::of(self).map(|missing| missing.to_string())
+    }
+}
+
+/// `nobody runs payload 'tick': it has failed or lost its worker 5 times in a row, and is tried again in 3s`
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.next != Attempt::UnderWay {
+            f.write_str("nobody runs ")?;
+        }
+        write!(f, "payload '{}'", self.payload)?;
+        if let Some(slot) = self.slot {
+            write!(f, " of slot {slot}")?;
+        }
+        if self.next != Attempt::UnderWay {
+            f.write_str(": it")?;
+        }
+        let times = times(u64::from(self.failures));
+        write!(f, " has failed or lost its worker {times} in a row, and ")?;
+        match self.next {
+            Attempt::UnderWay => f.write_str("is being tried again"),
+            Attempt::After(None) => f.write_str("pauses"),
+            Attempt::After(Some(left)) => {
+                // Not before that: in whole seconds.
+                let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+                let left = show_duration(Duration::from_secs(seconds.max(1)));
+                write!(f, "is tried again in {left}")
+            }
+            Attempt::Waits => f.write_str("waits for a worker that can run it"),
+        }
+    }
+}
+
 /// `once`, `7 times`.
 pub(crate) fn times(count: u64) -> String {
     match count {
@@ -106,6 +187,7 @@ mod tests {
     use super::*;
     use crate::ipc::{reading, scoreboard};
     use crate::moment::Moment;
+    use crate::status::{Holder, Scope};
 
     /// Workers whose payloads `a`, `b` are in these states, restarted so often, and have failed so long ago.
     fn workers(rows: &[[(PayloadState, u32, Option<f64>); 2]]) -> Vec<Worker> {
@@ -160,6 +242,50 @@ mod tests {
             .map(|one| one.failures)
             .collect::<Vec<_>>();
         assert_eq!(counts, [7, 1]);
+    }
+
+    #[test]
+    fn what_nobody_runs_says_when_it_is_tried_again() {
+        let mut lease = Lease {
+            payload: "tick".to_owned(),
+            scope: Scope::Service,
+            slot: None,
+            holder: None,
+            finished: false,
+            grants: 3,
+            gap: 0.0,
+            failures: 1,
+            again_in: None,
+        };
+        assert!(Missing::of(&lease).is_none(), "the first time it moves");
+        let said = |lease: &Lease| Missing::of(lease).unwrap().to_string();
+        (lease.failures, lease.again_in) = (2, Some(2.1));
+        let nobody =
+            "nobody runs payload 'tick': it has failed or lost its worker 2 times in a row, and";
+        assert_eq!(said(&lease), format!("{nobody} is tried again in 3s"));
+        lease.again_in = Some(0.0);
+        assert_eq!(said(&lease), format!("{nobody} is tried again in 1s"));
+        lease.again_in = None;
+        let waits = format!("{nobody} waits for a worker that can run it");
+        assert_eq!(said(&lease), waits);
+        let mut missing = Missing::of(&lease).unwrap();
+        missing.next = Attempt::After(None);
+        assert_eq!(missing.to_string(), format!("{nobody} pauses"));
+        (lease.slot, lease.holder) = (
+            Some(1),
+            Some(Holder {
+                slot: 1,
+                pid: 7,
+                generation: 1,
+                epoch: 3,
+                since: 0.5,
+                leaving: false,
+            }),
+        );
+        assert_eq!(
+            said(&lease),
+            "payload 'tick' of slot 1 has failed or lost its worker 2 times in a row, and is being tried again"
+        );
     }
 
     #[test]

@@ -18,7 +18,10 @@ use super::state::{State, Values};
 use super::step::{Action, Entry, Item, Step, StepContext};
 use crate::body::Body;
 use crate::exit::BoxError;
-use crate::status::PAYLOADS;
+use crate::status::{PAYLOAD_NAME, PAYLOADS};
+
+/// Characters of a name that is too long, where that is said.
+const SHOWN: usize = 40;
 
 /// What `load` returns: an HTTP service, the steps of its startup and teardown, and its payloads.
 ///
@@ -226,6 +229,9 @@ impl AppBuilder {
     /// Adds a background task, started at this place of the startup, or later where it has to wait for a lease. Two
     /// payloads that need a lease cannot have the same name, since that is what the lease goes by.
     ///
+    /// A name has at most 128 bytes, with the path of its app where that is [mounted](Self::mount): it stands in every record
+    /// about the payload.
+    ///
     /// An app has at most 32 of them, those of the apps that are mounted in it among them; with more its startup fails.
     /// One payload can run as many tasks as it likes, in a `tokio::task::JoinSet`.
     pub fn payload(mut self, mut payload: Payload) -> Self {
@@ -324,6 +330,7 @@ impl AppBuilder {
         let mut faults = self.faults;
         faults.extend(doubles(&self.entries));
         faults.extend(too_many(&self.entries));
+        faults.extend(too_long(&self.entries));
         faults.extend(twice(self.mounted.iter().map(|member| &*member.path)));
         let own = Member {
             path: String::new(),
@@ -382,6 +389,20 @@ fn too_many(entries: &[Entry]) -> Option<String> {
     (payloads > PAYLOADS).then(|| {
         format!(
             "{payloads} payloads are too many, {PAYLOADS} is the limit: run several tasks in one, in a JoinSet"
+        )
+    })
+}
+
+/// The arbiter is told all names in one message.
+fn too_long(entries: &[Entry]) -> impl Iterator<Item = String> {
+    let names = entries.iter().filter_map(|entry| match &entry.item {
+        Item::Payload(payload) => Some(&payload.name),
+        _ => None,
+    });
+    names.filter(|name| name.len() > PAYLOAD_NAME).map(|name| {
+        let (short, length): (String, _) = (name.chars().take(SHOWN).collect(), name.len());
+        format!(
+            "the name of payload '{short}…' has {length} bytes, {PAYLOAD_NAME} is the limit: give it a shorter one"
         )
     })
 }

@@ -314,16 +314,31 @@ pub(super) fn write(notice: &Notice, generation: u32) {
             workers,
             crashes,
             too_many,
+            failing,
+            withheld,
         } => {
-            let sentence = match too_many {
-                true => "the service is degraded: workers fail too often",
-                false => "the service is degraded: not every worker serves",
+            let sentence = match (failing, withheld, too_many) {
+                (Some(_), ..) => {
+                    "the service is degraded: nobody runs a payload, it fails wherever it is"
+                }
+                (None, true, _) => {
+                    "the service is degraded: payloads wait for the end of an earlier life of it"
+                }
+                (None, false, true) => "the service is degraded: workers fail too often",
+                (None, false, false) => "the service is degraded: not every worker serves",
             };
+            let lease = failing.as_ref().map(|(lease, ..)| lease);
+            let delay = failing.as_ref().and_then(|(.., delay)| *delay);
             lifecycle!(
                 Event::ServiceDegraded,
                 serving,
                 workers,
                 crashes,
+                payload = lease.map(|lease| lease.payload.as_str()),
+                lease_slot = lease.and_then(|lease| lease.slot),
+                failures = failing.as_ref().map(|(_, failures, _)| *failures),
+                delay_seconds = delay.map(|delay| delay.as_secs_f64()),
+                leases = withheld.then_some("withheld"),
                 "{sentence}"
             );
         }

@@ -14,7 +14,7 @@ use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
 use super::claim::Claims;
-use super::core::{Action, Core, Event, Policy, WorkerId};
+use super::core::{Action, Core, Event, Failing, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
@@ -111,8 +111,14 @@ impl Equipment {
     }
 }
 
-/// State, stage of a reload, serving workers, slots.
-type Summary = (ServiceState, Option<&'static str>, usize, usize);
+/// State, stage of a reload, serving workers, slots, a payload that fails wherever it is.
+type Summary = (
+    ServiceState,
+    Option<&'static str>,
+    usize,
+    usize,
+    Option<Failing>,
+);
 
 impl Shell {
     /// # Errors
@@ -180,7 +186,7 @@ impl Shell {
             claims: Claims::default(),
             helpers: diagnose::Helpers::default(),
             status: String::new(),
-            summary: (ServiceState::Booting, None, 0, 0),
+            summary: (ServiceState::Booting, None, 0, 0, None),
             earlier_drops: 0,
         }
     }
@@ -434,6 +440,7 @@ impl Shell {
             self.core.reload_stage(),
             self.core.serving(),
             self.core.target(),
+            self.core.failing(),
         );
         let header = &self.children.board.header;
         let drops = self.earlier_drops.saturating_add(logs::drops());
@@ -462,6 +469,7 @@ impl Shell {
             workers: self.children.iter().count(),
             kept: self.equipment.store.kept(),
             trouble: trouble::line(&view::workers(&self.children, self.news.failures())),
+            at: now(),
         };
         view::line(&self.core, Some(&counts))
     }

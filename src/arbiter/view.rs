@@ -6,9 +6,11 @@ use super::shell::now;
 use crate::config::show_duration;
 use crate::ipc::failures::Failures;
 use crate::ipc::reading;
+use crate::moment::Moment;
 use crate::sockets::Listener;
 use crate::status::{ServiceState, Status, Worker};
 use crate::sys;
+use crate::trouble::{Attempt, Missing};
 
 /// What is counted all the time.
 pub(super) struct Counts {
@@ -20,6 +22,8 @@ pub(super) struct Counts {
     pub(super) kept: Option<usize>,
     /// What is to be said of payloads that fail.
     pub(super) trouble: Option<String>,
+    /// When all of that is so.
+    pub(super) at: Moment,
 }
 
 /// The service in one line, with live counts if it is to have any.
@@ -34,6 +38,7 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
             } else {
                 ""
             };
+            let missing = missing(core, counts.map(|counts| counts.at));
             let counts = counts.map_or_else(String::new, |counts| {
                 let (connections, in_flight) = (counts.connections, counts.in_flight);
                 let trouble = counts.trouble.as_deref().unwrap_or_default();
@@ -48,7 +53,7 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")
             });
-            format!("{word}{workers}{counts}{failure}")
+            format!("{word}{workers}{counts}{missing}{failure}")
         }
         ServiceState::Reloading => {
             let stage = core.reload_stage().unwrap_or("over");
@@ -111,6 +116,24 @@ pub(super) fn status(
         sockets,
         leases: core.leases(at),
     }
+}
+
+/// Which payload nobody runs since it fails wherever it is. `at`: with the time until it is tried again.
+fn missing(core: &Core, at: Option<Moment>) -> String {
+    let Some(failing) = core.failing() else {
+        return String::new();
+    };
+    let missing = Missing {
+        payload: &failing.lease.payload,
+        slot: failing.lease.slot.map(u32::from),
+        failures: failing.failures,
+        next: match failing.retry_at {
+            _ if failing.is_held => Attempt::UnderWay,
+            Some(retry_at) => Attempt::After(at.map(|at| retry_at.since(at))),
+            None => Attempt::Waits,
+        },
+    };
+    format!("; {missing}")
 }
 
 fn left_over(workers: usize) -> String {

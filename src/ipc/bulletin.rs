@@ -139,6 +139,8 @@ impl Row {
             if let Some(holder) = &mut lease.holder {
                 holder.since = 0.0;
             }
+            // Each pause comes after another failure, which is counted.
+            lease.again_in = lease.again_in.map(|_| 0.0);
             lease
         }
         timeless(&self.lease) == timeless(&other.lease)
@@ -146,9 +148,11 @@ impl Row {
 
     fn lease_at(&self, at: Moment) -> Lease {
         let mut lease = self.lease.clone();
+        let passed = at.since(self.at).as_secs_f64();
         if let Some(holder) = &mut lease.holder {
-            holder.since += at.since(self.at).as_secs_f64();
+            holder.since += passed;
         }
+        lease.again_in = lease.again_in.map(|left| (left - passed).max(0.0));
         lease
     }
 }

@@ -17,7 +17,8 @@ use crate::status::Scope;
 use crate::sys::passing;
 use crate::worker::phase::Phase;
 
-/// The largest message. What can grow (a reason, names) is cut before it is sent.
+/// The largest message. What can grow is small before: reasons are cut, and names of payloads and of topics that are too
+/// long are refused.
 const MAX: usize = 64 * 1024;
 /// The longest text inside a message.
 pub(crate) const MAX_TEXT: usize = 8 * 1024;
@@ -83,8 +84,8 @@ pub(crate) enum Report {
     },
 }
 
-/// A message that is ready to be sent, to many.
-#[derive(Debug)]
+/// A message that is ready to be sent, now or later, to one or to many.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Packet(Vec<u8>);
 
 impl Packet {
@@ -94,7 +95,7 @@ impl Packet {
         let bytes = serde_json::to_vec(message)?;
         if bytes.len() > MAX {
             return Err(io::Error::other(format!(
-                "a message of {} bytes",
+                "a message of {} bytes, and {MAX} is the limit",
                 bytes.len()
             )));
         }
@@ -244,6 +245,7 @@ pub(crate) fn cut(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::ipc::orders::{Level, Order};
+    use crate::status::{PAYLOAD_NAME, PAYLOADS};
 
     impl Channel {
         fn receive<M: DeserializeOwned>(&self) -> io::Result<Received<M>> {
@@ -364,6 +366,25 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert_eq!(arbiter.receive().unwrap(), Received::Message(report));
         assert_eq!(arbiter.receive::<Report>().unwrap(), Received::Closed);
+    }
+
+    /// Each byte of a name may take six in JSON.
+    #[test]
+    fn as_many_payloads_as_there_can_be_with_the_longest_names_are_one_message() {
+        let names = vec!["\u{1}".repeat(PAYLOAD_NAME); PAYLOADS];
+        let report = Report::Payloads {
+            names,
+            scopes: vec![Scope::Service; PAYLOADS],
+            once: vec![u32::MAX; PAYLOADS],
+        };
+        assert!(Packet::of(&report).is_ok());
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_an_error_that_says_so() {
+        let reason = "x".repeat(MAX);
+        let error = Packet::of(&Report::Failed { reason }).unwrap_err();
+        assert!(error.to_string().contains("65536 is the limit"), "{error}");
     }
 
     #[test]

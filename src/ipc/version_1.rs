@@ -207,6 +207,8 @@ fn lease() -> Row {
             finished: false,
             grants: 1,
             gap: 0.25,
+            failures: 0,
+            again_in: None,
         },
         at: Moment::from_nanos(5),
     }
@@ -385,6 +387,21 @@ fn a_bulletin_is_said_and_read_as_ever_and_may_say_more() {
         read.events = read.events.into_iter().map(without_more_fields).collect();
         assert_eq!(*read, bulletin);
     }
+}
+
+/// They came later, and a lease that has not failed is as it was.
+#[test]
+fn the_failures_of_a_lease_are_told_in_its_row() {
+    let mut row = lease();
+    (row.lease.failures, row.lease.again_in) = (2, Some(0.5));
+    let text = LEASE.replace(r#""gap":0.25"#, r#""gap":0.25,"failures":2,"again_in":0.5"#);
+    says(&row, &text);
+    assert_eq!(read::<Row>(&text), row);
+    let later = Row {
+        at: Moment::from_nanos(7),
+        ..row.clone()
+    };
+    assert!(row.says(&later), "time alone is no news");
 }
 
 /// It came later, and a bulletin that has none of it is as it was.

@@ -89,12 +89,16 @@ events! {
         "The service is degraded"
         "A worker has failed, and until its slot has another one not every worker serves; or\n\
          more have failed than restart.crash_budget allows within restart.crash_window,\n\
-         and those that follow wait with growing pauses. The healthy workers go on\n\
-         serving. The records of the failures stand before this one: look for\n\
-         PAYLOAD_EVENT=worker-failed."
+         and those that follow wait with growing pauses; or a payload of which there is one\n\
+         has failed wherever it was: the record names it, and it is tried again with growing\n\
+         pauses, in which nobody runs it; or processes of an earlier life of the service are\n\
+         left, which may still run it. The healthy workers go on serving. The records of\n\
+         the failures stand before this one: look for PAYLOAD_EVENT=worker-failed,\n\
+         payload-failed and lease-pauses."
     ServiceRecovered "service-recovered" INFO "f943ff2d01c74cf7ade11d40625a07fe"
         "The service has recovered"
-        "Every configured worker serves again."
+        "Every configured worker serves again, and a payload that had failed wherever it was\n\
+         has run for a while, or nobody needs it any more."
     ServiceIdle "service-idle" INFO "71100dd5e095e2bd4aa35c31145081b5"
         "The service is not needed and leaves"
         "For the time that idle_exit sets there was no connection, no request in flight\n\

@@ -169,6 +169,8 @@ impl Observer for Scene {
                         finished: false,
                         grants: 0,
                         gap: 0.0,
+                        failures: 0,
+                        again_in: None,
                     },
                     None,
                 ));

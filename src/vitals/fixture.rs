@@ -122,6 +122,8 @@ pub(super) fn status(worker: u32) -> Status {
             finished: false,
             grants: 1,
             gap: 0.0,
+            failures: 0,
+            again_in: None,
         }],
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::is_sampler;
-use crate::status::{PayloadState, Scope, Status};
+use crate::status::{Lease, PayloadState, Scope, Status};
 
 /// What this worker is, and how to say it in a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +27,12 @@ pub(super) fn of(status: &Status, pid: u32, silent: Duration, patience: Duration
     }
     let mut leases = status.leases.iter();
     let lease = leases.find(|lease| is_sampler(&lease.payload));
+    let failing = lease.and_then(Lease::trouble);
     let Some(holder) = lease.and_then(|lease| lease.holder.as_ref()) else {
+        let nobody = "nobody samples at the moment".to_owned();
         return Health {
             is_well: true,
-            says: "ok; nobody samples at the moment".to_owned(),
+            says: format!("ok; {}", failing.unwrap_or(nobody)),
         };
     };
     // A new holder has not had the time to be heard.
@@ -109,6 +111,13 @@ mod tests {
         let none = ok("ok; nobody samples at the moment");
         assert_eq!(health(|status| status.leases[0].holder = None, 60), none);
         assert_eq!(health(|status| status.leases.clear(), 60), none);
+        let fails = |status: &mut Status| {
+            let lease = &mut status.leases[0];
+            (lease.holder, lease.failures, lease.again_in) = (None, 3, Some(2.0));
+        };
+        let said = health(fails, 60);
+        assert!(said.0 && said.1.starts_with("ok; nobody runs payload 'sampler': "));
+        assert!(said.1.contains("3 times in a row"), "{said:?}");
     }
 
     #[test]

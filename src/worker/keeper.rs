@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::life::Life;
 use super::post::Post;
 use super::reporter::Reporter;
+use super::reports::Reports;
 use super::stages::{Stages, now};
-use super::unmet::Unmet;
 use super::view::View;
 use super::wish::Wish;
 use super::{Load, Start};
@@ -40,8 +40,10 @@ const LATE: Duration = Duration::from_millis(100);
 /// What the app gets then, once. Where only the keeper was late, it is over before the arbiter takes the worker for
 /// stuck.
 const GRACE: Duration = Duration::from_millis(500);
-/// How soon an order is looked for again where there was no memory for it.
+/// How soon an order is looked for again where there was no memory for it, and what could not be said is said.
 const AGAIN: Duration = Duration::from_millis(100);
+/// So often at most after the app's end.
+const LAST_TRIES: u32 = 5;
 
 /// Runs the app in a thread of its own until it has ended.
 pub(super) fn keep<S: Send + Sync + 'static>(start: Start, settings: S, load: Load<S>) -> ExitCode {
@@ -81,7 +83,7 @@ struct Keeper {
     leases: Arc<Leases>,
     view: Arc<View>,
     post: Arc<Post>,
-    unmet: Unmet,
+    reports: Arc<Reports>,
     timeouts: Timeouts,
 }
 
@@ -108,7 +110,7 @@ impl Keeper {
         let (links, links_out) = mpsc::unbounded_channel();
         let life = Life::new(start, wishes, links_out);
         let channel = life.channel();
-        let mut reporter = Reporter::new(channel.clone());
+        let mut reporter = Reporter::new(life.reports());
         logs::send_events(move |event| reporter.report(event));
         let keeper = Self {
             readiness: Readiness::of(channel.as_fd())?,
@@ -121,7 +123,7 @@ impl Keeper {
             leases: life.leases(),
             view: life.view(),
             post: life.post(),
-            unmet: Unmet::default(),
+            reports: life.reports(),
             timeouts,
         };
         Ok((keeper, life))
@@ -171,7 +173,8 @@ impl Keeper {
                     }
                 },
                 Some(()) = self.terminate.recv() => self.stop(Level::Graceful, "signal", &mut deadline),
-                () = until(self.unmet.ask_at()), if has_arbiter => self.unmet.ask(&self.channel),
+                // The app beats for what it says itself; it may be blocked.
+                () = sleep(AGAIN), if self.reports.waits() => self.reports.flush(),
                 () = until(deadline) => {
                     deadline = deadline.and_then(|at| put_off(at, Instant::now(), &mut was_put_off));
                     if deadline.is_none() {
@@ -181,12 +184,25 @@ impl Keeper {
                 }
             }
         };
+        self.say_the_rest().await;
         // It has sent its end: the thread has nothing left to do.
         if thread.join().is_err() {
             ExitCode::Software
         } else {
             code
         }
+    }
+
+    /// Why it ends, for example. With the process everything is free that it has; so nobody is waited for for long.
+    async fn say_the_rest(&self) {
+        for _ in 0..LAST_TRIES {
+            self.reports.flush();
+            if !self.reports.waits() {
+                return;
+            }
+            sleep(AGAIN).await;
+        }
+        tracing::error!("the arbiter takes no reports: it does not hear how this worker ends");
     }
 
     /// `cause`: where nothing better is known.
@@ -213,7 +229,7 @@ impl Keeper {
 
     fn meet(&mut self, worker: u64, mailbox: Option<OwnedFd>) {
         if !self.post.meet(worker, mailbox) {
-            self.unmet.add(worker, &self.channel);
+            self.reports.say_once(&Report::Unmet { worker });
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::observer::Observed;
 use super::phase::Phase;
 use super::post::{self, Post};
+use super::reports::Reports;
 use super::runtime::{self, beat_interval, heartbeat};
 use super::server::Server;
 use super::stages::Stages;
@@ -49,6 +50,7 @@ pub(super) struct Life {
     config: Arc<Config>,
     listeners: Arc<[Listener]>,
     channel: Arc<Channel>,
+    reports: Arc<Reports>,
     stages: Arc<Stages>,
     wishes: watch::Receiver<Wish>,
     links: Links,
@@ -71,6 +73,7 @@ enum End {
 impl Life {
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
+        let reports = Arc::new(Reports::new(channel.clone()));
         let view = View::new(start.briefing, start.meter.clone(), start.listeners.clone());
         let leases = Leases::new(u32::from(start.slot), start.workers);
         let (post, mailbox) = Post::new(
@@ -87,9 +90,10 @@ impl Life {
             workers: start.workers,
             config: start.config,
             listeners: start.listeners,
-            stages: Arc::new(Stages::new(channel.clone(), start.meter)),
-            leases: Arc::new(leases.with_custodian(channel.clone())),
+            stages: Arc::new(Stages::new(reports.clone(), start.meter)),
+            leases: Arc::new(leases.with_custodian(reports.clone())),
             channel,
+            reports,
             wishes,
             links,
             messages: post.messages(),
@@ -120,6 +124,11 @@ impl Life {
 
     pub(super) fn channel(&self) -> Arc<Channel> {
         self.channel.clone()
+    }
+
+    /// What is said over it, from any thread.
+    pub(super) fn reports(&self) -> Arc<Reports> {
+        self.reports.clone()
     }
 
     /// From Forked to Exited or Failed, in a runtime of its own that ends with it.

@@ -17,6 +17,7 @@ mod panics;
 pub(crate) mod phase;
 mod post;
 mod reporter;
+mod reports;
 mod room;
 mod runtime;
 mod server;
@@ -25,7 +26,6 @@ mod stages;
 mod tasks;
 #[cfg(test)]
 mod testing;
-mod unmet;
 mod view;
 mod wake;
 mod wish;

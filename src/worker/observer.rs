@@ -6,10 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::phase::Phase;
+use super::reports::Reports;
 use super::stages::{Stages, now};
 use crate::app::event::{AppState, Observer, PayloadEvent, ReleaseEvent, StepEvent, StepOutcome};
 use crate::app::shelf::Custodian;
-use crate::ipc::channel::{Channel, Report};
+use crate::ipc::channel::Report;
 use crate::kept::Kept;
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -150,30 +151,32 @@ impl Observer for Observed {
 }
 
 /// What lies in the channel's queue is the arbiter's, also when this process is gone.
-impl Custodian for Channel {
+impl Custodian for Reports {
     fn keep(&self, payload: u32, epoch: u64, kept: &Arc<Kept>) -> io::Result<()> {
         // What lies in the channel is memory, too.
         if !self.has_room() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        self.send_with(&Report::Kept { payload, epoch }, kept.as_fd())
+        self.offer_with(&Report::Kept { payload, epoch }, kept.as_fd())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::channel::Channel;
 
     #[test]
     fn who_keeps_without_end_leaves_room_for_what_else_is_to_be_said() {
         let (_arbiter, worker) = Channel::pair().unwrap();
+        let worker = Reports::new(Arc::new(worker));
         let kept = Arc::new(Kept::write("p", None, b"x").unwrap());
         let count = (0..10_000).take_while(|_| worker.keep(0, 1, &kept).is_ok());
         let count = count.count();
         assert!((5..200).contains(&count), "{count}");
         for _ in 0..20 {
             let reason = "x".repeat(100);
-            worker.send(&Report::Failed { reason }).unwrap();
+            worker.offer(&Report::Failed { reason }).unwrap();
         }
         let error = worker.keep(0, 1, &kept).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::reports::Reports;
 use super::stages::now;
 use crate::events::{FieldValue, LifecycleEvent, UNSENT};
-use crate::ipc::channel::{Channel, Report};
+use crate::ipc::channel::Report;
 use crate::moment::Moment;
 
 /// So many at once, and one more each [`REFILL`]: a payload that fails as fast as it starts must not keep the arbiter
@@ -16,15 +17,15 @@ const REFILL: Duration = Duration::from_millis(50);
 
 /// Counts what it does not send, and says so with the next that it sends.
 pub(super) struct Reporter {
-    channel: Arc<Channel>,
+    reports: Arc<Reports>,
     allowance: Allowance,
     unsent: u64,
 }
 
 impl Reporter {
-    pub(super) fn new(channel: Arc<Channel>) -> Self {
+    pub(super) fn new(reports: Arc<Reports>) -> Self {
         Self {
-            channel,
+            reports,
             allowance: Allowance::new(now()),
             unsent: 0,
         }
@@ -32,7 +33,7 @@ impl Reporter {
 
     /// Never blocks, never logs.
     pub(super) fn report(&mut self, mut event: LifecycleEvent) {
-        if !self.allowance.take(now()) || !self.channel.has_room() {
+        if !self.allowance.take(now()) || !self.reports.has_room() {
             self.unsent += 1;
             return;
         }
@@ -41,7 +42,7 @@ impl Reporter {
             event.fields.insert(UNSENT.to_owned(), unsent);
         }
         let event = Box::new(event);
-        match self.channel.send(&Report::Happened { event }) {
+        match self.reports.offer(&Report::Happened { event }) {
             Ok(()) => self.unsent = 0,
             Err(_) => self.unsent += 1,
         }
@@ -80,13 +81,15 @@ mod tests {
 
     use super::*;
     use crate::events::Level;
+    use crate::ipc::channel::Channel;
     use crate::lease::Released;
 
     #[test]
     fn events_that_nobody_reads_leave_room_for_a_lease_that_is_given_back() {
         let (_arbiter, worker) = Channel::pair().unwrap();
         let worker = Arc::new(worker);
-        let mut reporter = Reporter::new(worker.clone());
+        let reports = Arc::new(Reports::new(worker.clone()));
+        let mut reporter = Reporter::new(reports);
         for _ in 0..BURST {
             reporter.report(LifecycleEvent {
                 number: 0,

@@ -1,12 +1,12 @@
 //! Where the worker is: the one place that changes its phase, and tells everybody.
 
-use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::phase::Phase;
+use super::reports::Reports;
 use crate::app::Count;
-use crate::ipc::channel::{Channel, Report, cut};
+use crate::ipc::channel::{Report, cut};
 use crate::ipc::scoreboard::Meter;
 use crate::lifecycle;
 use crate::logs::events::Event;
@@ -18,7 +18,7 @@ const FAILED: &str = "failed";
 
 /// The phase of this worker, monotonic by the table in [`Phase::successors`].
 pub(super) struct Stages {
-    channel: Arc<Channel>,
+    reports: Arc<Reports>,
     meter: Meter,
     current: Mutex<(Phase, Moment)>,
     /// Why it leaves.
@@ -26,11 +26,11 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    pub(super) fn new(channel: Arc<Channel>, meter: Meter) -> Self {
+    pub(super) fn new(reports: Arc<Reports>, meter: Meter) -> Self {
         meter.enter(Phase::Forked, now());
         meter.beat(now());
         Self {
-            channel,
+            reports,
             meter,
             current: Mutex::new((Phase::Forked, now())),
             cause: OnceLock::new(),
@@ -78,23 +78,16 @@ impl Stages {
         });
     }
 
+    /// What must be said, now or later.
     pub(super) fn report(&self, report: &Report) {
-        self.try_report(report);
+        self.reports.say(report);
     }
 
-    /// The same. False: the arbiter does not hear of it.
+    /// What need not be said. False: the arbiter does not hear of it.
     pub(super) fn try_report(&self, report: &Report) -> bool {
-        let sent = self.channel.send(report);
-        match &sent {
-            Ok(()) => {}
-            // It does not read, although there is room for everything that has to be said (see `Reporter`).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tracing::warn!(error = %error, "a report could not be sent to the arbiter");
-            }
-            // It is gone, and the keeper sees to that.
-            Err(error) => {
-                tracing::debug!(error = %error, "a report could not be sent to the arbiter");
-            }
+        let sent = self.reports.offer(report);
+        if let Err(error) = &sent {
+            tracing::debug!(error = %error, "a report could not be sent to the arbiter");
         }
         sent.is_ok()
     }
@@ -103,7 +96,9 @@ impl Stages {
         &self.meter
     }
 
+    /// Its executor runs, and what could not be said is said.
     pub(super) fn beat(&self) {
+        self.reports.flush();
         self.meter.beat(now());
         self.meter.seat().log_drops.store(logs::drops(), Relaxed);
     }
@@ -122,4 +117,45 @@ impl Count for Meter {
 
 pub(super) fn now() -> Moment {
     Moment::from_nanos(sys::clock::monotonic_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ipc::channel::{Channel, Received};
+    use crate::ipc::scoreboard;
+    use crate::lease::Released;
+
+    /// The arbiter runs a preload, say, and has no room for more meanwhile.
+    #[test]
+    fn what_an_arbiter_had_no_room_for_comes_with_a_beat() {
+        let (arbiter, worker) = Channel::pair().unwrap();
+        let reports = Arc::new(Reports::new(Arc::new(worker)));
+        let stages = Stages::new(
+            reports.clone(),
+            Meter::new(scoreboard::create().unwrap(), 0),
+        );
+        while reports.offer(&Report::Paused { round: 0 }).is_ok() {}
+        stages.enter(Phase::Loading);
+        let released = Report::Released {
+            payload: 0,
+            epoch: 1,
+            how: Released::Failed,
+            at: now(),
+        };
+        stages.report(&released);
+        let said = || {
+            let (received, _) = arbiter.receive_with().unwrap();
+            match received {
+                Received::Message(report) => Some(report),
+                _ => None,
+            }
+        };
+        while said().is_some() {}
+        stages.beat();
+        let phase = Phase::Loading;
+        assert_eq!(said(), Some(Report::Entered { phase }));
+        assert_eq!(said(), Some(released));
+        assert_eq!(said(), None);
+    }
 }

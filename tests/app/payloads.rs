@@ -216,6 +216,20 @@ async fn an_app_has_no_more_payloads_than_can_be_shown() {
     }
 }
 
+/// With the path of its app: that is what the log calls it.
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_too_long_for_the_log_is_a_mistake() {
+    let named = |length: usize| App::builder().payload(Payload::new("é".repeat(length), obedient));
+    assert!(soon(start(named(64)).await.stop()).await.is_empty());
+    let mounted = App::builder().mount("/more", crate::build(named(64)));
+    for builder in [named(65), mounted] {
+        let failed = start_fails(builder).await;
+        let text = failed.to_string();
+        assert!(text.contains(" bytes, 128 is the limit"), "{text}");
+        assert!(text.contains("give it a shorter one"), "{text}");
+    }
+}
+
 // 19. The stop of a payload
 
 /// On one thread: neither its supervisor nor anything else has run since it was started.

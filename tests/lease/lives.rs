@@ -58,6 +58,8 @@ impl Scene {
 
     /// The old one writes, this one serves, and its payload does not run.
     fn waits(&self, service: &Service) {
+        let degraded = service.event("service-degraded");
+        assert_eq!(degraded.text("leases"), "withheld");
         let status = service.status_where("it waits", |status| {
             status["arbiter"]["status"]
                 .as_str()
@@ -81,6 +83,7 @@ impl Scene {
         let stints = self.book.ledger.wait_for(count);
         assert_eq!(stints[count - 1].pid, service.workers()[0]);
         service.message("no process of an earlier life of this service is left");
+        service.event("service-recovered");
         service.status_where("it waits no more", |status| {
             !status["arbiter"]["status"]
                 .as_str()

@@ -20,6 +20,7 @@ mod manager;
 mod failures;
 mod forged;
 mod gaps;
+mod green;
 mod judge;
 mod kept;
 mod ledger;

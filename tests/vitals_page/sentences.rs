@@ -24,7 +24,26 @@ const SENTENCES: &[(&str, &str, &str)] = &[
         "serving: 1, workers: 2",
         "The service is degraded: 1 of 2 workers serve",
     ),
-    ("service-recovered", "", "Every worker serves again"),
+    (
+        "service-degraded",
+        "serving: 2, workers: 2, payload: 'tick', lease_slot: 1, failures: 3, delay_seconds: 2",
+        "The service is degraded: 2 of 2 workers serve, and payload “tick” of slot 1 has failed or lost its worker 3×: nobody runs it for 2.0 s",
+    ),
+    (
+        "service-degraded",
+        "serving: 1, workers: 2, payload: 'tick', failures: 2",
+        "The service is degraded: 1 of 2 workers serve, and payload “tick” has failed or lost its worker 2×",
+    ),
+    (
+        "service-degraded",
+        "serving: 2, workers: 2, leases: 'withheld'",
+        "The service is degraded: 2 of 2 workers serve, and payloads that need a lease wait for the end of an earlier life of the service",
+    ),
+    (
+        "service-recovered",
+        "",
+        "Every worker serves again, and no payload is left that nobody runs",
+    ),
     (
         "service-idle",
         "",

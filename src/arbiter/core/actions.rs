@@ -256,6 +256,10 @@ pub(crate) enum Notice {
         crashes: usize,
         /// More than the budget allows.
         too_many: bool,
+        /// A payload that nobody runs, how often it has failed in a row, and for how long it pauses.
+        failing: Option<(LeaseName, u32, Option<Duration>)>,
+        /// Payloads wait for the end of an earlier life of the service.
+        withheld: bool,
     },
     Recovered {
         workers: usize,

@@ -1,5 +1,7 @@
 //! What must hold of leases after every step, by what was sent and what was heard alone.
 
+mod green;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -9,9 +11,10 @@ use super::lease::{FORGIVEN, Want};
 use super::roster::{Ending, WorkerId};
 use super::{Core, Moment};
 use crate::ipc::orders::{Order, Recycle};
-use crate::lease::{Deposit, Grant, Released};
+use crate::lease::{Deposit, FAILING, Grant, Released};
 use crate::status::{Scope, ServiceState};
 use crate::worker::phase::Phase;
+use green::Green;
 
 /// A payload's name, and a slot if it is one for each.
 pub(super) type Key = (String, Option<u16>);
@@ -47,6 +50,7 @@ pub(super) struct Leases {
     doomed: BTreeSet<u64>,
     /// Processes of an earlier life may hold them.
     pub(super) withheld: bool,
+    green: Green,
 }
 
 struct Held {
@@ -187,6 +191,7 @@ impl Leases {
     }
 
     fn end(&mut self, core: &Core, key: &Key, held: &Held, at: Moment) {
+        self.green.held(core, key, at.since(held.since));
         self.free_since.insert(key.clone(), at.max(held.since));
         let slot = core.workers[&held.worker].slot;
         let mut slots = core.slots.iter().zip(0..);
@@ -243,11 +248,15 @@ impl Leases {
                 assert!(*delay <= core.policy.backoff_max);
                 let key = (lease.payload.clone(), lease.slot);
                 let known = self.failures.get(&key).copied().unwrap_or_default();
-                assert!((2..=known).contains(failures), "{key:?} has failed {known}");
+                assert!(
+                    (FAILING..=known).contains(failures),
+                    "{key:?} has failed {known}"
+                );
                 let limit = core.policy.backoff_initial * (1 << (failures - 2).min(20));
                 let limit = limit.min(core.policy.backoff_max) * FORGIVEN;
                 let lived = self.lived.get(&key).copied().unwrap_or_default();
                 assert!(lived < limit, "{key:?} pauses after {lived:?}");
+                self.green.paused(&key, *failures);
                 self.paused.insert(key, now + *delay);
                 vec!["lease paused"]
             }
@@ -271,7 +280,21 @@ impl Leases {
             // New code, or the old one again: it may try at once.
             Action::Release => {
                 self.paused.clear();
+                self.green.decided(core.generation);
                 Vec::new()
+            }
+            Action::Log(Notice::Degraded {
+                failing: Some((lease, failures, _)),
+                ..
+            }) => {
+                let key = (lease.payload.clone(), lease.slot);
+                let known = self.failures.get(&key).copied().unwrap_or_default();
+                assert!((FAILING..=known).contains(failures));
+                vec!["degraded by a payload"]
+            }
+            Action::Log(Notice::Degraded { withheld: true, .. }) => {
+                assert!(self.withheld);
+                vec!["degraded by an earlier life"]
             }
             _ => Vec::new(),
         }
@@ -401,6 +424,7 @@ impl Leases {
         ended: &BTreeSet<WorkerId>,
     ) {
         assert!(self.doomed.is_empty(), "nobody gets {:?}", self.doomed);
+        self.check_green(core, now);
         let missed = |key: &Key| self.is_missed(core, key);
         let free: Vec<Key> = self.free_since.keys().cloned().collect();
         for key in free

@@ -16,7 +16,6 @@ use super::actions::{Action, Notice};
 use super::roster::{Ending, Slot, WorkerId};
 use super::{Core, Moment};
 use crate::ipc::orders::Order;
-use crate::status::ServiceState;
 use crate::worker::phase::Phase;
 
 /// The slowest look at the scoreboard. It is faster where the time is short.
@@ -93,7 +92,7 @@ impl Core {
         let idle = &mut self.idle;
         idle.look_at = idle.look_at.map(|_| now + pace(limit));
         let moved = std::mem::replace(&mut idle.accepted, activity.accepted) != activity.accepted;
-        if moved || !activity.is_none() || self.state() != ServiceState::Ready {
+        if moved || !activity.is_none() || !self.has_its_workers() {
             self.idle.needed_at = now;
             self.resume_accepting();
             return;
@@ -199,7 +198,7 @@ impl Core {
                         && worker.channel_closed.is_none()
                 })
         };
-        self.state() == ServiceState::Ready
+        self.has_its_workers()
             && self.reload.is_none()
             && self.workers.len() == self.slots.len()
             && self.slots.iter().all(rests)

@@ -9,17 +9,20 @@
 //!    service one that is on trial only if nobody else serves.
 //! 5. A lease that somebody could have is held, pausing after repeated failures, waiting for holders that were told to
 //!    give back, or withheld: from [`Core::withhold_leases`] to [`Event::Claimed`](super::Event::Claimed) none is granted.
-//! 6. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
+//! 6. One that has failed in a row is well again when a holder has had it for a while; see [`failing`].
+//! 7. What a holder has left goes along with every later grant of the lease, until it is replaced or discarded; see
 //!    [`deposit`].
 
 mod back;
 mod deposit;
+mod failing;
 mod pass;
 mod shares;
 mod view;
 
 #[cfg(test)]
-pub(super) use back::FORGIVEN;
+pub(super) use failing::FORGIVEN;
+pub(crate) use failing::Failing;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -74,6 +77,9 @@ pub(super) struct Leases {
     /// Processes of an earlier life of the service may still hold them.
     #[serde(default)]
     withheld: bool,
+    /// When to look whether holders are well after failures. Another image finds out anew.
+    #[serde(skip)]
+    look_at: Option<Moment>,
 }
 
 type Spent = BTreeMap<WorkerId, Vec<u32>>;
@@ -133,10 +139,11 @@ pub(crate) struct LeaseName {
 }
 
 impl Leases {
-    /// When a pause after failures is over.
+    /// When a pause after failures is over, or the time in which a holder has to be well after them.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
         let free = self.all.iter().filter(|lease| lease.holder.is_none());
-        free.filter_map(|lease| lease.retry_at).min()
+        let pauses = free.filter_map(|lease| lease.retry_at);
+        pauses.chain(self.look_at).min()
     }
 
     /// New code: its failures are counted from now on.
@@ -170,6 +177,12 @@ impl Leases {
         self.wants.values().flatten().any(|want| lease.is_of(want))
     }
 
+    /// That worker's app has it.
+    fn declares(&self, worker: WorkerId, lease: &Lease) -> bool {
+        let wants = self.wants.get(&worker);
+        wants.is_some_and(|wants| wants.iter().any(|want| lease.is_of(want)))
+    }
+
     /// Somebody who has something of the same payload that cannot be together with this.
     fn is_blocked(&self, lease: &Lease, slots: u16) -> bool {
         let of_same = self.all.iter().filter(|other| other.name == lease.name);
@@ -180,6 +193,12 @@ impl Leases {
                     lease.slot.is_some() && other.slot.is_some() && lease.slot != other.slot;
                 !disjoint || holder.slots != slots
             })
+    }
+
+    /// Somebody has the payload of this name in another scope, and nobody can have this beside it.
+    fn runs_otherwise(&self, lease: &Lease) -> bool {
+        let mut of_same = self.all.iter().filter(|other| other.name == lease.name);
+        of_same.any(|other| other.scope() != lease.scope() && other.holder.is_some())
     }
 
     /// How many leases of the whole service the worker has.

@@ -32,9 +32,12 @@
 //! 9. Idleness ends the service only by a look that found nothing after every worker had said that it accepts
 //!    nothing. Whoever was told to pause is told to resume, or to stop.
 //! 10. A lease has at most one holder; see [`lease`].
+//! 11. The service is not ready as long as nobody runs a payload of which there is one since it has failed wherever it
+//!     was; see [`lease`].
 
 mod actions;
 mod backoff;
+mod degraded;
 mod events;
 mod health;
 mod idle;
@@ -65,7 +68,7 @@ use std::time::Duration;
 pub(crate) use actions::{Action, Cause, Fatal, Image, Notice, Overdue};
 pub(crate) use events::{Event, Exit, Request};
 pub(crate) use idle::Activity;
-pub(crate) use lease::Want;
+pub(crate) use lease::{Failing, Want};
 pub(crate) use links::{Links, Seen, Tie};
 pub(crate) use policy::Policy;
 pub(crate) use reload::Trigger;
@@ -76,6 +79,7 @@ use crate::ipc::orders::{Level, Why};
 use crate::moment::Moment;
 use crate::status::ServiceState;
 use backoff::{Crashes, Random};
+use degraded::Degraded;
 use idle::Idle;
 use lease::Leases;
 use reload::Reload;
@@ -103,7 +107,7 @@ pub(crate) struct Core {
     random: Random,
     /// Every slot has served at the same time once.
     was_ready: bool,
-    degraded: bool,
+    degraded: Degraded,
     stop: Option<Stop>,
     reload: Option<Reload>,
     /// Why the last reload failed; none has succeeded since.
@@ -135,7 +139,7 @@ impl Core {
             next_worker: 1,
             random: Random::new(seed),
             was_ready: false,
-            degraded: false,
+            degraded: Degraded::default(),
             stop: None,
             reload: None,
             reload_failure: None,
@@ -211,7 +215,7 @@ impl Core {
         let crashes = self
             .crashes
             .forgotten_at()
-            .filter(|_| self.degraded && self.stop.is_none());
+            .filter(|_| self.degraded.is_so && self.stop.is_none());
         let leases = self.leases.poll_timeout().filter(|_| self.stop.is_none());
         slots
             .chain(workers)
@@ -231,7 +235,7 @@ impl Core {
             ServiceState::Booting
         } else if self.reload.as_ref().is_some_and(Reload::is_under_way) {
             ServiceState::Reloading
-        } else if self.degraded {
+        } else if self.degraded.is_so {
             ServiceState::Degraded
         } else {
             ServiceState::Ready
@@ -314,7 +318,7 @@ impl Core {
         } else {
             // First: nobody waits for a fork.
             self.end_disturbed_pause(now);
-            self.announce(now);
+            self.announce();
             self.advance_reload(now);
             self.refill(now);
             self.settle_shares();
@@ -322,7 +326,9 @@ impl Core {
             self.recycle_next(now);
             self.retire_surplus(now);
             self.pass_leases(now);
+            self.prove_holders(now);
             self.begin_idle_time(now);
+            self.judge(now);
         }
         self.keep_manager_informed(now);
     }

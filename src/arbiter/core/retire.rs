@@ -171,38 +171,15 @@ impl Core {
         self.order_to_stop(now, id, Level::Graceful, why);
     }
 
-    /// Says when the service is ready, degraded and well again.
-    pub(super) fn announce(&mut self, now: Moment) {
-        let (serving, workers) = (self.serving(), self.slots.len());
-        if !self.was_ready {
-            if serving < workers || workers == 0 {
-                return;
-            }
-            self.was_ready = true;
-            self.next_extension = None;
-            self.notice(Notice::Ready { workers });
-            self.act(Action::Ready);
+    /// Says when the service is ready, the first time.
+    pub(super) fn announce(&mut self) {
+        let workers = self.slots.len();
+        if self.was_ready || self.serving() < workers || workers == 0 {
+            return;
         }
-        self.crashes.forget(now);
-        let too_many = self.crashes.exhausted();
-        let degraded = too_many
-            || self
-                .slots
-                .iter()
-                .any(|slot| slot.serving.is_none() && slot.cause == Cause::Failure);
-        if degraded != self.degraded {
-            self.degraded = degraded;
-            let crashes = self.crashes.count();
-            self.notice(if degraded {
-                Notice::Degraded {
-                    serving,
-                    workers,
-                    crashes,
-                    too_many,
-                }
-            } else {
-                Notice::Recovered { workers }
-            });
-        }
+        self.was_ready = true;
+        self.next_extension = None;
+        self.notice(Notice::Ready { workers });
+        self.act(Action::Ready);
     }
 }

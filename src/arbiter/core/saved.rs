@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::{Crashes, Random};
+use super::degraded::Degraded;
 use super::idle::Idle;
 use super::lease::Leases;
 use super::reload::Reload;
@@ -25,6 +26,8 @@ pub(crate) struct Saved {
     next_worker: u64,
     crashes: Vec<Moment>,
     degraded: bool,
+    #[serde(default)]
+    degraded_by_payload: bool,
     next_watchdog: Option<Moment>,
     next_extension: Option<Moment>,
     wanted_slots: Option<u16>,
@@ -58,7 +61,8 @@ impl Core {
             workers: self.workers.clone(),
             next_worker: self.next_worker,
             crashes: self.crashes.moments().collect(),
-            degraded: self.degraded,
+            degraded: self.degraded.is_so,
+            degraded_by_payload: self.degraded.by_payload,
             next_watchdog: self.next_watchdog,
             next_extension: self.next_extension,
             wanted_slots: self.wanted_slots,
@@ -87,7 +91,10 @@ impl Core {
             next_worker: saved.next_worker,
             random: Random::new(seed),
             was_ready: true,
-            degraded: saved.degraded,
+            degraded: Degraded {
+                is_so: saved.degraded,
+                by_payload: saved.degraded_by_payload,
+            },
             stop: None,
             reload: saved.reload,
             reload_failure: saved.reload_failure,

@@ -53,7 +53,10 @@ pub(super) fn pieces(entries: Vec<(Mark, Bulletin)>) -> Vec<Piece> {
     let (mut open, mut length, mut mark) = (Bulletin::default(), 0, Mark::default());
     let close = |bulletin: Bulletin, until: Mark| {
         // One entry that no packet can hold is left out: nothing that is sent here grows like that.
-        let packet = Packet::of(&Told::Bulletin(Box::new(bulletin))).ok()?;
+        let packet = Packet::of(&Told::Bulletin(Box::new(bulletin))).inspect_err(|error| {
+            tracing::error!(error = %error, "news for the workers are too large for one message, and are left out");
+        });
+        let packet = packet.ok()?;
         Some(Piece { packet, until })
     };
     for (until, entry) in entries {

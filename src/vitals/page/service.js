@@ -154,10 +154,11 @@ function two(cell, first, second) {
 
 function leases(list) {
   lines($("leases"), list.length, 64, 4, "No payload needs one.").forEach((row, at) => {
-    const { payload, scope, slot, holder, finished, grants, gap } = list[at];
+    const { payload, scope, slot, holder, finished, grants, gap, failures, again_in } = list[at];
+    const again = failures ? `failed ${failures}×` + (known(again_in) ? `, again in ${span(Math.ceil(again_in))}` : "") : "";
     const [name, where, since, before] = row.cells;
     two(name, payload, scope === "service" ? "one in the service" : "one for slot " + slot);
-    two(where, holder ? "Worker " + holder.slot : finished ? "finished" : "nobody", holder ? `generation ${holder.generation}, pid ${holder.pid}` + (holder.leaving ? ", giving it back" : "") : "");
+    two(where, holder ? "Worker " + holder.slot : finished ? "finished" : "nobody", holder ? `generation ${holder.generation}, pid ${holder.pid}` + (holder.leaving ? ", giving it back" : "") + (again && ", " + again) : again);
     where.firstChild.className = holder || finished ? "" : "nobody";
     put(since, holder ? span(holder.since) : dash);
     since.className = "num";

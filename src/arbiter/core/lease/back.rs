@@ -1,15 +1,10 @@
 //! How a lease becomes free.
 
-use std::time::Duration;
-
 use super::super::actions::{Action, Notice};
 use super::super::roster::{Ending, Worker, WorkerId};
 use super::super::{Core, Moment, backoff};
 use crate::ipc::orders::Recycle;
-use crate::lease::Released;
-
-/// A holder that has run for so many times the pause that its failure would cause is not paused for.
-pub(in crate::arbiter::core) const FORGIVEN: u32 = 10;
+use crate::lease::{FAILING, Released};
 
 /// How a holder came to have it no more.
 struct Loss {
@@ -135,12 +130,12 @@ impl Core {
         let lost_at = loss.at.max(holder.since);
         let held = lost_at.since(holder.since);
         let failures = lease.failures;
-        let is_forgiven = self.is_forgiven(failures, held, loss.slot);
+        let is_forgiven = held >= self.time_to_prove(failures, loss.slot);
         let lease = &mut self.leases.all[index];
         if loss.ran {
             lease.gap.lost_at = Some(lost_at);
             lease.refused_by.clear();
-            if held >= self.policy.stable_after || is_forgiven {
+            if is_forgiven {
                 lease.failures = 0;
             }
         } else {
@@ -159,21 +154,12 @@ impl Core {
         }
     }
 
-    /// It ran for long, measured by the pause that comes next; and of whoever ran it before, nobody is missing any more.
-    fn is_forgiven(&self, failures: u32, held: Duration, slot: u16) -> bool {
-        let (initial, max) = (self.policy.backoff_initial, self.policy.backoff_max);
-        let pause = backoff::longest(failures, initial, max);
-        let mut slots = self.slots.iter().zip(0..);
-        let others_serve = slots.all(|(place, index)| place.serving.is_some() || index == slot);
-        others_serve && held >= pause.saturating_mul(FORGIVEN)
-    }
-
     /// The first failure moves it on at once. One that fails wherever it goes must not take every worker along.
     fn pause(&mut self, now: Moment, index: usize) {
         let lease = &mut self.leases.all[index];
         lease.failures = lease.failures.saturating_add(1);
         let failures = lease.failures;
-        if failures < 2 {
+        if failures < FAILING {
             return;
         }
         let (initial, max) = (self.policy.backoff_initial, self.policy.backoff_max);

@@ -38,6 +38,15 @@ impl Core {
             finished: lease.finished_in.contains(&self.generation),
             grants: lease.grants,
             gap: lease.gap.last.as_secs_f64(),
+            failures: if self.is_missed(lease) {
+                lease.failures
+            } else {
+                0
+            },
+            again_in: lease
+                .retry_at
+                .filter(|_| lease.holder.is_none())
+                .map(|retry_at| retry_at.since(at).as_secs_f64()),
         }
     }
 

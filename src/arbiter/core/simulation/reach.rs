@@ -58,6 +58,8 @@ pub(super) fn check_reach(tally: &BTreeMap<String, u32>) {
             "two dead at once",
             "heard by another image",
             "lease paused",
+            "degraded by a payload",
+            "degraded by an earlier life",
             "lease granted to another generation",
             "kept",
             "kept too late",

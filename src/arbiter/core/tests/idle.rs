@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::arbiter::core::Activity;
+use crate::arbiter::core::{Activity, Want};
+use crate::lease::Released;
+use crate::status::Scope;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const NONE: Activity = Activity {
@@ -255,6 +257,38 @@ fn a_crash_ends_a_pause_for_those_that_are_left() {
     let wanted = bench.wanted();
     let pauses = |action: &Action| format!("{action:?}").contains("Pause");
     assert!(!wanted.iter().any(pauses), "it is degraded: {wanted:?}");
+}
+
+/// It would keep the service for ever. Everything else that degrades it does not last.
+#[test]
+fn a_payload_that_fails_wherever_it_is_keeps_nobody_from_leaving() {
+    let mut bench = ready();
+    let wants = Want::of(&["scheduler".to_owned()], &[Scope::Service], &[]);
+    let worker = FIRST;
+    bench.tell(Event::Wants { worker, wants });
+    let fail = |bench: &mut Bench| {
+        let lease = bench.core.leases(bench.now).remove(0);
+        if let Some(holder) = lease.holder {
+            bench.tell(Event::Released {
+                worker,
+                payload: 0,
+                epoch: holder.epoch,
+                how: Released::NotTaken,
+                at: bench.now,
+            });
+        }
+    };
+    fail(&mut bench);
+    bench.taken();
+    let begun = bench.now;
+    while bench.now < begun + LIMIT {
+        fail(&mut bench);
+        assert_eq!(bench.core.state(), ServiceState::Degraded);
+        bench.idle(Duration::from_millis(100), NONE);
+    }
+    let wanted = bench.wanted();
+    let pauses = |action: &Action| format!("{action:?}").contains("Pause");
+    assert!(wanted.iter().any(pauses), "{wanted:?}");
 }
 
 #[test]

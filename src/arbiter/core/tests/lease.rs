@@ -2,6 +2,7 @@
 
 mod back;
 mod deposit;
+mod green;
 mod shares;
 
 use super::*;
