@@ -451,6 +451,9 @@ impl Leases {
             let rightful = place.is_some_and(|place| place.serving == Some(held.worker));
             // It was given up, and the others are not ready to share the work without it.
             let rightful = rightful || (place.is_none() && slot < shares);
+            // It was given up and is there again; who served in it does so until somebody else does.
+            let vacant = place.is_some_and(|place| place.serving.is_none());
+            let rightful = rightful || (vacant && core.surplus.contains(&held.worker));
             assert!(
                 (rightful && held.grant.slots == shares) || is_told(held, said, ended),
                 "{key:?} is held by the wrong worker, {}",
