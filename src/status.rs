@@ -20,7 +20,7 @@ pub enum ServiceState {
     /// Every worker that should serve does.
     Ready = 2,
     /// Some slot has no serving worker, or crashes too often; or nobody runs a payload of scope `slot` or `service`
-    /// since it has failed wherever it was.
+    /// since it has failed in worker after worker, or since processes of an earlier life may still run it.
     Degraded = 3,
     /// On the way out.
     Stopping = 4,

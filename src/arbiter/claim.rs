@@ -10,7 +10,11 @@
 //! the last process of that life, however that ends. A connection to the claim of another life, which nobody accepts,
 //! ends at the same moment, and nothing has to be asked again and again.
 //!
-//! Abstract names belong to a network namespace, as the addresses do.
+//! Abstract names belong to a network namespace, as the addresses do. Where there are several addresses, they are claimed
+//! in the order of their names, so that two lives cannot wait for each other.
+//!
+//! Anybody can take such a name. Who listens with it as another user, or does not listen, is not believed to be this
+//! service. Who fills the queue of those that wait is: nothing tells that from lives that died while they waited.
 
 use std::fs;
 use std::io;
@@ -30,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::state::Number;
 use crate::sockets::{Listener, ListenerAddress};
+use crate::sys::passing::is_shortage;
 
 /// All names begin with this.
 const PREFIX: &[u8] = b"payload:leases:";
@@ -37,6 +42,8 @@ const PREFIX: &[u8] = b"payload:leases:";
 const LONGEST: usize = 107;
 /// Lives that wait for the same one.
 const BACKLOG: i32 = 64;
+/// So often a name is looked at which somebody has who does not listen. This program does, at once.
+const LOOKS: u32 = 5;
 
 /// The claims of this life, one for each address. Dropping it gives them up, as far as this process has them.
 #[derive(Debug, Default)]
@@ -55,11 +62,13 @@ struct Claim {
     name: Vec<u8>,
     socket: OwnedFd,
     standing: Standing,
+    /// How often somebody had it who did not listen.
+    deaf: u32,
 }
 
 #[derive(Debug)]
 enum Standing {
-    /// Nobody knows.
+    /// Not looked at, or nothing could be found out.
     Open,
     /// Others have it.
     Waiting(Rival),
@@ -71,15 +80,20 @@ enum Standing {
 #[derive(Debug)]
 pub(super) struct Rival {
     /// The arbiter of that life, which may be gone.
-    pub(super) pid: i32,
+    pid: Option<i32>,
     /// Ends with the last of its processes. `None`: too many wait already, so it has to be asked again.
     connection: Option<OwnedFd>,
 }
 
 impl Claims {
     /// For the first image: nothing is claimed yet.
-    pub(super) fn new(listeners: &[Listener]) -> Self {
-        Self::adopt(listeners.iter(), Vec::new(), |_| None)
+    ///
+    /// # Errors
+    /// No descriptors, no memory.
+    pub(super) fn new(listeners: &[Listener]) -> io::Result<Self> {
+        let names = names(listeners.iter()).into_iter();
+        let all = names.map(|name| Claim::new(name, Standing::Open));
+        Ok(Self(all.collect::<io::Result<_>>()?))
     }
 
     /// For a later image, which goes on with what the one before has. An older one knows no claims.
@@ -97,16 +111,22 @@ impl Claims {
                 name: state.name,
                 socket: take(state.socket)?,
                 standing,
+                deaf: 0,
             })
         });
         let mut claims = Self(known.collect());
-        let names = names(listeners);
-        claims.0.retain(|claim| names.contains(&claim.name));
-        for name in names {
-            if claims.0.iter().all(|claim| claim.name != name) {
-                claims.0.extend(Claim::make(name));
+        for name in names(listeners) {
+            if claims.0.iter().any(|claim| claim.name == name) {
+                continue;
+            }
+            match Claim::new(name, Standing::Open) {
+                Ok(claim) => claims.0.push(claim),
+                Err(error) => {
+                    tracing::warn!(error = %error, "no socket for the claim to this service's leases: processes of an earlier life are not waited for at a new address");
+                }
             }
         }
+        claims.0.sort_by(|a, b| a.name.cmp(&b.name));
         claims
     }
 
@@ -116,22 +136,32 @@ impl Claims {
         self.0.retain(|claim| names.contains(&claim.name));
     }
 
-    /// Claims what is free. Never blocks.
+    /// Claims what is free, up to the first that is not. Never blocks.
     pub(super) fn settle(&mut self) {
-        self.0.iter_mut().for_each(Claim::settle);
+        for claim in &mut self.0 {
+            claim.settle();
+            if !claim.is_settled() {
+                break;
+            }
+        }
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        let mut all = self.0.iter();
-        all.all(|claim| matches!(claim.standing, Standing::Settled))
+        self.0.iter().all(Claim::is_settled)
     }
 
-    /// The first who is in the way, and of what name.
-    pub(super) fn rival(&self) -> Option<(&Rival, String)> {
-        self.0.iter().find_map(|claim| match &claim.standing {
-            Standing::Waiting(rival) => Some((rival, claim.shown())),
-            _ => None,
+    /// The name that is waited for, as ss(8) shows it, and the pid of the arbiter who took it, as far as that is known.
+    pub(super) fn awaited(&self) -> Option<(String, Option<i32>)> {
+        let mut open = self.0.iter().filter(|claim| !claim.is_settled());
+        open.next().map(|claim| match &claim.standing {
+            Standing::Waiting(rival) => (claim.shown(), rival.pid),
+            _ => (claim.shown(), None),
         })
+    }
+
+    /// What a worker holds for as long as it lives.
+    pub(super) fn into_sockets(self) -> Vec<OwnedFd> {
+        self.0.into_iter().map(|claim| claim.socket).collect()
     }
 
     /// What ends when it makes sense to [`settle`](Self::settle) again. Closing it is the only way to watch it no more.
@@ -146,7 +176,7 @@ impl Claims {
         let all = self.0.iter().map(|claim| ClaimState {
             name: claim.name.clone(),
             socket: claim.socket.as_raw_fd(),
-            is_settled: matches!(claim.standing, Standing::Settled),
+            is_settled: claim.is_settled(),
         });
         all.collect()
     }
@@ -157,19 +187,17 @@ impl Claims {
 }
 
 impl Claim {
-    /// `None`: this process has no descriptor left, and the log says so.
-    fn make(name: Vec<u8>) -> Option<Self> {
-        match stream() {
-            Ok(socket) => Some(Self {
-                name,
-                socket,
-                standing: Standing::Open,
-            }),
-            Err(error) => {
-                tracing::warn!(error = %error, "no socket for the claim to this service's leases: processes of an earlier life are not waited for");
-                None
-            }
-        }
+    fn new(name: Vec<u8>, standing: Standing) -> io::Result<Self> {
+        Ok(Self {
+            name,
+            socket: stream()?,
+            standing,
+            deaf: 0,
+        })
+    }
+
+    fn is_settled(&self) -> bool {
+        matches!(self.standing, Standing::Settled)
     }
 
     fn settle(&mut self) {
@@ -178,13 +206,21 @@ impl Claim {
             Standing::Waiting(rival) if rival.is_there() => return,
             Standing::Waiting(_) | Standing::Open => {}
         }
-        self.standing = self.stand().unwrap_or_else(|error| {
-            tracing::warn!(claim = self.shown(), error = %error, "the claim to this service's leases failed: processes of an earlier life are not waited for");
-            Standing::Settled
-        });
+        self.standing = match self.stand() {
+            Ok(standing) => standing,
+            // It says nothing about others.
+            Err(error) if is_shortage(&error) => {
+                tracing::debug!(claim = self.shown(), error = %error, "a claim could not be looked at");
+                Standing::Open
+            }
+            Err(error) => {
+                tracing::warn!(claim = self.shown(), error = %error, "the claim to this service's leases failed: processes of an earlier life are not waited for");
+                Standing::Settled
+            }
+        };
     }
 
-    fn stand(&self) -> io::Result<Standing> {
+    fn stand(&mut self) -> io::Result<Standing> {
         let address = UnixAddr::new_abstract(&self.name)?;
         match bind(self.socket.as_raw_fd(), &address) {
             Ok(()) => {
@@ -198,9 +234,16 @@ impl Claim {
         match connect(connection.as_raw_fd(), &address) {
             Ok(()) => {}
             // It is just being claimed, or was just given up.
-            Err(Errno::ECONNREFUSED) => return Ok(Standing::Open),
+            Err(Errno::ECONNREFUSED) if self.deaf < LOOKS => {
+                self.deaf += 1;
+                return Ok(Standing::Open);
+            }
+            Err(Errno::ECONNREFUSED) => {
+                let whose = "somebody has it who does not listen";
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, whose));
+            }
             Err(Errno::EAGAIN) => {
-                let (pid, connection) = (0, None);
+                let (pid, connection) = (None, None);
                 return Ok(Standing::Waiting(Rival { pid, connection }));
             }
             Err(errno) => return Err(errno.into()),
@@ -212,7 +255,7 @@ impl Claim {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, whose));
         }
         Ok(Standing::Waiting(Rival {
-            pid: peer.pid(),
+            pid: Some(peer.pid()),
             connection: Some(connection),
         }))
     }
@@ -234,7 +277,7 @@ impl Rival {
     }
 }
 
-/// The names for these listeners, each once.
+/// The names for these listeners, each once, in order.
 fn names<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Vec<Vec<u8>> {
     let mut names: Vec<_> = listeners
         .filter_map(|listener| name(&listener.address))
@@ -244,7 +287,8 @@ fn names<'a>(listeners: impl Iterator<Item = &'a Listener>) -> Vec<Vec<u8>> {
     names
 }
 
-/// `None`: no other process can listen on it after this one.
+/// `None`: nobody can listen on it after this process; or nobody can tell its folder from others any more, since that is
+/// not there.
 fn name(address: &ListenerAddress) -> Option<Vec<u8>> {
     let of = |parts: &[&[u8]]| {
         let all = parts.concat();
@@ -256,7 +300,8 @@ fn name(address: &ListenerAddress) -> Option<Vec<u8>> {
         ListenerAddress::Tcp(address) => Some(of(&[address.to_string().as_bytes()])),
         ListenerAddress::UnixAbstract(name) => Some(of(&[b"@", name])),
         ListenerAddress::UnixPath(path) => {
-            // By its folder: a path means different things in different mount namespaces.
+            // By its folder: a path means different things in different mount namespaces. A folder that is made anew is
+            // another one; systemd, which does that, ends what is left of a service before.
             let folder = path
                 .parent()
                 .filter(|folder| !folder.as_os_str().is_empty());
@@ -298,9 +343,13 @@ mod tests {
     }
 
     fn settled(listeners: &[Listener]) -> Claims {
-        let mut claims = Claims::new(listeners);
+        let mut claims = Claims::new(listeners).unwrap();
         claims.settle();
         claims
+    }
+
+    fn copies<const N: usize>(of: &Listener) -> [Listener; N] {
+        [(); N].map(|()| listener(of.fd.try_clone().unwrap()))
     }
 
     fn has_ended(claims: &Claims, within: PollTimeout) -> bool {
@@ -315,23 +364,23 @@ mod tests {
     #[test]
     fn one_life_has_it_and_the_next_hears_of_its_end() {
         let shared = tcp();
-        let [copy, other] = [(); 2].map(|()| listener(shared.fd.try_clone().unwrap()));
+        let [copy, other] = copies(&shared);
         let first = settled(&[shared]);
-        assert!(first.is_settled() && first.rival().is_none());
+        assert!(first.is_settled() && first.awaited().is_none());
         // Another address in common is enough.
         let mut next = settled(&[tcp(), copy]);
         assert!(!next.is_settled());
-        let (rival, claim) = next.rival().unwrap();
-        assert_eq!(u32::try_from(rival.pid), Ok(std::process::id()));
+        let (claim, pid) = next.awaited().unwrap();
+        assert_eq!(pid.map(u32::try_from), Some(Ok(std::process::id())));
         assert!(claim.starts_with("@payload:leases:127.0.0.1:"), "{claim}");
         assert!(!has_ended(&next, PollTimeout::ZERO));
         // However often it asks, there is room for others.
         (0..2 * BACKLOG).for_each(|_| next.settle());
         let other = settled(&[other]);
-        assert!(other.rival().unwrap().0.connection.is_some());
+        assert!(other.awaited().unwrap().1.is_some());
+        drop(other);
         // As a worker has it that is left.
-        let left = first.0[0].socket.try_clone().unwrap();
-        drop(first);
+        let left = first.into_sockets();
         next.settle();
         assert!(!next.is_settled() && !has_ended(&next, PollTimeout::ZERO));
         drop(left);
@@ -340,10 +389,35 @@ mod tests {
         assert!(next.is_settled() && next.connections().count() == 0);
     }
 
+    /// What one has and the other waits for would be waited for for ever.
+    #[test]
+    fn of_several_nobody_has_the_later_ones_without_those_before_them() {
+        let [one, other] = [tcp(), tcp()];
+        let ordered = names([&one, &other].into_iter());
+        let first_is_one = name(&one.address).as_ref() == ordered.first();
+        let [first, last] = if first_is_one {
+            [one, other]
+        } else {
+            [other, one]
+        };
+        let [of_first, copy] = copies(&first);
+        let [of_last] = copies(&last);
+        let holder = settled(&[of_first]);
+        // In whatever order they are named.
+        let mut waiting = settled(&[last, first]);
+        let third = settled(&[of_last]);
+        assert!(third.is_settled(), "nobody has taken it yet");
+        drop(third);
+        drop(holder);
+        assert!(has_ended(&waiting, SOON.into()));
+        waiting.settle();
+        assert!(waiting.is_settled() && !settled(&[copy]).is_settled());
+    }
+
     #[test]
     fn the_claims_go_from_image_to_image_with_the_addresses() {
         let (kept, given_up) = (tcp(), tcp());
-        let copy = listener(kept.fd.try_clone().unwrap());
+        let [copy] = copies(&kept);
         let first = settled(&[kept, given_up]);
         let states = first.state();
         let mut fds: Vec<OwnedFd> = first
@@ -354,8 +428,8 @@ mod tests {
         let wanted = [copy, tcp()];
         // The numbers are others here.
         let mut next = Claims::adopt(wanted.iter(), states, |_| Some(fds.remove(0)));
-        assert_eq!(next.0.len(), 2);
-        assert!(!next.is_settled(), "one is new");
+        assert_eq!(next.0.len(), 3, "one is new, and none is given up yet");
+        assert!(!next.is_settled());
         next.settle();
         assert!(next.is_settled());
         next.keep_only(&wanted[..1]);
@@ -366,12 +440,10 @@ mod tests {
     #[test]
     fn more_than_can_be_heard_of_ask_again() {
         let socket = tcp();
-        let copies: Vec<Listener> = (0..BACKLOG + 8)
-            .map(|_| listener(socket.fd.try_clone().unwrap()))
-            .collect();
+        let copies: [Listener; BACKLOG as usize + 8] = copies(&socket);
         let first = settled(&[socket]);
-        let mut others: Vec<Claims> = copies.into_iter().map(|copy| settled(&[copy])).collect();
-        assert!(others.iter().all(|other| other.rival().is_some()));
+        let mut others = copies.map(|copy| settled(&[copy]));
+        assert!(others.iter().all(|other| other.awaited().is_some()));
         let heard = others.iter().flat_map(Claims::connections).count();
         assert!(heard < others.len(), "{heard}");
         drop(first);
@@ -379,6 +451,19 @@ mod tests {
         let last = others.last_mut().unwrap();
         last.settle();
         assert!(last.is_settled());
+    }
+
+    #[test]
+    fn who_does_not_listen_is_not_waited_for_for_long() {
+        let thief = stream().unwrap();
+        let shared = tcp();
+        let address = UnixAddr::new_abstract(&name(&shared.address).unwrap()).unwrap();
+        bind(thief.as_raw_fd(), &address).unwrap();
+        let mut claims = settled(&[shared]);
+        assert!(!claims.is_settled(), "it may be about to listen");
+        assert_eq!(claims.awaited().unwrap().1, None);
+        (0..LOOKS).for_each(|_| claims.settle());
+        assert!(claims.is_settled());
     }
 
     #[test]

@@ -24,7 +24,6 @@ mod state;
 mod store;
 pub(crate) mod view;
 
-pub(crate) use claim::Claims;
 pub(crate) use image::Images;
 pub(crate) use reload::NewImage;
 pub(crate) use shell::{Equipment, Outcome, Shell};

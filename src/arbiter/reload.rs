@@ -136,7 +136,7 @@ impl Shell {
             }
             tracing::info!(address = %listener.address, "no longer listening");
         }
-        self.claims.keep_only(&self.equipment.listeners);
+        self.release_claims();
     }
 
     fn state(&self, image: Image) -> State {

@@ -111,13 +111,14 @@ impl Equipment {
     }
 }
 
-/// State, stage of a reload, serving workers, slots, a payload that fails wherever it is.
+/// State, stage of a reload, serving workers, slots, a payload that fails wherever it is, whether leases are withheld.
 type Summary = (
     ServiceState,
     Option<&'static str>,
     usize,
     usize,
     Option<Failing>,
+    bool,
 );
 
 impl Shell {
@@ -145,10 +146,17 @@ impl Shell {
                 Failure::new(ExitCode::Os, "watch the signals and the control socket")
                     .because(error)
             })?;
+        let claims = Claims::new(&equipment.listeners).map_err(|error| {
+            Failure::new(
+                ExitCode::Os,
+                "make a socket to claim this service's leases with",
+            )
+            .because(error)
+        })?;
         let children = Children::new(board);
         let mut shell = Self::assemble(core, children, equipment, epoll, News::new());
         shell.deposits = deposits;
-        shell.claims = Claims::new(&shell.equipment.listeners);
+        shell.claims = claims;
         shell.begin_claims();
         let header = &shell.children.board.header;
         header.arbiter_pid.store(std::process::id(), Relaxed);
@@ -186,7 +194,7 @@ impl Shell {
             claims: Claims::default(),
             helpers: diagnose::Helpers::default(),
             status: String::new(),
-            summary: (ServiceState::Booting, None, 0, 0, None),
+            summary: (ServiceState::Booting, None, 0, 0, None, false),
             earlier_drops: 0,
         }
     }
@@ -363,7 +371,7 @@ impl Shell {
                 channel: theirs,
                 mailbox: reader,
                 peers: self.children.take_mailboxes(),
-                claims: std::mem::take(&mut self.claims),
+                claims: std::mem::take(&mut self.claims).into_sockets(),
                 meter: Meter::new(self.children.board.clone(), seat),
                 config: self.equipment.config.clone(),
                 listeners: self.equipment.listeners.clone(),
@@ -441,6 +449,7 @@ impl Shell {
             self.core.serving(),
             self.core.target(),
             self.core.failing(),
+            self.core.withholds_leases(),
         );
         let header = &self.children.board.header;
         let drops = self.earlier_drops.saturating_add(logs::drops());

@@ -40,9 +40,11 @@ const PREFLIGHT: &str = "PAYLOAD_PREFLIGHT";
 /// is not passed over: a lease that is given back is free, whatever way of giving it back that is
 /// ([`lenient`](crate::lenient)). Something new that must not be passed over, a new order or report that a lease depends
 /// on or a new scope, needs a new version here.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The oldest program that can read it, by the version that it writes itself.
 const OLDEST_READER: u32 = 1;
+/// The oldest that knows of leases that are withheld: one before it would grant them.
+const KNOWS_WITHHELD: u32 = 2;
 
 /// What every version can read of every other.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -154,7 +156,10 @@ impl State {
         let file = File {
             head: Head {
                 version: VERSION,
-                oldest_reader: OLDEST_READER,
+                oldest_reader: match self.core.withholds_leases() {
+                    true => KNOWS_WITHHELD,
+                    false => OLDEST_READER,
+                },
                 written_by: env!("CARGO_PKG_VERSION").to_owned(),
                 last: last.map(|fd| fd.as_raw_fd()),
                 descriptors: along.iter().map(AsRawFd::as_raw_fd).collect(),

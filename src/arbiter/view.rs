@@ -38,22 +38,20 @@ pub(super) fn line(core: &Core, counts: Option<&Counts>) -> String {
             } else {
                 ""
             };
+            let rivals = match core.withholds_leases() {
+                true => "; leases wait for the end of an earlier life of this service",
+                false => "",
+            };
             let missing = missing(core, counts.map(|counts| counts.at));
             let counts = counts.map_or_else(String::new, |counts| {
                 let (connections, in_flight) = (counts.connections, counts.in_flight);
                 let trouble = counts.trouble.as_deref().unwrap_or_default();
-                let rivals = match core.withholds_leases() {
-                    true => "; leases wait for the end of an earlier life of this service",
-                    false => "",
-                };
-                format!(
-                    ", {connections} connections, {in_flight} requests in flight{trouble}{rivals}"
-                )
+                format!(", {connections} connections, {in_flight} requests in flight{trouble}")
             });
             let failure = core.reload_failure().map_or_else(String::new, |reason| {
                 format!("; the last reload failed: {reason}")
             });
-            format!("{word}{workers}{counts}{missing}{failure}")
+            format!("{word}{workers}{counts}{rivals}{missing}{failure}")
         }
         ServiceState::Reloading => {
             let stage = core.reload_stage().unwrap_or("over");

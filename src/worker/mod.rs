@@ -36,7 +36,6 @@ use std::sync::Arc;
 pub(crate) use server::Server;
 
 use crate::app::{App, Context};
-use crate::arbiter::Claims;
 use crate::config::Config;
 use crate::exit::{BoxError, ExitCode};
 use crate::ipc::bulletin::Briefing;
@@ -59,8 +58,8 @@ pub(crate) struct Start {
     pub(crate) mailbox: OwnedFd,
     /// The other workers' mailboxes, to write to.
     pub(crate) peers: Vec<(u64, OwnedFd)>,
-    /// Held for as long as this process lives: its payloads may run to the very end.
-    pub(crate) claims: Claims,
+    /// The service's claim to its leases. Held for as long as this process lives: its payloads may run to the very end.
+    pub(crate) claims: Vec<OwnedFd>,
     pub(crate) meter: Meter,
     pub(crate) config: Arc<Config>,
     pub(crate) listeners: Arc<[Listener]>,

@@ -82,7 +82,7 @@ fn a_worker_that_is_killed_takes_its_own_connections_along_and_no_other() {
     let (killed, held) = (number(&killed), number(&held));
     signal_to(killed, Signal::SIGKILL);
     service.wait_until_replaced(killed);
-    users.advance(200);
+    users.advance_each();
     let made = users.finish();
     let lost = |made: &Vec<bool>| made.iter().filter(|had_answer| !**had_answer).count();
     let lost: Vec<usize> = made.iter().map(lost).collect();

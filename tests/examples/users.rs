@@ -12,7 +12,8 @@ use crate::support::{DEADLINE, eventually};
 pub(crate) struct Users<T> {
     threads: Vec<JoinHandle<Vec<T>>>,
     done: Arc<AtomicBool>,
-    acts: Arc<AtomicU64>,
+    /// How often each has acted.
+    acts: Arc<Vec<AtomicU64>>,
 }
 
 impl<T: Send + 'static> Users<T> {
@@ -23,7 +24,9 @@ impl<T: Send + 'static> Users<T> {
         count: usize,
         act: impl Fn(&mut Client, usize, usize) -> T + Clone + Send + 'static,
     ) -> Self {
-        let (done, acts) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
+        let done = Arc::<AtomicBool>::default();
+        let acts: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+        let acts = Arc::new(acts);
         let threads = (0..count).map(|user| {
             let (done, acts, act) = (Arc::clone(&done), Arc::clone(&acts), act.clone());
             let mut client = Client::connect(address).expect("no connection is refused");
@@ -31,7 +34,7 @@ impl<T: Send + 'static> Users<T> {
                 let mut made = Vec::new();
                 while !done.load(Relaxed) {
                     made.push(act(&mut client, user, made.len()));
-                    acts.fetch_add(1, Relaxed);
+                    acts[user].fetch_add(1, Relaxed);
                 }
                 made
             })
@@ -46,14 +49,31 @@ impl<T: Send + 'static> Users<T> {
     /// Waits until they have acted so many times more.
     #[track_caller]
     pub(crate) fn advance(&self, count: u64) {
-        let goal = self.acts.load(Relaxed) + count;
+        let goal = self.acts().iter().sum::<u64>() + count;
+        self.wait_until(|acts| acts.iter().sum::<u64>() >= goal);
+    }
+
+    /// Waits until each of them has begun and ended an act that was not under way.
+    #[track_caller]
+    pub(crate) fn advance_each(&self) {
+        let before = self.acts();
+        let goals = before.iter().map(|acts| acts + 2).collect::<Vec<_>>();
+        self.wait_until(|acts| acts.iter().zip(&goals).all(|(acts, goal)| acts >= goal));
+    }
+
+    #[track_caller]
+    fn wait_until(&self, fits: impl Fn(&[u64]) -> bool) {
         eventually("the users go on", DEADLINE, || {
             assert!(
                 !self.threads.iter().any(JoinHandle::is_finished),
                 "a user could not go on"
             );
-            (self.acts.load(Relaxed) >= goal).then_some(())
+            fits(&self.acts()).then_some(())
         });
+    }
+
+    fn acts(&self) -> Vec<u64> {
+        self.acts.iter().map(|acts| acts.load(Relaxed)).collect()
     }
 
     /// Sends them home; what each has made.

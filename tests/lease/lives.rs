@@ -33,7 +33,7 @@ impl Scene {
 
     fn setup(&self, scope: &str) -> Setup {
         let setup = self.book.forgotten(SETTINGS, scope, "restart");
-        self.manager.start(setup)
+        self.manager.start(setup.installed())
     }
 
     /// Its arbiter is gone, and its worker writes on.
@@ -159,12 +159,22 @@ fn a_reload_changes_nothing_about_it() {
     let next = scene.waiting("service", &first);
     assert!(next.reload().status.success());
     scene.waits(&next);
+    // One that knows nothing of it would grant them at once.
+    next.write("probe.main", "older");
+    let refused = next.reload();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("its state is of version"), "{said}");
     signal_to(left, Signal::SIGKILL);
     scene.has_it(&next, 3);
+    // Its worker is told to stop by that, and must.
+    scene.book.ledger.tell_nothing();
+    assert!(next.reload().status.success(), "now it can take over");
+    scene.book.ledger.wait_for(4);
+    scene.book.ledger.tell("block");
     let left = scene.bereave(&next);
     let last = scene.waiting("service", &next);
     signal_to(left, Signal::SIGKILL);
-    scene.has_it(&last, 4);
+    scene.has_it(&last, 5);
     scene.book.ledger.tell_nothing();
     assert_eq!(last.stop(), 0);
 }
@@ -179,7 +189,7 @@ fn a_claim_of_another_user_is_not_believed() {
     let scene = Scene::new();
     let name = format!("\\0payload:leases:{}", scene.manager.address());
     let take = format!(
-        "import os, socket\nos.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.bind('{name}')\ns.listen()\nprint(flush=True)\ninput()"
+        "import os, socket, sys\nos.setuid(65534)\ns = socket.socket(socket.AF_UNIX)\ns.bind('{name}')\ns.listen()\nprint(flush=True)\nsys.stdin.read()"
     );
     let mut thief = Command::new("python3");
     thief

@@ -4,6 +4,7 @@
 //! - `exit`, `crash`: ends at once, by code 3 or by a signal
 //! - `hang`: says so, and does nothing more
 //! - `newer`: becomes the same program that finds a state of a version it cannot know
+//! - `older`: the same, where the state is not for the oldest programs of all
 //! - `full`: opens as many files as it may, when it is about to take over
 //! - `thread`: starts a thread that stays, and becomes the service
 //! - `wait`: waits for the file `<program>.go`, when it is about to take over
@@ -53,6 +54,10 @@ pub(crate) fn perform() -> Antics {
             let error = become_older(&state);
             eprintln!("{error}");
         }
+        "older" if std::env::var_os(DONE).is_none() && oldest_reader(&state) > Some(1) => {
+            let error = become_older(&state);
+            eprintln!("{error}");
+        }
         "thread" => {
             // One that cannot be started is missed by the test.
             let _ = Builder::new().name("indexer".to_owned()).spawn(park);
@@ -74,6 +79,12 @@ pub(crate) fn perform() -> Antics {
 fn beside(extension: &str) -> PathBuf {
     let program = std::env::args_os().next().unwrap_or_default();
     PathBuf::from(program).with_extension(extension)
+}
+
+fn oldest_reader(state: &OsString) -> Option<u64> {
+    let text = fs::read(format!("/proc/self/fd/{}", state.display())).ok()?;
+    let state: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    state["oldest_reader"].as_u64()
 }
 
 /// Executes this program again, with a state that a later version has written.

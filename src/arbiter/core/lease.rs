@@ -139,6 +139,10 @@ pub(crate) struct LeaseName {
 }
 
 impl Leases {
+    pub(super) fn are_withheld(&self) -> bool {
+        self.withheld
+    }
+
     /// When a pause after failures is over, or the time in which a holder has to be well after them.
     pub(super) fn poll_timeout(&self) -> Option<Moment> {
         let free = self.all.iter().filter(|lease| lease.holder.is_none());

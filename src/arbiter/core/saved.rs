@@ -43,6 +43,11 @@ pub(crate) struct Saved {
 }
 
 impl Saved {
+    /// Processes of an earlier life of the service may have them.
+    pub(crate) fn withholds_leases(&self) -> bool {
+        self.leases.are_withheld()
+    }
+
     /// Whether a reload has failed, and the image before is to go on.
     pub(crate) fn goes_back(&self) -> bool {
         self.reload.as_ref().is_some_and(Reload::goes_back)

@@ -16,16 +16,16 @@ impl Shell {
         }
         self.watch_rivals();
         self.core.withhold_leases();
-        if let Some((rival, claim)) = self.claims.rival() {
+        if let Some((claim, arbiter_pid)) = self.claims.awaited() {
             tracing::warn!(
-                arbiter_pid = rival.pid,
+                arbiter_pid,
                 claim,
                 "processes of an earlier life of this service are left: payloads that need a lease wait for their end; `ss -xlp` names them by this claim"
             );
         }
     }
 
-    /// The same in a later image: its leases are withheld already if they have to be.
+    /// The same where leases are withheld already if they have to be: in a later image, and with other addresses.
     pub(in crate::arbiter) fn resume_claims(&mut self) {
         self.claims.settle();
         self.watch_rivals();
@@ -46,6 +46,13 @@ impl Shell {
             tracing::info!("no process of an earlier life of this service is left");
             self.events.push_back(Event::Claimed);
         }
+    }
+
+    /// Those that were for addresses of the image before.
+    pub(in crate::arbiter) fn release_claims(&mut self) {
+        unwatch(&self.epoll, &self.claims);
+        self.claims.keep_only(&self.equipment.listeners);
+        self.resume_claims();
     }
 
     fn watch_rivals(&self) {

@@ -87,7 +87,8 @@ impl Core {
     fn renew(&mut self, id: WorkerId, slot: Option<u16>) {
         let slot = slot.and_then(|slot| self.slots.get_mut(usize::from(slot)));
         if let Some(slot) = slot.filter(|slot| slot.serving == Some(id)) {
-            slot.recycle.get_or_insert(Recycle::Slots);
+            // Before what waits for its turn: the share stands still.
+            slot.recycle = Some(Recycle::Slots);
         }
     }
 

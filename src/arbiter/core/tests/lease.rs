@@ -408,6 +408,28 @@ fn a_worker_that_cannot_start_it_again_is_replaced() {
     assert_eq!(bench.grants(), [grant(FOURTH, 0, 5, 3)]);
 }
 
+/// Its share stands still.
+#[test]
+fn one_that_waits_for_its_turn_to_be_recycled_does_not_wait_for_that() {
+    let mut bench = Bench::leased(&consumer());
+    for worker in [FIRST, SECOND] {
+        let cause = Recycle::Requests;
+        bench.tell(Event::Recycle { worker, cause });
+    }
+    let one = fork(THIRD, 0, 0, Cause::Recycle(Recycle::Requests));
+    assert!(bench.taken().contains(&one), "one after the other");
+    bench.tell(Event::Asked(Request::OneMore));
+    bench.come_up(FOURTH, &consumer());
+    bench.taken();
+    bench.give_back(SECOND, 0, 2, Released::Spent);
+    let slots = Cause::Recycle(Recycle::Slots);
+    let actions = bench.taken();
+    assert!(
+        actions.contains(&fork(WorkerId(5), 1, 0, slots)),
+        "{actions:?}"
+    );
+}
+
 #[test]
 fn nothing_is_granted_any_more_when_the_service_stops() {
     let mut bench = Bench::leased(&scheduler());
