@@ -92,7 +92,7 @@ impl Claims {
     /// No descriptors, no memory.
     pub(super) fn new(listeners: &[Listener]) -> io::Result<Self> {
         let names = names(listeners.iter()).into_iter();
-        let all = names.map(|name| Claim::new(name, Standing::Open));
+        let all = names.map(|name| Claim::new(name));
         Ok(Self(all.collect::<io::Result<_>>()?))
     }
 
@@ -119,7 +119,7 @@ impl Claims {
             if claims.0.iter().any(|claim| claim.name == name) {
                 continue;
             }
-            match Claim::new(name, Standing::Open) {
+            match Claim::new(name) {
                 Ok(claim) => claims.0.push(claim),
                 Err(error) => {
                     tracing::warn!(error = %error, "no socket for the claim to this service's leases: processes of an earlier life are not waited for at a new address");
@@ -130,10 +130,16 @@ impl Claims {
         claims
     }
 
-    /// Gives up those for other addresses.
+    /// Gives up those for other addresses; none, where the folder of one of these is not there any more.
     pub(super) fn keep_only(&mut self, listeners: &[Listener]) {
-        let names = names(listeners.iter());
-        self.0.retain(|claim| names.contains(&claim.name));
+        let is_lost = |listener: &Listener| {
+            matches!(listener.address, ListenerAddress::UnixPath(_))
+                && name(&listener.address).is_none()
+        };
+        if !listeners.iter().any(is_lost) {
+            let names = names(listeners.iter());
+            self.0.retain(|claim| names.contains(&claim.name));
+        }
     }
 
     /// Claims what is free, up to the first that is not. Never blocks.
@@ -187,11 +193,11 @@ impl Claims {
 }
 
 impl Claim {
-    fn new(name: Vec<u8>, standing: Standing) -> io::Result<Self> {
+    fn new(name: Vec<u8>) -> io::Result<Self> {
         Ok(Self {
             name,
             socket: stream()?,
-            standing,
+            standing: Standing::Open,
             deaf: 0,
         })
     }
@@ -435,6 +441,19 @@ mod tests {
         next.keep_only(&wanted[..1]);
         assert_eq!(next.0.len(), 1);
         assert!(!settled(&wanted).is_settled(), "it is the same claim");
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_costs_no_claim() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("http");
+        let listeners = [listener(UnixListener::bind(path).unwrap())];
+        let mut claims = settled(&listeners);
+        drop(folder);
+        claims.keep_only(&listeners);
+        assert_eq!(claims.0.len(), 1);
+        claims.keep_only(&[tcp()]);
+        assert_eq!(claims.0.len(), 0);
     }
 
     #[test]
