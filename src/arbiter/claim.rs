@@ -92,8 +92,7 @@ impl Claims {
     /// No descriptors, no memory.
     pub(super) fn new(listeners: &[Listener]) -> io::Result<Self> {
         let names = names(listeners.iter()).into_iter();
-        let all = names.map(|name| Claim::new(name));
-        Ok(Self(all.collect::<io::Result<_>>()?))
+        names.map(Claim::new).collect::<io::Result<_>>().map(Self)
     }
 
     /// For a later image, which goes on with what the one before has. An older one knows no claims.
