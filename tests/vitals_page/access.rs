@@ -128,8 +128,10 @@ fn it_is_as_readable_when_the_connection_is_lost_and_tries_again_by_the_keyboard
     assert_ne!(browser.value(COLORS), alive, "it has lost its colors");
     readable(&mut browser);
 
-    // Nobody tries again but the user.
-    browser.is("again = () => {}, clearTimeout(timer), true");
+    // Nobody tries again but the user, nor is about to.
+    browser.is(
+        "again = () => {}, clearTimeout(timer), clearTimeout(silence), source?.close(), source = null, true",
+    );
     let _second = start(TcpListener::bind(address).unwrap(), 1);
     browser.is("document.activeElement.blur(), true");
     for _ in 0..3 {
