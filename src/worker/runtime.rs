@@ -1,5 +1,6 @@
 //! The worker's runtime: how it is made, that it beats, and how it ends.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -21,18 +22,30 @@ const MOMENT: Duration = Duration::from_millis(500);
 /// Who waits longer says so.
 const LONG: Duration = Duration::from_secs(1);
 
+/// To be called by the thread that the app is to run in. All threads of the runtime, those for blocking work too, draw
+/// random numbers of their own.
 pub(super) fn build(threads: u16) -> io::Result<(Runtime, Option<Wake>)> {
+    seed_this_thread();
     if threads <= 1 {
         let mut builder = tokio::runtime::Builder::new_current_thread();
-        return Ok((builder.enable_all().build()?, None));
+        builder.enable_all().on_thread_start(seed_this_thread);
+        return Ok((builder.build()?, None));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(usize::from(threads))
         .thread_name("worker")
+        .on_thread_start(seed_this_thread)
         .enable_all()
         .build()?;
     let wake = Wake::start(runtime.handle().clone())?;
     Ok((runtime, Some(wake)))
+}
+
+/// Seeds `fastrand` from the kernel. By itself it takes the time and the number of the thread: siblings number their
+/// threads alike, and start at the same time.
+fn seed_this_thread() {
+    // std asks the kernel for keys, once in each thread.
+    fastrand::seed(RandomState::new().hash_one(std::process::id()));
 }
 
 pub(super) async fn heartbeat(stages: Arc<Stages>, every: Duration) {

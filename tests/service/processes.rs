@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use crate::support::http::get;
 use crate::support::service::Setup;
@@ -34,19 +35,37 @@ fn ps_tells_them_apart_and_the_environment_stays() {
     }
 }
 
+/// Started by one arbiter at one time, they have everything in common that a generator could seed itself by but the
+/// kernel. A coarse clock makes sure of the time.
 #[test]
 fn siblings_do_not_share_their_random_numbers() {
-    let service = Setup::new("workers = 4").serve();
-    let mut drawn = BTreeSet::new();
-    let mut pids = BTreeSet::new();
-    eventually("every worker has answered", DEADLINE, || {
-        let answer = get(service.address(), "/random");
-        let (pid, numbers) = answer.text().split_once(' ').expect("a pid and numbers");
-        if pids.insert(pid.to_owned()) {
-            for number in numbers.split(' ') {
-                assert!(drawn.insert(number.to_owned()), "{number} was drawn twice");
+    let folder = tempfile::tempdir().unwrap();
+    let coarse = folder.path().join("coarse_clock.so");
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&coarse)
+        .arg("tests/support/coarse_clock.c")
+        .status()
+        .expect("cc is there: cargo links with it");
+    assert!(compiled.success());
+    for threads in ["1", "3"] {
+        let service = Setup::new("workers = 4")
+            .env("LD_PRELOAD", coarse.to_str().unwrap())
+            .args(&["--threads", threads])
+            .serve();
+        let mut drawn = BTreeSet::new();
+        let mut pids = BTreeSet::new();
+        eventually("every worker has answered", DEADLINE, || {
+            let answer = get(service.address(), "/random");
+            let (pid, numbers) = answer.text().split_once(' ').expect("a pid and numbers");
+            if pids.insert(pid.to_owned()) {
+                for number in numbers.split_whitespace() {
+                    assert!(drawn.insert(number.to_owned()), "{number} was drawn twice");
+                }
             }
-        }
-        (pids.len() == 4).then_some(())
-    });
+            (pids.len() == 4).then_some(())
+        });
+        assert_eq!(drawn.len(), 16);
+        assert_eq!(service.stop(), 0);
+    }
 }

@@ -206,10 +206,12 @@ async fn environment() -> String {
     std::env::vars_os().map(line).collect()
 }
 
-/// Of std, and of the generator that most of the ecosystem's small ones are like.
-async fn random() -> String {
-    let hashed = RandomState::new().hash_one(0);
-    format!("{} {hashed} {}\n", std::process::id(), fastrand::u64(..))
+/// Of std, and of the generator that most of the ecosystem's small ones are like, in two threads.
+async fn random() -> Result<String, String> {
+    let draw = || format!("{} {}", RandomState::new().hash_one(0), fastrand::u64(..));
+    let blocking = tokio::task::spawn_blocking(draw).await;
+    let blocking = blocking.map_err(|error| error.to_string())?;
+    Ok(format!("{} {} {blocking}\n", std::process::id(), draw()))
 }
 
 pub(crate) async fn whereabouts(Extension(mounted): Extension<Mounted>, uri: Uri) -> String {

@@ -40,8 +40,8 @@
 //! - `/payload`: lets the payload do what it is set to
 //! - `/child`: `/proc/self/status` of a child of the worker; `/descriptors`: what a child has open; `/orphan`: the
 //!   pid of a grandchild that outlives its parent and ends when it is killed
-//! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators that seed
-//!   themselves; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
+//! - `/environment`: the worker's variables, one a line; `/random`: its pid and numbers of generators in two
+//!   of its threads; `/grow?mib=N`: takes and keeps so much memory; `/log?count=N`: writes so many records
 //! - `/inner/where`: what the mounted app sees of the request: the path of its mount, the URI there, and that of the client
 //! - `/mail/…`: `mail.rs`
 //! - `/socket`, `/tunnel`, `/events`: `streams.rs`
