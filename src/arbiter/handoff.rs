@@ -79,8 +79,12 @@ impl Shell {
     }
 
     /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
-    /// who takes over, and whoever counted on it as an heir has another one.
+    /// who takes over, and whoever counted on it as an heir has another one. What a lease's holders have kept leaves the
+    /// manager's store before somebody goes on from it: an arbiter that dies next must not get it back.
     pub(super) fn prepare_for(&mut self, worker: WorkerId, order: Order, now: Moment) {
+        if matches!(order, Order::Grant { .. }) {
+            self.tend_store(now);
+        }
         if order == Order::Stop(Level::Graceful) {
             self.update_links(now);
         }

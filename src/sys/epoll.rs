@@ -192,7 +192,9 @@ fn token_of(line: &str, fd: RawFd) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::{FcntlArg, fcntl};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::FromRawFd as _;
     use std::time::Duration;
 
     #[test]
@@ -241,7 +243,17 @@ mod tests {
             }
             let fd = queued.watcher().as_raw_fd();
             drop(queued);
+            // Or another test's could have its number.
+            let held = loop {
+                let held = fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(fd)).unwrap();
+                // SAFETY: it is new, and nobody else's.
+                let held = unsafe { OwnedFd::from_raw_fd(held) };
+                if held.as_raw_fd() == fd {
+                    break held;
+                }
+            };
             assert!(find(fd).is_err(), "still registered");
+            drop(held);
             drop(listener);
         }
     }

@@ -45,7 +45,7 @@ const BURST: usize = 16;
 pub(super) fn start(listener: &Listener, server: &Arc<Shared>) -> Result<(), Failure> {
     let acceptor = acceptor(listener, server)?;
     server.gate.add();
-    server.tasks.spawn(acceptor.run());
+    server.tasks.spawn_acceptor(acceptor.run());
     Ok(())
 }
 

@@ -35,6 +35,9 @@ use crate::sockets::Listener;
 const CUT_OFF: &str =
     "blocking work did not end by the deadline: raise timeouts.cleanup if it needs longer";
 
+/// How long the acceptors may take to come to an end.
+const LAST_ACCEPT: Duration = Duration::from_millis(50);
+
 /// How long the drain steps of the app may take to begin.
 const FIRST_WORDS: Duration = Duration::from_millis(50);
 
@@ -324,9 +327,10 @@ impl Life {
         if let End::Failed(reason) = &end {
             self.stages.fail(reason);
         }
-        // First: who hears that it drains relies on it.
+        // First: who hears that it drains relies on it, unless a handler blocks the acceptors' thread.
         self.take_links(&server);
         server.close();
+        let _ = timeout(LAST_ACCEPT, server.nobody_accepts()).await;
         self.stages.enter(Phase::Draining);
         let deadline = self.drain_deadline();
         running.drain(deadline);

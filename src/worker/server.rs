@@ -151,9 +151,14 @@ impl Server {
         self.shared.gate.all_hold().await
     }
 
-    /// Accepts nothing any more. [`drain`](Self::drain) follows.
+    /// Accepts nothing any more, but for what is under way. [`drain`](Self::drain) follows.
     pub(crate) fn close(&self) {
         self.shared.signal().raise(Order::HandOff);
+    }
+
+    /// Resolves when no accept is under way and, after [`close`](Self::close), none will be. Cancel-safe.
+    pub(crate) async fn nobody_accepts(&self) {
+        self.shared.tasks.nobody_accepts().await;
     }
 
     /// Stops accepting and resolves when no connection is left.
@@ -193,7 +198,7 @@ impl Server {
     /// open when the drain was over.
     pub(crate) async fn end(&self, left: u64) {
         let tally = self.shared.handoff.tally();
-        if self.shared.handoff.epoch() > 0 {
+        if self.shared.handoff.epoch() > 0 || tally.given > 0 {
             lifecycle!(
                 Event::HandedOn,
                 given = tally.given,

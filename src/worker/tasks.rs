@@ -12,16 +12,19 @@ use super::signal::Signal;
 pub(super) struct Tasks {
     pub(super) signal: Signal,
     tracker: TaskTracker,
+    acceptors: TaskTracker,
 }
 
 impl Tasks {
     pub(super) fn new() -> Self {
-        let tracker = TaskTracker::new();
+        let (tracker, acceptors) = (TaskTracker::new(), TaskTracker::new());
         // Closed only means that `wait` may end; tasks can still be added.
         tracker.close();
+        acceptors.close();
         Self {
             signal: Signal::new(),
             tracker,
+            acceptors,
         }
     }
 
@@ -29,8 +32,17 @@ impl Tasks {
         tokio::spawn(self.tracker.track_future(task));
     }
 
+    pub(super) fn spawn_acceptor(&self, acceptor: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(self.acceptors.track_future(acceptor));
+    }
+
     pub(super) fn count(&self) -> usize {
         self.tracker.len()
+    }
+
+    /// Resolves when no acceptor is left. Cancel-safe.
+    pub(super) async fn nobody_accepts(&self) {
+        self.acceptors.wait().await;
     }
 
     /// Resolves when no task is left. Cancel-safe.

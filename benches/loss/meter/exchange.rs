@@ -10,6 +10,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::pending;
+use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, split};
@@ -89,22 +90,22 @@ pub(super) async fn exchange(
     since: Option<Instant>,
 ) -> Result<(), End> {
     let (read, write) = split(&mut wire.stream);
-    let stop = Cell::new(false);
+    let (stop, reset) = (Cell::new(false), Cell::new(None));
     let reader = Reader::new(read, &mut wire.inbox, client.patience);
     tokio::select! {
         biased;
-        ended = receive(client, reader, script, &stop, since) => ended,
-        never = send(client, write, script, &stop) => match never {},
+        ended = receive(client, reader, script, (&stop, &reset), since) => ended,
+        never = send(client, write, script, (&stop, &reset)) => match never {},
     }
 }
 
-/// Writes as far as it may. An error says nothing that the reader will not find out: what the server answered before
-/// it closed may still be there to be read.
+/// Writes as far as it may. What the server answered before it closed may still be there to be read: the reader finds
+/// out what an error means. Only a reset is told once, to whoever meets it first.
 async fn send(
     client: &Client,
     mut to: impl AsyncWrite + Unpin,
     script: &Script,
-    stop: &Cell<bool>,
+    (stop, reset): (&Cell<bool>, &Cell<Option<io::Error>>),
 ) -> Infallible {
     let mut written = 0;
     let ends = script.pauses.iter().copied();
@@ -117,7 +118,11 @@ async fn send(
                     script.note(client, written, written + count, now);
                     written += count;
                 }
-                _ => return pending().await,
+                Ok(_) => return pending().await,
+                Err(error) => {
+                    reset.set((error.kind() == io::ErrorKind::ConnectionReset).then_some(error));
+                    return pending().await;
+                }
             }
         }
         sleep(pause).await;
@@ -129,7 +134,7 @@ async fn receive<R: AsyncRead + Unpin>(
     client: &Client,
     mut reader: Reader<'_, R>,
     script: &Script,
-    stop: &Cell<bool>,
+    (stop, reset): (&Cell<bool>, &Cell<Option<io::Error>>),
     mut since: Option<Instant>,
 ) -> Result<(), End> {
     for (index, ask) in script.asks.iter().enumerate() {
@@ -148,7 +153,10 @@ async fn receive<R: AsyncRead + Unpin>(
                     within: false,
                 }
             }
-            Err(missing) => {
+            Err(mut missing) => {
+                if let (Broken::Closed, Some(error)) = (&missing.broken, reset.take()) {
+                    missing.broken = Broken::Reset(error);
+                }
                 ask.lose(client, &missing, stop.get());
                 missing
             }

@@ -50,7 +50,8 @@ impl Shell {
     /// Waits for the kernel or for the next timeout, and turns what came into events.
     pub(super) fn wait(&mut self) -> io::Result<()> {
         let mut ready = [EpollEvent::empty(); 32];
-        let (entered, due) = (now(), self.due());
+        let due = self.due();
+        let entered = now();
         let mut was_stopped = false;
         let count = loop {
             match self.epoll.wait(&mut ready, timeout(due)) {
@@ -78,8 +79,9 @@ impl Shell {
                 Source::Rival => self.settle_claims(),
             }
         }
+        // What happens while it takes in what came is not seen in this look.
+        self.looked_at = pause.until;
         let now = now();
-        self.looked_at = now;
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh(now);
         }

@@ -116,7 +116,7 @@ impl Store {
 }
 
 impl Shell {
-    /// After every round of events.
+    /// After every round of events, and before a lease is granted.
     pub(super) fn tend_store(&mut self, now: Moment) {
         match self.core.state() {
             ServiceState::Booting => {}

@@ -113,6 +113,7 @@ async function fill(of, oldest, isMore) {
     if (of !== source) return;
     if (!response.ok) throw new Error(response.statusText);
     const answer = await response.json();
+    if (of !== source) return;
     remember(answer.samples);
     const from = answer.oldest ?? [];
     const isAll = last ? from.length && !isBefore(last.place, from) : answer.samples.length >= count;

@@ -98,3 +98,20 @@ async fn a_connection_that_was_dealt_to_a_worker_that_does_not_take_it_is_found(
     drop(ask(address).await);
     assert_eq!(other.join().unwrap(), Ok(1), "the other one was told");
 }
+
+/// Whoever hears that this one accepts no more may rely on it: a reload ends with it, for example.
+#[tokio::test]
+async fn once_they_have_ended_a_connection_is_left_to_who_comes_next() {
+    let fixture = Fixture::new();
+    let (listener, address) = listener();
+    start(&listener, &fixture.server).unwrap();
+    drop(ask(address).await);
+    fixture.server.signal().raise(Order::HandOff);
+    fixture.server.tasks.nobody_accepts().await;
+    let _client = std::net::TcpStream::connect(address).unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    let next = SockRef::from(&listener.fd).accept();
+    assert!(next.is_ok(), "it was taken: {next:?}");
+}
