@@ -87,7 +87,7 @@ async fn steps_of_the_way_out_that_never_wait_end_at_their_limits_and_at_the_dea
         .timeout(SHORT);
     let app = in_time(TestApp::start(build(builder))).await.unwrap();
     let trace = app.trace();
-    let errors = in_time(app.stop_within(Duration::from_secs(2))).await;
+    let errors = in_time(app.stop_within(Duration::from_secs(5))).await;
     assert_eq!(
         texts(&errors),
         [

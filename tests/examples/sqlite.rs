@@ -41,6 +41,9 @@ fn notes_are_added_listed_and_removed() {
     ask(&mut client, &delete, 404);
     assert!(texts(&service).is_empty());
     assert_eq!(service.get("/healthz"), "ok\n");
+    // Of two that close it at the same moment, each can take the other one for the last.
+    service.signal(Signal::SIGTTOU);
+    service.wait_until_serving(1);
     assert_eq!(service.stop(), 0);
     // SQLite removes it when its last connection is closed.
     let log = service.folder().join("notes.db-wal");

@@ -276,7 +276,8 @@ fn a_long_request_of_the_holder_holds_nothing_up() {
                 event.text("phase") == "draining" && event["payload_generation"] == 1
             });
         } else {
-            ledger.wait_for(2);
+            // The worker can be faster than the arbiter's log.
+            granted(&service, 2);
         }
         service.write("gate", "");
         ledger.wait_for(2);

@@ -33,7 +33,8 @@ fn stuck_requests_and_a_deaf_payload_leave_every_step_its_time() {
 /// When it goes on, all its deadlines have passed, and nothing of it has had its time.
 #[test]
 fn a_service_that_is_frozen_in_its_cleanup_attempts_the_rest_of_it_afterwards() {
-    let settings = "workers = 1\ntimeouts.cleanup = '1s'\n[app]\n\
+    // Its first step is frozen in the two seconds that it has.
+    let settings = "workers = 1\ntimeouts.cleanup = '4s'\n[app]\n\
                     teardown = 'hang'\nteardown_of = ['three']";
     let service = Setup::new(settings).serve();
     let worker = service.event("worker-forked").number("worker_pid");
@@ -44,7 +45,7 @@ fn a_service_that_is_frozen_in_its_cleanup_attempts_the_rest_of_it_afterwards() 
     }
     // A quick stop has the cleanup's time. A second later the worker would end without its app, and after another one
     // the arbiter would end it, if it had not been frozen as well: for so long that it knows.
-    sleep(Duration::from_secs(6));
+    sleep(Duration::from_secs(9));
     for pid in [worker, service.pid()] {
         signal_to(pid, Signal::SIGCONT);
     }

@@ -98,7 +98,10 @@ fn so_is_one_that_ends_badly_or_does_not_stop() {
     assert_eq!(service.stop(), 70);
     assert_eq!(assert_supervised(&service, None).len(), 2);
 
-    let service = start("payload = 'panic'\npolicy = 'restart'\ngo = '@FOLDER@/go'");
+    // One worker: another one could be about to fail in the moment of the stop.
+    let settings = "workers = 1\nreload.trial = '0s'\n[app]\nmount = true\nledger = '@FOLDER@/ledger'\n\
+                    scope = 'service'\npayload = 'panic'\npolicy = 'restart'\ngo = '@FOLDER@/go'";
+    let service = Setup::new(settings).filled_in().serve();
     service.write("go", "");
     // What fails in the moment in which it is told to stop would be a failure of the stop: this one is over.
     service.event_where("payload-failed", |event| event["restarts"] == 2);

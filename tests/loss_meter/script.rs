@@ -123,7 +123,7 @@ impl Peer {
         loop {
             let mut line = String::new();
             self.0.read_line(&mut line)?;
-            let length = usize::from_str_radix(line.trim(), 16).unwrap();
+            let length = usize::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
             let start = body.len();
             body.resize(start + length + 2, 0);
             self.0.read_exact(&mut body[start..])?;

@@ -154,6 +154,8 @@ fn a_frozen_worker_hears_that_one_that_was_killed_had_messages_for_it() {
     signal_to(pids[1], Signal::SIGSTOP);
     workers.publish_to(&[pids[0], pids[2]], pids[0], (12, 10), LARGE);
     workers.wait_for(pids[2], 120).is_complete();
+    // It has come back from sending the last one, and knows that nothing waits for who has it.
+    workers.heard(pids[0]);
     signal_to(pids[0], Signal::SIGKILL);
     service.wait_until_replaced(pids[0]);
     signal_to(pids[1], Signal::SIGCONT);

@@ -168,7 +168,10 @@ fn crash_one(service: &Service) {
     signal_to(victim, Signal::SIGKILL);
     service.status_where("it is replaced", |status| {
         let workers = status["workers"].as_array().unwrap();
-        workers.len() == 2
+        // The arbiter hears of it after the scoreboard.
+        let line = status["arbiter"]["status"].as_str().unwrap();
+        line.contains("2/2 workers serving")
+            && workers.len() == 2
             && workers
                 .iter()
                 .all(|w| w["phase"] == "serving" && number(&w["pid"]) != victim)

@@ -31,6 +31,9 @@ restart.backoff_max = '500ms'
         signal_to(worker, Signal::SIGSTOP);
     }
     service.count("both are found", 2, |event| event.is("worker-stuck"));
+    for worker in [1, 2] {
+        service.event_where("worker-failed", |event| event.worker() == Some(worker));
+    }
     // Both are killed, and both replacements fail: one more than the budget allows.
     failures(&service, 4);
     let before = manager.rest();

@@ -245,7 +245,10 @@ fn new() -> String {
 /// The pid of a worker of the second generation, as soon as there is one in this phase.
 #[track_caller]
 fn new_worker(service: &Service, phase: &str) -> u32 {
-    let right = |worker: &&Value| worker["generation"] == 2 && worker["phase"] == phase;
+    // It has beaten there: so it has told the arbiter, which the scoreboard says before.
+    let has_told = |worker: &Value| worker["since"].as_f64() > worker["heartbeat"].as_f64();
+    let right =
+        |worker: &&Value| worker["generation"] == 2 && worker["phase"] == phase && has_told(worker);
     let status = service.status_where(&format!("a new worker is {phase}"), |status| {
         workers_of(status).iter().any(|worker| right(&worker))
     });

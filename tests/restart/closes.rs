@@ -60,11 +60,16 @@ fn what_a_full_store_has_no_room_for_is_closed_and_counted() {
 #[test]
 fn a_response_in_flight_announces_the_close_when_the_store_is_full() {
     let manager = Manager::new(2);
-    let first = manager.serve(probe());
-    let mut client = manager.client();
+    let first = manager.serve(Setup::new("workers = 1"));
+    let (mut client, mut idle) = (manager.client(), manager.client());
     client.send(&first.gated()).unwrap();
+    idle.get("/").unwrap();
     first.wait_for_sum("in_flight", 1);
-    manager.end_and_open(&first);
+    first.signal(Signal::SIGUSR2);
+    // It is refused: by now its worker knows that the store is full.
+    idle.expect_end();
+    first.open_gate();
+    assert_eq!(first.exit(), 0);
     assert!(client.answer().unwrap().announces_close());
     client.expect_end();
 }

@@ -142,8 +142,8 @@ fn a_reload_and_a_kill_in_between_change_nothing() {
     // At once after the image has changed.
     assert_eq!(second.reload().status.code(), Some(0));
     manager.end(&second);
-    let _third = manager.serve(book.serving(2, "service"));
     let count = book.ledger.stints().len();
+    let _third = manager.serve(book.serving(2, "service"));
     book.wait_for(count + 1);
     book.all_went_on();
 }

@@ -15,7 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::support::http::Client;
 use crate::support::service::{Service, Setup};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually, no_birth};
 
 #[allow(
     dead_code,
@@ -244,6 +244,8 @@ impl State {
                 continue;
             }
             let mut text = [0; 8192];
+            // What it does not store must be closed for everybody when it hears the next message.
+            let alone = no_birth();
             match passing::receive_up_to::<253>(socket.as_fd(), &mut text) {
                 Ok(message) => {
                     assert!(message.length <= 4096 && !message.fds_lost);
@@ -251,6 +253,7 @@ impl State {
                     self.store().hear(&text, message.fds);
                 }
                 Err(_) => {
+                    drop(alone);
                     let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
                     let _ = poll(&mut fds, PollTimeout::from(20u8));
                 }

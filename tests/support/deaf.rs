@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::libc;
 
 /// How long a signal waits.
-const DEAF: Duration = Duration::from_millis(200);
+const DEAF: Duration = Duration::from_millis(100);
 
 /// Holds the thread for so long.
 #[expect(unsafe_code, reason = "nobody else's library knows real-time signals")]

@@ -18,6 +18,7 @@ pub(crate) mod websocket;
 
 use std::io::{Write as _, stderr};
 use std::net::Ipv4Addr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,13 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How often a probe that cannot wait for its event looks again.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// While this is held, no child of this program is between its fork and its exec, where it has a copy of every
+/// descriptor. For whoever starts one, and for whoever closes a descriptor and must be the last to have it.
+pub(crate) fn no_birth() -> MutexGuard<'static, ()> {
+    static BIRTH: Mutex<()> = Mutex::new(());
+    BIRTH.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Probes until there is an answer, and gives it back. Panics with `what` when `limit` is over first.
 #[track_caller]

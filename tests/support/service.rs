@@ -21,7 +21,6 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use tempfile::TempDir;
 
 pub(crate) use super::DEADLINE as LIMIT;
-use super::eventually;
 use super::http::Client;
 use super::log::{Log, every_start_has_one_end};
 pub(crate) use super::log::{Record, number};
@@ -29,6 +28,7 @@ pub(crate) use super::process::{Process, lives, signal_to, stat, wait_for_end_of
 use super::process::{group_of, number_of};
 use super::program::copy_program;
 use super::trace::violations;
+use super::{eventually, no_birth};
 
 /// The binary that is shipped.
 const SHIPPED: &str = env!("CARGO_BIN_EXE_payload");
@@ -93,6 +93,7 @@ pub(crate) trait Quiet {
 impl Quiet for Command {
     fn spawn_quiet(mut self) -> Child {
         let piped = self.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let _alone = no_birth();
         piped.spawn().expect("the command can be started")
     }
 }
@@ -262,7 +263,9 @@ impl Setup {
             .stdout(self.stdout)
             .stderr(self.stderr)
             .process_group(0);
+        let alone = no_birth();
         let mut child = command.spawn().expect("the service can be started");
+        drop(alone);
         // It holds the test's descriptors: what is passed must live in the service alone.
         drop(command);
         Service {
@@ -454,7 +457,8 @@ impl Service {
 
     /// Runs it to its end.
     pub(crate) fn reload(&self) -> Output {
-        self.reload_command().output().expect("payload reload")
+        let reload = self.reload_command().spawn_quiet();
+        reload.wait_with_output().expect("payload reload")
     }
 }
 

@@ -125,8 +125,10 @@ impl Machine {
     /// What the journal has of a unit, oldest first, everything that was sent before the call included.
     #[track_caller]
     pub(crate) fn journal(&self, unit: &str) -> Vec<Value> {
+        // An entry of a process that is gone before the journal looks at it has no unit.
         let lines = self.ok(&format!(
-            "journalctl --sync && journalctl --output=json --unit={unit}"
+            "journalctl --sync && journalctl --output=json \
+             _SYSTEMD_UNIT={unit} + UNIT={unit} + SYSLOG_IDENTIFIER=payload"
         ));
         lines
             .lines()

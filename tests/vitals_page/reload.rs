@@ -158,7 +158,7 @@ fn the_sampler_sits_in_one_worker_and_moves_with_a_reload_and_its_history_with_i
     ));
     browser.until("document.querySelectorAll('.tasks .elsewhere').length === 1");
     browser.until("document.querySelector('#sampled').textContent.endsWith('generation 1')");
-    browser.until("samples.length >= 3");
+    browser.until("asked > 0 && samples.length >= 3");
     let first = browser.number("samples[0].time");
     assert!(service.reload().status.success());
     browser.until(&format!(
