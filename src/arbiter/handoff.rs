@@ -80,7 +80,8 @@ impl Shell {
 
     /// Before an order goes out. The core counts a worker that is told to stop as leaving by then: it learns first
     /// who takes over, and whoever counted on it as an heir has another one. What a lease's holders have kept leaves the
-    /// manager's store before somebody goes on from it: an arbiter that dies next must not get it back.
+    /// manager's store before somebody goes on from it, unless the manager has no room for a message: who comes after an
+    /// arbiter that dies next must not get it back.
     pub(super) fn prepare_for(&mut self, worker: WorkerId, order: Order, now: Moment) {
         if matches!(order, Order::Grant { .. }) {
             self.tend_store(now);

@@ -77,7 +77,7 @@ pub(crate) struct Shell {
     /// How the forks and the grants went that the last event led to.
     answers: VecDeque<Event>,
     refresh_at: Option<Moment>,
-    /// When everything that the kernel had was taken last.
+    /// When the kernel last said what there is: what has happened since then is not seen yet.
     looked_at: Moment,
     /// This process did not run for a while: what it has just heard may have happened at any time since then.
     pub(super) blind_since: Option<Moment>,

@@ -237,23 +237,20 @@ mod tests {
     #[tokio::test]
     async fn the_runtime_can_end_the_registration_in_either_state() {
         for leave in [false, true] {
-            let (mut queued, listener) = queued().await;
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            // A number that no other test gets when it is free again.
+            let fd = fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(700)).unwrap();
+            // SAFETY: it is new, and nobody else's.
+            let high = unsafe { OwnedFd::from_raw_fd(fd) };
+            let (mut queued, error) = Queued::new(high).unwrap();
+            assert!(error.is_none(), "{error:?}");
             if leave {
                 queued.leave().unwrap();
             }
-            let fd = queued.watcher().as_raw_fd();
+            assert_eq!(find(fd).is_ok(), !leave);
             drop(queued);
-            // Or another test's could have its number.
-            let held = loop {
-                let held = fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(fd)).unwrap();
-                // SAFETY: it is new, and nobody else's.
-                let held = unsafe { OwnedFd::from_raw_fd(held) };
-                if held.as_raw_fd() == fd {
-                    break held;
-                }
-            };
             assert!(find(fd).is_err(), "still registered");
-            drop(held);
             drop(listener);
         }
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::observer::Observed;
@@ -62,6 +63,8 @@ pub(super) struct Life {
     post: Arc<Post>,
     mailbox: Option<post::Mailbox>,
     messages: Messages,
+    /// The keeper's runtime: time passes there, whatever blocks the app's threads.
+    keeper: Handle,
     /// The deadline of its cleanup, or of the unwinding of its startup, once that has begun.
     ends_at: Option<Instant>,
 }
@@ -74,6 +77,7 @@ enum End {
 }
 
 impl Life {
+    /// To be called in the keeper's runtime.
     pub(super) fn new(start: Start, wishes: watch::Receiver<Wish>, links: Links) -> Self {
         let channel = Arc::new(start.channel);
         let reports = Arc::new(Reports::new(channel.clone()));
@@ -102,6 +106,7 @@ impl Life {
             messages: post.messages(),
             post,
             mailbox: Some(mailbox),
+            keeper: Handle::current(),
             ends_at: None,
         }
     }
@@ -327,15 +332,16 @@ impl Life {
         if let End::Failed(reason) = &end {
             self.stages.fail(reason);
         }
-        // First: who hears that it drains relies on it, unless a handler blocks the acceptors' thread.
+        // Both come first: who hears that it drains relies on them. Handlers that block the acceptors' threads hold that up
+        // for a moment only.
         self.take_links(&server);
         server.close();
-        let _ = timeout(LAST_ACCEPT, server.nobody_accepts()).await;
+        self.at_most(LAST_ACCEPT, server.nobody_accepts()).await;
         self.stages.enter(Phase::Draining);
         let deadline = self.drain_deadline();
         running.drain(deadline);
         // Requests may be cut off next. What the app has to tell them comes first, unless it blocks its thread.
-        let _ = timeout(FIRST_WORDS, running.drain_begun()).await;
+        self.at_most(FIRST_WORDS, running.drain_begun()).await;
         let is_over = self.drain(&server, deadline).await;
         // One deadline for all that is left, the end of the requests among it.
         self.ends_at = after(self.config.timeouts.cleanup);
@@ -361,6 +367,16 @@ impl Life {
         match (end, summary(&stopped.all_errors()).or(blocked)) {
             (End::Told, Some(what)) => End::Failed(what),
             (end, _) => end,
+        }
+    }
+
+    /// Waits for this, and no longer than `limit`, also where every thread of the app's runtime is blocked: none of them
+    /// would keep the time.
+    async fn at_most(&self, limit: Duration, what: impl Future<Output = ()>) {
+        let mut over = self.keeper.spawn(async move { sleep(limit).await });
+        tokio::select! {
+            () = what => over.abort(),
+            _ = &mut over => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! Two threads at least. The *keeper* is the process's first thread: it hears the arbiter and the signals,
 //! and ends the process when its deadlines have passed, whatever the app does. The app's runtime has a
 //! thread of its own, with fresh thread-local state, so that random generators which were used before the
-//! fork are not shared between siblings; `fastrand`'s, which would seed itself by the time, is seeded anew.
+//! fork are not shared between siblings; `fastrand`'s, which would seed itself by the time, is seeded from the kernel.
 
 mod accept;
 mod balance;

@@ -45,7 +45,7 @@ pub(super) fn build(threads: u16) -> io::Result<(Runtime, Option<Wake>)> {
 /// threads alike, and start at the same time.
 fn seed_this_thread() {
     // std asks the kernel for keys, once in each thread.
-    fastrand::seed(RandomState::new().hash_one(std::process::id()));
+    fastrand::seed(RandomState::new().hash_one(()));
 }
 
 pub(super) async fn heartbeat(stages: Arc<Stages>, every: Duration) {
@@ -89,6 +89,7 @@ pub(super) fn end(
     let (ended, end) = channel::<()>();
     // The drop waits, for ever if need be. Nobody ever sends by `ended`: that it is gone is the news.
     let thread = Builder::new().name("ending".to_owned()).spawn(move || {
+        seed_this_thread();
         let _ended = ended;
         drop(take.recv());
     });

@@ -278,6 +278,7 @@ fn a_long_request_of_the_holder_holds_nothing_up() {
         } else {
             // The worker can be faster than the arbiter's log.
             granted(&service, 2);
+            ledger.wait_for(2);
         }
         service.write("gate", "");
         ledger.wait_for(2);

@@ -162,6 +162,7 @@ fn a_stop_and_the_death_of_the_arbiter_leave_nothing() {
     assert_eq!(book.bare(), [1]);
     second.signal(Signal::SIGKILL);
     second.gone();
+    manager.catch_up();
     assert_eq!(manager.stored(), (0, 0, 0));
     let _third = manager.serve(book.serving(2, "service"));
     book.wait_for(3);

@@ -5,7 +5,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 
 use crate::support::http::{Client, get};
-use crate::support::service::Setup;
+use crate::support::service::{Setup, signal_to};
 
 #[test]
 fn two_threads_serve_at_the_same_time_and_drain() {
@@ -72,4 +72,31 @@ fn a_worker_whose_every_thread_is_blocked_is_found_and_replaced() {
     service.wait_until_replaced(stuck);
     assert_ne!(get(address, "/").number(), stuck);
     assert!(!service.each("pid").contains(&stuck.into()));
+}
+
+/// Time stands still for an app whose every thread is blocked. What it leaves undone is known all the same.
+#[test]
+fn a_worker_whose_every_thread_is_blocked_says_that_it_drains() {
+    let service = Setup::new("workers = 1").args(&["--threads=2"]).serve();
+    let blocked = service.workers()[0];
+    let gate = service.folder().join("gate");
+    // More than there are threads: which of them takes a connection is the runtime's choice.
+    let mut clients: Vec<Client> = (0..8).map(|_| service.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.get("/").unwrap().number(), blocked);
+    }
+    for client in &mut clients {
+        client
+            .send(&format!("/hold?file={}", gate.display()))
+            .unwrap();
+    }
+    service.wait_for_sum("in_flight", 2);
+    // It is told by another than its arbiter, and hears it by the thread that it has beside the app's.
+    signal_to(blocked, Signal::SIGTERM);
+    service.event_where("worker-phase", |event| event.text("phase") == "draining");
+    assert!(clients.iter_mut().all(|client| !client.has_answer()));
+    fs::write(&gate, "").unwrap();
+    drop(clients);
+    service.wait_until_replaced(blocked);
+    assert_eq!(service.stop(), 0);
 }

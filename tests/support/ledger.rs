@@ -1,7 +1,8 @@
 //! The probe's payload that must be alone: it writes a line into a file every few milliseconds, and would see
 //! another writer by the lock that it holds, by the count that it goes on with, or by the number of shares.
 //!
-//! A line is `word pid slot slots epoch count time`, the time in nanoseconds of CLOCK_MONOTONIC. The words: `begin`,
+//! A line is `word pid slot slots epoch count time`, the time in nanoseconds of CLOCK_MONOTONIC, filled up with zeros so
+//! that the line has 128 bytes. The words: `begin`,
 //! `tick`, `end`, and `clash` where somebody else has the lock. Each slot has a lock and a count of its own.
 //!
 //! With `ledger_keep` each count is kept (`PayloadContext::keep`) before its line is written. What the next one finds

@@ -28,7 +28,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// How often a probe that cannot wait for its event looks again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// While this is held, no child of this program is between its fork and its exec, where it has a copy of every
+/// While this is held, nobody else who holds it has a child between its fork and its exec, where that has a copy of every
 /// descriptor. For whoever starts one, and for whoever closes a descriptor and must be the last to have it.
 pub(crate) fn no_birth() -> MutexGuard<'static, ()> {
     static BIRTH: Mutex<()> = Mutex::new(());

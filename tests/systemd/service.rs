@@ -122,7 +122,8 @@ impl Machine {
         read(&text, false).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// What the journal has of a unit, oldest first, everything that was sent before the call included.
+    /// What the journal has of a unit and of whoever calls itself payload, oldest first, everything that was sent before
+    /// the call included.
     #[track_caller]
     pub(crate) fn journal(&self, unit: &str) -> Vec<Value> {
         // An entry of a process that is gone before the journal looks at it has no unit.

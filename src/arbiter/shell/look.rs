@@ -69,6 +69,8 @@ impl Shell {
             until: now(),
         };
         self.blind_since = pause.is_blind().then_some(pause.since);
+        // What happens while it takes in what came is not seen in this look.
+        self.looked_at = pause.until;
         for event in &ready[..count] {
             match Source::from(event.data()) {
                 Source::Signals => self.take_signals()?,
@@ -79,8 +81,6 @@ impl Shell {
                 Source::Rival => self.settle_claims(),
             }
         }
-        // What happens while it takes in what came is not seen in this look.
-        self.looked_at = pause.until;
         let now = now();
         if self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh(now);
@@ -131,7 +131,9 @@ impl Shell {
     /// sign of it.
     pub(in crate::arbiter) fn ended_at(&self, worker: WorkerId) -> Moment {
         let now = now();
-        let Some(since) = self.blind_since else {
+        // In the look before, or in this one since it began.
+        let was_busy = now > self.looked_at + LATE;
+        let Some(since) = self.blind_since.or(was_busy.then_some(self.looked_at)) else {
             return now;
         };
         let child = self.children.get(worker);

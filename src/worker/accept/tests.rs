@@ -107,7 +107,11 @@ async fn once_they_have_ended_a_connection_is_left_to_who_comes_next() {
     start(&listener, &fixture.server).unwrap();
     drop(ask(address).await);
     fixture.server.signal().raise(Order::HandOff);
-    fixture.server.tasks.nobody_accepts().await;
+    let ended = timeout(
+        Duration::from_secs(10),
+        fixture.server.tasks.nobody_accepts(),
+    );
+    ended.await.expect("no acceptor is left");
     let _client = std::net::TcpStream::connect(address).unwrap();
     for _ in 0..20 {
         tokio::task::yield_now().await;
