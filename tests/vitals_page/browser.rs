@@ -12,6 +12,13 @@ use tempfile::TempDir;
 /// Everything that is waited for happens within this.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What a browser says to a question about a page that is being replaced by another one.
+const GONE: [&str; 3] = [
+    "Inspected target navigated or closed",
+    "Execution context was destroyed.",
+    "Cannot find default execution context",
+];
+
 pub(crate) struct Browser {
     child: Child,
     orders: Option<ChildStdin>,
@@ -201,15 +208,21 @@ impl Browser {
     }
 
     fn evaluate(&mut self, script: &str) -> Value {
-        let mut answer = self.order(
-            "Runtime.evaluate",
-            json!({ "expression": script, "returnByValue": true }),
-        );
-        answer["result"]["value"].take()
+        let params = json!({ "expression": script, "returnByValue": true });
+        match self.try_order("Runtime.evaluate", &params) {
+            Ok(mut answer) => answer["result"]["value"].take(),
+            // The page goes to another one, and takes what was asked of it along.
+            Err(error) if GONE.iter().any(|gone| error["message"] == *gone) => Value::Null,
+            Err(error) => panic!("{script}: {error}"),
+        }
     }
 
     fn order(&mut self, method: &str, params: impl Into<Value>) -> Value {
-        let params: Value = params.into();
+        let answer = self.try_order(method, &params.into());
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    fn try_order(&mut self, method: &str, params: &Value) -> Result<Value, Value> {
         self.number += 1;
         let mut order = json!({ "id": self.number, "method": method, "params": params });
         if !self.session.is_empty() {
@@ -233,8 +246,10 @@ impl Browser {
                 }
             };
             if answer["id"] == self.number {
-                assert!(answer["error"].is_null(), "{method}: {}", answer["error"]);
-                return answer["result"].take();
+                return match answer["error"].take() {
+                    Value::Null => Ok(answer["result"].take()),
+                    error => Err(error),
+                };
             }
             self.note(&answer);
         }
