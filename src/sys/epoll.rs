@@ -205,17 +205,21 @@ mod tests {
         assert_eq!(token_of("pos:\t0", 9), None);
     }
 
-    async fn queued() -> (Queued, TcpListener) {
+    /// With this number or a higher one.
+    async fn queued(least: RawFd) -> (Queued, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (queued, error) = Queued::new(listener.try_clone().unwrap().into()).unwrap();
+        let fd = fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(least)).unwrap();
+        // SAFETY: it is new, and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (queued, error) = Queued::new(fd).unwrap();
         assert!(error.is_none(), "{error:?}");
         (queued, listener)
     }
 
     #[tokio::test]
     async fn a_queued_listener_reports_connections_and_one_that_left_does_not() {
-        let (mut queued, listener) = queued().await;
+        let (mut queued, listener) = queued(0).await;
         let address = listener.local_addr().unwrap();
 
         let _first = TcpStream::connect(address).unwrap();
@@ -237,17 +241,12 @@ mod tests {
     #[tokio::test]
     async fn the_runtime_can_end_the_registration_in_either_state() {
         for leave in [false, true] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            listener.set_nonblocking(true).unwrap();
             // A number that no other test gets when it is free again.
-            let fd = fcntl(&listener, FcntlArg::F_DUPFD_CLOEXEC(700)).unwrap();
-            // SAFETY: it is new, and nobody else's.
-            let high = unsafe { OwnedFd::from_raw_fd(fd) };
-            let (mut queued, error) = Queued::new(high).unwrap();
-            assert!(error.is_none(), "{error:?}");
+            let (mut queued, listener) = queued(700).await;
             if leave {
                 queued.leave().unwrap();
             }
+            let fd = queued.watcher().as_raw_fd();
             assert_eq!(find(fd).is_ok(), !leave);
             drop(queued);
             assert!(find(fd).is_err(), "still registered");

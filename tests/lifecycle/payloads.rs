@@ -9,9 +9,9 @@ use crate::support::status::workers_of;
 use crate::worker_of;
 
 /// A payload of each kind: one of the app, one of an app that is mounted in it, one that needs a lease.
-fn start(settings: &str) -> Service {
+fn start(workers: u32, settings: &str) -> Service {
     let settings = format!(
-        "workers = 2\nreload.trial = '0s'\n[app]\nmount = true\nledger = '@FOLDER@/ledger'\n\
+        "workers = {workers}\nreload.trial = '0s'\n[app]\nmount = true\nledger = '@FOLDER@/ledger'\n\
          scope = 'service'\n{settings}"
     );
     Setup::new(&settings).filled_in().serve()
@@ -62,7 +62,7 @@ fn assert_supervised(service: &Service, killed: Option<u64>) -> BTreeMap<u64, BT
 
 #[test]
 fn every_payload_is_supervised_and_gone_before_its_end_is_told() {
-    let service = start("payload = 'run'");
+    let service = start(2, "payload = 'run'");
     let declared = ["/inner: inner", "task", "ledger"];
     for worker in workers_of(&service.status()) {
         let names = worker["payloads"].as_array().unwrap().iter();
@@ -94,14 +94,13 @@ fn every_payload_is_supervised_and_gone_before_its_end_is_told() {
 
 #[test]
 fn so_is_one_that_ends_badly_or_does_not_stop() {
-    let service = start("payload = 'ignore-stop'");
+    let service = start(2, "payload = 'ignore-stop'");
     assert_eq!(service.stop(), 70);
     assert_eq!(assert_supervised(&service, None).len(), 2);
 
     // One worker: another one could be about to fail in the moment of the stop.
-    let settings = "workers = 1\nreload.trial = '0s'\n[app]\nmount = true\nledger = '@FOLDER@/ledger'\n\
-                    scope = 'service'\npayload = 'panic'\npolicy = 'restart'\ngo = '@FOLDER@/go'";
-    let service = Setup::new(settings).filled_in().serve();
+    let settings = "payload = 'panic'\npolicy = 'restart'\ngo = '@FOLDER@/go'";
+    let service = start(1, settings);
     service.write("go", "");
     // What fails in the moment in which it is told to stop would be a failure of the stop: this one is over.
     service.event_where("payload-failed", |event| event["restarts"] == 2);

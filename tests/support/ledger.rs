@@ -2,8 +2,8 @@
 //! another writer by the lock that it holds, by the count that it goes on with, or by the number of shares.
 //!
 //! A line is `word pid slot slots epoch count time`, the time in nanoseconds of CLOCK_MONOTONIC, filled up with zeros so
-//! that the line has 128 bytes. The words: `begin`,
-//! `tick`, `end`, and `clash` where somebody else has the lock. Each slot has a lock and a count of its own.
+//! that the line has 128 bytes. The words: `begin`, `tick`, `end`, and `clash` where somebody else has the lock. Each slot
+//! has a lock and a count of its own.
 //!
 //! With `ledger_keep` each count is kept (`PayloadContext::keep`) before its line is written. What the next one finds
 //! kept is the last line's count, or the next one, if the last writer was killed in between: else its first word is

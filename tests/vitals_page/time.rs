@@ -39,6 +39,26 @@ fn after_a_restart_with_an_earlier_clock_it_shows_what_happens_and_what_is_measu
     assert_eq!(browser.complaints(), [""; 0]);
 }
 
+/// It may be of an earlier run, and what is shown begins anew.
+#[test]
+fn an_answer_to_a_stream_that_is_over_is_forgotten() {
+    let Some(mut browser) = browser() else { return };
+    let (socket, url) = socket();
+    let _service = start(socket, 1);
+    browser.open(&url);
+    browser.until(LIVE);
+    browser.until("asked > 0");
+    browser.is(SAMPLE);
+    // An answer of which the head has come.
+    browser.is(
+        "fetch = async () => ({ ok: true, json: () => new Promise(done => globalThis.give = () => done({ samples: [sample(1, 0, 100, .1)] })) }),          fill(source, null, false), true",
+    );
+    browser.until("globalThis.give !== undefined");
+    browser.is("source.close(), source = null, clearTimeout(silence), samples = [], give(), true");
+    assert_eq!(browser.number("samples.length"), 0.0);
+    assert_eq!(browser.complaints(), [""; 0]);
+}
+
 #[test]
 fn a_clock_that_is_set_back_does_not_stop_the_charts() {
     let Some(mut browser) = browser() else { return };
