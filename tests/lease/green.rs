@@ -63,7 +63,6 @@ fn a_service_whose_exclusive_payload_does_not_run_is_not_green() {
             "slot" => "payload 'ledger' of slot ",
             _ => "payload 'ledger'",
         };
-        // Also when everybody serves again.
         let degraded = |text: &str| text.starts_with("degraded: ");
         eventually("the manager hears so", DEADLINE, || {
             let heard = manager.hear(DEADLINE)?;
@@ -74,11 +73,7 @@ fn a_service_whose_exclusive_payload_does_not_run_is_not_green() {
                 assert!(text.contains(" times in a row, and "), "{text}");
             })
         });
-        let status = service.status_where("everybody serves", |status| {
-            assert_eq!(status["arbiter"]["state"], "degraded", "{status:#}");
-            assert!(degraded(told(status)), "{status:#}");
-            told(status).contains(" 2/2 workers")
-        });
+        let status = service.status();
         assert!(told(&status).contains(which), "{status:#}");
         let leases = status["leases"].as_array().unwrap();
         let fails = |lease: &Value| lease["failures"].as_u64() >= Some(2);
@@ -88,11 +83,22 @@ fn a_service_whose_exclusive_payload_does_not_run_is_not_green() {
         assert!(shown.starts_with("DEGRADED "), "{shown}");
         assert!(shown.contains(" times in a row"), "{shown}");
         ledger.tell_nothing();
+        // Whoever has it now has to keep it for a while.
+        let status = service.status_where("everybody serves", |status| {
+            assert_eq!(status["arbiter"]["state"], "degraded", "{status:#}");
+            assert!(degraded(told(status)), "{status:#}");
+            let leases = status["leases"].as_array().unwrap();
+            let is_held = |lease: &Value| !lease["holder"].is_null();
+            told(status).contains(" 2/2 workers") && leases.iter().all(is_held)
+        });
+        assert!(told(&status).contains(which), "{status:#}");
+        assert!(told(&status).contains("is being tried"), "{status:#}");
         let recovered = recovered(&service, &first);
         let mut grants = service.events("lease-granted");
         grants.retain(|event| recovered.seconds_after(event) >= 0.0);
         let kept = recovered.seconds_after(grants.last().unwrap());
-        assert!(kept >= KEPT - 0.1, "it recovers after {kept}");
+        // An arbiter may say a grant somewhat later than it gives it.
+        assert!(kept >= KEPT - 1.0, "it recovers after {kept}");
         service.status_where("it is green", |status| {
             status["arbiter"]["state"] == "ready" && !told(status).contains("ledger")
         });
@@ -104,6 +110,25 @@ fn a_service_whose_exclusive_payload_does_not_run_is_not_green() {
         assert_eq!(service.stop(), 0);
         ledger.stints();
     }
+}
+
+/// The pauses of the payload become longer twice as fast as those of the workers that it takes along in turn.
+#[test]
+fn nor_is_it_when_every_worker_serves() {
+    let manager = Manager::on_path();
+    let restart = "[restart]\nbackoff_initial = '50ms'\ncrash_budget = 10000";
+    let app = "service'\nledger_policy = 'critical'\nword = '";
+    let setup = with(&format!("workers = 2\n{restart}"), app);
+    let (service, ledger, _) = degraded(setup, &manager, "service");
+    let status = service.status_where("everybody serves, and nobody runs it", |status| {
+        assert_eq!(status["arbiter"]["state"], "degraded", "{status:#}");
+        let text = told(status);
+        text.contains(" 2/2 workers") && text.contains("nobody runs payload 'ledger'")
+    });
+    assert!(told(&status).starts_with("degraded: "), "{status:#}");
+    ledger.tell_nothing();
+    assert_eq!(service.stop(), 0);
+    ledger.stints();
 }
 
 #[test]

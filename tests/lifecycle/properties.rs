@@ -207,6 +207,7 @@ const PROPERTIES: &[Property] = &[
         &[
             "tests/lifecycle/shutdown.rs: a_payload_that_is_dead_is_never_hidden_behind_green",
             "tests/lease/green.rs: a_service_whose_exclusive_payload_does_not_run_is_not_green",
+            "tests/lease/green.rs: nor_is_it_when_every_worker_serves",
             "tests/lease/green.rs: a_reload_that_cures_it_commits_and_its_generation_starts_anew",
             "tests/processes/payloads.rs: a_critical_one_that_returns_takes_its_worker_along",
             "tests/reload/workers.rs: a_critical_payload_fails_in_the_first_second_of_serving",
