@@ -168,13 +168,15 @@ fn holders_that_ran_for_a_while_die_without_a_pause() {
     let restart = "[restart]\nbackoff_initial = '20ms'\nbackoff_max = '60s'";
     let service = policy(&format!("workers = 3\n{restart}"), "critical").serve();
     let ledger = Ledger::of(&service);
+    service.wait_until_serving(3);
     for count in 1..=5 {
-        service.wait_until_serving(3);
         let stints = ledger.wait_until("it is written for a while", |stints| {
             let wrote = |stint: &Stint| stint.to >= stint.from + Duration::from_millis(1500);
             stints.get(count - 1).is_some_and(wrote)
         });
-        signal_to(stints[count - 1].pid, Signal::SIGKILL);
+        let pid = stints[count - 1].pid;
+        signal_to(pid, Signal::SIGKILL);
+        service.wait_until_replaced(pid);
     }
     ledger.wait_for(6);
     service.never("lease-pauses");

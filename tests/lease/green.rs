@@ -1,6 +1,8 @@
 //! Never green without its payload: what the manager, the operator and the log are told while nobody runs one, or nobody
 //! has run it for long.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::ledger::{Ledger, with};
@@ -127,6 +129,12 @@ fn nor_is_it_when_every_worker_serves() {
     });
     assert!(told(&status).starts_with("degraded: "), "{status:#}");
     ledger.tell_nothing();
+    // Who has read the word leaves with a failure, which would be one of the stop.
+    ledger.wait_until("somebody keeps it", |stints| {
+        let last = stints.last();
+        last.is_some_and(|last| last.to >= last.from + Duration::from_millis(500))
+    });
+    service.wait_until_serving(2);
     assert_eq!(service.stop(), 0);
     ledger.stints();
 }

@@ -13,7 +13,8 @@ fn they_appear_as_they_happen_in_words() {
     browser.until(LIVE);
     browser.until("document.querySelector('#log').innerText.includes('Every worker serves: the service is ready')");
     browser.is("globalThis.same = true");
-    // Not the one that streams: the browser would complain, and rightly.
+    // Not one that answers a question, and not the one that streams: the browser would complain, and rightly.
+    browser.until("asked > 0");
     browser.until("document.querySelectorAll('.mine:not([hidden])').length === 1");
     let streams = browser.text(".row:has(.mine:not([hidden])) .pid");
     let status = service.status();

@@ -1,6 +1,8 @@
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -113,6 +115,9 @@ async fn once_they_have_ended_a_connection_is_left_to_who_comes_next() {
     );
     ended.await.expect("no acceptor is left");
     let _client = std::net::TcpStream::connect(address).unwrap();
+    // The kernel may be late.
+    let mut there = [PollFd::new(listener.fd.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut there, PollTimeout::from(10_000_u16)), Ok(1));
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
