@@ -59,6 +59,18 @@ fn idle_connections_spread_over_new_workers() {
     for client in &mut clients {
         assert!(!client.get("/").unwrap().announces_close());
     }
+
+    let status = service.status();
+    assert_eq!(service.stop(), 0);
+    for worker in workers_of(&status) {
+        let said = service.event_where("connections-handed-on", |event| {
+            event.worker() == worker["worker"].as_u64()
+        });
+        let given = worker["given"].as_u64().unwrap();
+        assert!(given > 0, "{worker}");
+        // Some may have gone elsewhere since then.
+        assert!(u64::from(said.number("given")) >= given, "{said}");
+    }
 }
 
 #[track_caller]
