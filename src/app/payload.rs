@@ -19,8 +19,9 @@ use crate::status::{Scope, Status};
 /// A background task of an app that is expected to run until it is told to stop.
 ///
 /// It starts at its place among the startup steps and stops at its place in the teardown, which is after the
-/// requests have drained. It runs as its own task; the supervisor sees its end at once, be it a return, an error
-/// or a panic, and acts by its policy:
+/// requests have drained; [`stop_before_requests`](Self::stop_before_requests) changes that. One that needs a lease, by its
+/// [`scope`](Self::scope), starts when its worker gets that, and stops when the drain begins. It runs as its own task; the
+/// supervisor sees its end at once, be it a return, an error or a panic, and acts by its policy:
 ///
 /// - **critical**, what [`new`](Self::new) makes: an end that nobody asked for makes the worker drain and be
 ///   replaced;

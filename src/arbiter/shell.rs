@@ -14,7 +14,7 @@ use nix::sys::epoll::Epoll;
 use nix::sys::signal::Signal;
 
 use super::claim::Claims;
-use super::core::{Action, Core, Event, Failing, Policy, WorkerId};
+use super::core::{Action, Cause, Core, Event, Failing, Policy, WorkerId};
 use super::handoff::Handoff;
 use super::image::Images;
 use super::intake::{Source, open_epoll, watch, watch_control};
@@ -258,7 +258,7 @@ impl Shell {
                 generation,
                 restarts,
                 cause,
-            } => match self.fork(worker, slot, generation, restarts) {
+            } => match self.fork(worker, slot, generation, restarts, cause) {
                 Ok(ControlFlow::Continue(pid)) => {
                     journal::forked(worker, slot, generation, pid, cause);
                     self.answers.push_back(Event::Forked { worker, pid });
@@ -340,6 +340,7 @@ impl Shell {
         slot: u16,
         generation: u32,
         restarts: u32,
+        cause: Cause,
     ) -> io::Result<ControlFlow<Box<worker::Start>, u32>> {
         // It is there, unless the way back from a reload found it failing.
         preparation::prepare(&mut self.equipment)
@@ -366,6 +367,7 @@ impl Shell {
                 worker: worker.0,
                 slot,
                 generation,
+                cause: cause.name(),
                 workers: u32::try_from(self.core.workers_of(generation)).unwrap_or(u32::MAX),
                 arbiter: self.children.board.header.arbiter_pid.load(Relaxed),
                 channel: theirs,

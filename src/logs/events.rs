@@ -134,9 +134,10 @@ events! {
     WorkerPhase "worker-phase" INFO "0e3d84e29c6345138409b0305149033f"
         "Worker @PAYLOAD_WORKER@ entered another phase"
         "A worker goes through the phases forked, loading, starting, prepared, serving,\n\
-         draining, cleaning and exited. It may skip some and never goes back. When it\n\
-         leaves, CAUSE says why: stop, restart, idle, reload, reload-failed, recycle,\n\
-         scale, boot-failed, signal, arbiter-lost, or failed, which its own records explain."
+         draining, cleaning and exited. It may skip some and never goes back. CAUSE says\n\
+         why it was forked; when it leaves, why it does: stop, restart, idle, reload,\n\
+         reload-failed, recycle, scale, boot-failed, signal, arbiter-lost, or failed,\n\
+         which its own records explain."
     WorkerReplaced "worker-replaced" INFO "836cb677ea524c26a7792e3ca1a970b6"
         "A worker has taken over slot @PAYLOAD_SLOT@"
         "The slot's new worker serves, and the old one finishes what it has."

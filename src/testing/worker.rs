@@ -277,8 +277,7 @@ impl Around {
     }
 
     fn context<S>(&self, settings: S) -> Context<S> {
-        Context::new(ContextParts {
-            settings,
+        let parts = ContextParts {
             worker: self.number,
             slot: self.place.slot,
             generation: self.place.generation,
@@ -288,7 +287,8 @@ impl Around {
             desk: self.desk(),
             messages: self.messages.clone(),
             outlook: self.outlook(),
-        })
+        };
+        Context::new(settings, parts)
     }
 
     pub(super) fn outlook(&self) -> Outlook {

@@ -19,7 +19,7 @@ mod story;
 mod stream;
 mod wire;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::status::Scope;
 use crate::{App, Context, Payload, Result, StepContext, service_fn};
@@ -52,6 +52,8 @@ fn app(vitals: Vitals) -> App {
                 Ok(())
             })
         })
+        // Each half: no reading takes so long, but where the kernel hangs.
+        .timeout(Duration::from_secs(5))
         // The feed first: it hears the sampler from its first sample to its last.
         .payload(Payload::new("feed", feed::run))
         .payload(Payload::restarting(SAMPLER, sampling::run).scope(Scope::Service))

@@ -16,7 +16,7 @@ pub(super) const HTML: &str = concat!(
 /// Of everything that a browser could load or run, only the page's own style and script, by their hashes
 /// (Content Security Policy Level 3), and connections to where it came from.
 pub(super) const POLICY: &str = "default-src 'none'; \
-    script-src 'sha256-FehIXs85wKyU6MsHEXef90u4gR8A9KCG4IXDgT0bJMc='; \
+    script-src 'sha256-V9zYszsMOa9eoUH88llTDaAARqAH4FTLhGx6zk/DC9E='; \
     style-src 'sha256-YRYW78EEb3bNlv6xtW+iFBDQC0Bj7xzPy65vDPlz8H4='; \
     img-src data:; connect-src 'self'; \
     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -97,7 +97,7 @@ impl Life {
             workers: start.workers,
             config: start.config,
             listeners: start.listeners,
-            stages: Arc::new(Stages::new(reports.clone(), start.meter)),
+            stages: Arc::new(Stages::new(reports.clone(), start.meter, start.cause)),
             leases: Arc::new(leases.with_custodian(reports.clone())),
             channel,
             reports,
@@ -466,8 +466,7 @@ impl Life {
         startup_deadline: Option<Instant>,
         observer: &Arc<Observed>,
     ) -> Context<S> {
-        Context::new(ContextParts {
-            settings,
+        let parts = ContextParts {
             worker: self.worker,
             slot: u32::from(self.slot),
             generation: self.generation,
@@ -477,7 +476,8 @@ impl Life {
             desk: self.desk(),
             messages: self.messages.clone(),
             outlook: self.outlook(observer),
-        })
+        };
+        Context::new(settings, parts)
     }
 
     fn outlook(&self, observer: &Arc<Observed>) -> Outlook {

@@ -49,6 +49,8 @@ pub(crate) struct Start {
     pub(crate) worker: u64,
     pub(crate) slot: u16,
     pub(crate) generation: u32,
+    /// Why it was forked, in one word.
+    pub(crate) cause: &'static str,
     /// How many workers the service has.
     pub(crate) workers: u32,
     /// The arbiter's pid.

@@ -21,18 +21,22 @@ pub(super) struct Stages {
     reports: Arc<Reports>,
     meter: Meter,
     current: Mutex<(Phase, Moment)>,
+    /// Why it was forked: what brings it forward.
+    born_for: &'static str,
     /// Why it leaves.
     cause: OnceLock<&'static str>,
 }
 
 impl Stages {
-    pub(super) fn new(reports: Arc<Reports>, meter: Meter) -> Self {
+    /// `born_for`: why the worker was forked.
+    pub(super) fn new(reports: Arc<Reports>, meter: Meter, born_for: &'static str) -> Self {
         meter.enter(Phase::Forked, now());
         meter.beat(now());
         Self {
             reports,
             meter,
             current: Mutex::new((Phase::Forked, now())),
+            born_for,
             cause: OnceLock::new(),
         }
     }
@@ -53,8 +57,11 @@ impl Stages {
         }
         let now = now();
         // Who leaves without being told to has failed.
-        let leaves = next > Phase::Serving;
-        let cause = leaves.then(|| *self.cause.get_or_init(|| FAILED));
+        let cause = if next > Phase::Serving {
+            *self.cause.get_or_init(|| FAILED)
+        } else {
+            self.born_for
+        };
         *current = (next, now);
         self.meter.enter(next, now);
         self.meter.beat(now);
@@ -134,6 +141,7 @@ mod tests {
         let stages = Stages::new(
             reports.clone(),
             Meter::new(scoreboard::create().unwrap(), 0),
+            "boot",
         );
         while reports.offer(&Report::Paused { round: 0 }).is_ok() {}
         stages.enter(Phase::Loading);

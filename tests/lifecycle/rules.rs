@@ -271,13 +271,22 @@ fn each_rule_finds_what_breaks_it() {
         .must_be_found("which worker, in which slot and generation?");
     spoiled(36, "nobody knows why it was forked")
         .with(event("worker-forked"), "cause", Value::Null)
-        .must_be_found("why was it forked?");
+        .must_be_found("why?");
     spoiled(36, "nobody knows why it leaves")
         .with(phase("draining"), "cause", Value::Null)
-        .must_be_found("why does it leave?");
+        .must_be_found("why?");
+    spoiled(36, "nobody knows why it serves")
+        .with(phase("serving"), "cause", Value::Null)
+        .must_be_found("why?");
+    spoiled(36, "it serves for another reason than it was forked for")
+        .with(phase("serving"), "cause", json!("scale"))
+        .must_be_found("it has another reason now");
+    spoiled(36, "it was forked for another reason than it serves for")
+        .with(event("worker-forked"), "cause", json!("scale"))
+        .must_be_found("reason");
     spoiled(36, "it leaves for two reasons")
         .with(phase("cleaning"), "cause", json!("scale"))
-        .must_be_found("it leaves for another reason");
+        .must_be_found("it has another reason now");
     spoiled(36, "a payload has two ends")
         .twice(event("payload-ended"))
         .must_be_found("a payload ended that did not run");

@@ -46,27 +46,30 @@ fn boot(service: &Service) -> f64 {
     ready.seconds_after(&service.event("service-starting"))
 }
 
-/// By what the start took, since other processes have their share of the machine. In the best of eleven the stop takes
-/// less than four times its start: that is under the 100 ms of the promise wherever the start takes less than 25 ms. In
-/// the middle one less than ten times, since a poll on the way out is over at once now and then.
+/// Under 100 ms in the best of eleven, whatever other processes take of the machine, and in less than four times what its
+/// start took. In the middle one less than ten times, since a poll on the way out is over at once now and then.
 #[test]
 fn with_nothing_to_do_it_takes_no_time() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let mut ratios: Vec<f64> = (0..11)
-            .map(|_| {
-                let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
-                // An idle connection is nothing to do.
-                let mut idle = service.client();
-                idle.get("/").unwrap();
-                service.signal(signal);
-                assert_eq!(service.exit(), 0);
-                assert!(idle.is_closed());
-                duration(&service) / boot(&service).max(0.001)
-            })
-            .collect();
+        let mut seconds = Vec::new();
+        let mut ratios = Vec::new();
+        for _ in 0..11 {
+            let service = Setup::new("workers = 2\n[app]\npayload = 'run'").serve();
+            // An idle connection is nothing to do.
+            let mut idle = service.client();
+            idle.get("/").unwrap();
+            service.signal(signal);
+            assert_eq!(service.exit(), 0);
+            assert!(idle.is_closed());
+            let stop = duration(&service);
+            seconds.push(stop);
+            ratios.push(stop / boot(&service).max(0.001));
+        }
+        seconds.sort_by(f64::total_cmp);
         ratios.sort_by(f64::total_cmp);
         assert!(ratios[5] < 10.0, "{ratios:?} times the start");
         assert!(ratios[0] < 4.0, "{ratios:?}: what is waited for each time");
+        assert!(seconds[0] < 0.1, "{seconds:?}");
     }
 }
 

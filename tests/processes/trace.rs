@@ -94,9 +94,12 @@ fn what_each_event_says() {
         if event == "worker-phase" {
             assert!(record.seconds("took_seconds") >= 0.0);
             assert!(!record.text("previous").is_empty());
-            // What brings it forward is that the phase before is done.
             let leaves = ["draining", "cleaning", "exited"].contains(&record.text("phase"));
-            let cause = if leaves { "stop" } else { "" };
+            let cause = match worker {
+                _ if leaves => "stop",
+                1 => "boot",
+                _ => "failure",
+            };
             assert_eq!(record.text("cause"), cause, "{record}");
         }
         if event == "worker-forked" {

@@ -64,6 +64,8 @@ struct Worker {
     phase: usize,
     /// Being in a later phase says nothing of it.
     served: bool,
+    /// Why it was forked.
+    born_for: String,
     /// Why it leaves.
     cause: String,
     forks: usize,
@@ -105,8 +107,9 @@ impl Checker {
                 record,
             );
         }
-        let why = event != "worker-forked" || !record.text("cause").is_empty();
-        self.must(36, why, "why was it forked?", record);
+        let says_why = ["worker-forked", "worker-phase"].contains(&event);
+        let why = !says_why || !record.text("cause").is_empty();
+        self.must(36, why, "why?", record);
     }
 
     fn read(&mut self, record: &Record) {
@@ -164,7 +167,9 @@ impl Checker {
         let worker = self.worker(record);
         worker.forks += 1;
         let once = worker.forks == 1;
+        let same_cause = is_the_same(&mut worker.born_for, record);
         self.must(36, once, "a worker's number was given twice", record);
+        self.must(36, same_cause, "it was forked for another reason", record);
         let begins = !self.stopping && !self.stopped;
         self.must(
             34,
@@ -189,13 +194,13 @@ impl Checker {
         worker.served |= PHASES[next] == "serving";
         let (payloads, steps) = (worker.payloads.clone(), worker.started.clone());
         let torn_down = worker.torn_down.clone();
-        let cause = record.text("cause");
-        let same_cause = worker.cause.is_empty() || worker.cause == cause;
-        worker.cause = cause.to_owned();
         let leaves = matches!(PHASES[next], "draining" | "cleaning" | "exited" | "failed");
-        let has_cause = !leaves || !cause.is_empty();
-        self.must(36, has_cause, "why does it leave?", record);
-        self.must(36, same_cause, "it leaves for another reason", record);
+        let cause = match leaves {
+            true => &mut worker.cause,
+            false => &mut worker.born_for,
+        };
+        let same_cause = is_the_same(cause, record);
+        self.must(36, same_cause, "it has another reason now", record);
         self.must(
             2,
             previous == before,
@@ -421,6 +426,15 @@ impl Checker {
             self.wrong.push(format!("{property}: {why}: {record}"));
         }
     }
+}
+
+/// Notes the record's cause, unless it is known: is it that one?
+fn is_the_same(cause: &mut String, record: &Record) -> bool {
+    let said = record.text("cause");
+    if cause.is_empty() {
+        said.clone_into(cause);
+    }
+    cause == said
 }
 
 fn slot_of(record: &Record) -> u64 {

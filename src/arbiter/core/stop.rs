@@ -15,7 +15,7 @@ const ONE_HAND: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stop {
     pub(super) level: Level,
-    /// When it was last asked for.
+    /// When it was last asked for, by another hand than before.
     asked_at: Moment,
     pub(super) occasion: Occasion,
     /// What the arbiter leaves with, unless a worker ends badly.
@@ -67,7 +67,6 @@ impl Core {
                     stop.occasion = Occasion::Asked;
                 }
                 let same_hand = is_first || now.since(stop.asked_at) < ONE_HAND;
-                stop.asked_at = now;
                 let level = if same_hand {
                     asked.max(stop.level)
                 } else {
@@ -75,6 +74,10 @@ impl Core {
                 };
                 let changed = level != stop.level;
                 stop.level = level;
+                // Whoever goes on and on, a key that is held down for example, is heard again after that time.
+                if changed || is_first || !same_hand {
+                    stop.asked_at = now;
+                }
                 if changed {
                     self.notice(Notice::StopHurried { level, workers });
                     self.stop_everybody(now, level);

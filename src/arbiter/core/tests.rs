@@ -722,6 +722,25 @@ fn the_same_signal_sent_twice_by_one_hand_counts_once() {
     );
 }
 
+/// As a key does that is held down.
+#[test]
+fn a_signal_that_comes_again_and_again_is_heard_again() {
+    let mut bench = Bench::ready();
+    bench.tell(Event::Asked(Request::Stop(Level::Graceful)));
+    bench.taken();
+    for level in [Level::Quick, Level::Kill] {
+        for _ in 0..2 {
+            bench.pass(Duration::from_millis(40), &[FIRST, SECOND]);
+            bench.tell(Event::Asked(Request::Stop(Level::Graceful)));
+            assert_eq!(bench.wanted(), []);
+        }
+        bench.pass(Duration::from_millis(40), &[FIRST, SECOND]);
+        bench.tell(Event::Asked(Request::Stop(Level::Graceful)));
+        assert_ne!(bench.wanted(), []);
+        assert_eq!(bench.core.stop.as_ref().map(|stop| stop.level), Some(level));
+    }
+}
+
 #[test]
 fn a_stop_that_a_worker_ended_badly_is_no_clean_stop() {
     for (exit, code) in [

@@ -245,7 +245,7 @@ function update(row, worker, uses, perSecond, isMine, leases) {
     const elsewhere = needs && !holds && payload.state === "waiting";
     put(name, payload.name);
     // A lease that has come and a payload that runs are two moments; the page says what the worker says.
-    put(state, elsewhere ? lease?.holder ? `runs in worker ${lease.holder.slot}` + (lease.holder.generation === worker.generation ? "" : `, gen. ${lease.holder.generation}`) : "waits for its lease" : payload.state);
+    put(state, elsewhere ? lease?.holder ? `held by worker ${lease.holder.slot}` + (lease.holder.generation === worker.generation ? "" : `, gen. ${lease.holder.generation}`) : "waits for its lease" : payload.state);
     tone(state, elsewhere ? "pill quiet" : "pill", TASK[payload.state]);
     put(scope, needs ? payload.scope === "service" ? "one in the service" : "one for each slot" : "");
     scope.hidden = !needs;
