@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::manager::Manager;
 use crate::support::http::Client;
-use crate::support::service::{Service, Setup};
+use crate::support::service::{Service, Setup, signal_to};
 
 fn probe() -> Setup {
     Setup::new("workers = 2")
@@ -237,4 +237,33 @@ fn http_2_is_told_to_come_again() {
         "a GOAWAY frame in {bytes:?}"
     );
     assert_eq!(manager.stored(), (0, 0, 0));
+}
+
+/// Its workers are told to leave before they have looked at what they are to take over.
+#[test]
+fn a_restart_that_follows_at_once_closes_nothing() {
+    let manager = Manager::new(400);
+    let mut service = manager.serve(probe());
+    let mut all = clients(&manager, 240);
+    for _ in 0..5 {
+        manager.end(&service);
+        service = manager.serve(probe());
+        let workers = service.events("worker-forked");
+        let signal = |signal| {
+            for worker in &workers {
+                signal_to(worker.number("worker_pid"), signal);
+            }
+        };
+        signal(Signal::SIGSTOP);
+        service.signal(Signal::SIGUSR2);
+        service.event("service-stopping");
+        signal(Signal::SIGCONT);
+        assert_eq!(service.exit(), 0);
+        service = manager.serve(probe());
+    }
+    for client in &mut all {
+        assert!(!client.get("/").unwrap().announces_close());
+    }
+    manager.emptied();
+    assert_eq!(service.stop(), 0);
 }

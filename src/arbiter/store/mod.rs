@@ -106,12 +106,12 @@ impl Store {
         due.into_iter().flatten().min()
     }
 
-    /// How much the manager's store holds of the life before, and the last number among its names.
+    /// How much the manager's store holds of the life before, and the last number among its names: also where it was
+    /// not told yet to let go of them.
     fn used(&self) -> (usize, u32) {
-        self.leftover.as_ref().map_or((0, 0), |left| {
-            let last = left.names.iter().map(|name| name.number()).max();
-            (left.count, last.unwrap_or(0))
-        })
+        let leftover = self.leftover.as_ref().map(Leftover::used);
+        let adoption = self.adoption.as_ref().map(Adoption::used);
+        leftover.or(adoption).unwrap_or_default()
     }
 }
 

@@ -16,7 +16,7 @@ use crate::worker::signal::Order;
 /// So many are taken before the runtime's other tasks have a turn.
 const TURN: u32 = 16;
 
-/// Takes connections until the sender is gone. Once this worker leaves as well, it refuses them.
+/// Takes connections until the sender is gone, or until this worker leaves as well.
 pub(super) struct Intake {
     /// The sender's number.
     from: u64,
@@ -53,6 +53,8 @@ impl Intake {
         loop {
             let mut ready = self.link.channel().readable().await?;
             match self.link.receive()? {
+                // The end of the link says so of all that was sent: who refused each would be offered it again.
+                Incoming::Parcel(..) if self.leaves() => return Ok(()),
                 Incoming::Parcel(parcel, socket) => self.take(parcel, socket).await?,
                 Incoming::Unusable { id, reason } => self.refuse(id, reason).await?,
                 Incoming::Empty => ready.clear_ready(),
@@ -66,9 +68,6 @@ impl Intake {
     }
 
     async fn take(&self, parcel: Parcel, socket: OwnedFd) -> io::Result<()> {
-        if self.server.signal().order() >= Order::HandOff {
-            return self.refuse(parcel.id, "this worker leaves, too").await;
-        }
         let id = parcel.id;
         let stream = match Stream::attach(socket) {
             Ok(stream) => stream,
@@ -86,6 +85,10 @@ impl Intake {
         self.answer(&Answer::Taken { id }).await?;
         self.server.tasks.spawn(Box::pin(connection));
         Ok(())
+    }
+
+    fn leaves(&self) -> bool {
+        self.server.signal().order() >= Order::HandOff
     }
 
     async fn refuse(&self, id: u64, reason: &str) -> io::Result<()> {

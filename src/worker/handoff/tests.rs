@@ -352,9 +352,9 @@ async fn is_served_on(old: &Fixture, client: &mut UnixStream) {
 
 #[tokio::test]
 async fn what_every_heir_refuses_is_served_on_and_announces_its_close() {
-    let (old, leaving, full) = (Fixture::new(), Fixture::new(), Fixture::new());
+    let (old, one, other) = (Fixture::new(), Fixture::new(), Fixture::new());
     let mut client = old.dial();
-    for heir in [&leaving, &full] {
+    for heir in [&one, &other] {
         heir.hand_off();
         old.link_to(heir, None);
     }
@@ -364,6 +364,7 @@ async fn what_every_heir_refuses_is_served_on_and_announces_its_close() {
     while old.server.handoff.tally().taken_back == 0 {
         tokio::task::yield_now().await;
     }
+    assert!(!old.server.handoff.has_heirs(), "who leaves is no heir");
     client
         .write_all(b"on HTTP/1.1\r\nhost: x\r\n\r\n")
         .await
