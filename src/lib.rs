@@ -48,7 +48,7 @@
 //! | question | answer | see it |
 //! | --- | --- | --- |
 //! | How often is `load` called, how many apps are there? | Once in every worker process, after the fork, inside that worker's runtime. One app per worker, none in the arbiter. A [`preload`] shares data and is no app. | `status`: LOADS is 1 for each worker |
-//! | How long does an app live? | From `load` to the end of its teardown, inside its worker. What was started is torn down on every way out on which the author's code can still run. | `journalctl -u NAME PAYLOAD_EVENT=worker-phase`: each worker's phases, and why it left |
+//! | How long does an app live? | From `load` to the end of its teardown, inside its worker. What was started is torn down on every way out on which the author's code can still run. | `journalctl -u NAME PAYLOAD_EVENT=worker-phase`: each worker's phases, why it came and why it left |
 //! | How many start/stop cycles? | At most one of each, by type: an [`App`] becomes a running app, and that becomes a stopped one. | `status`: STARTS and STOPS |
 //! | How do worker and app relate? | The worker owns the runtime and keeps it running; a supervisor owns every payload and acts at once when one ends. | `status`: the payloads of each worker |
 //!

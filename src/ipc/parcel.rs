@@ -10,7 +10,7 @@
 //!    timeout: there must not be two readers.
 //! 2. The receiver answers *before* it first reads the socket. An answer that fails since the sender is gone
 //!    changes nothing: the connection is the receiver's. After any other failure it gives the connection up and
-//!    closes the link.
+//!    closes the link. One that leaves closes the link instead of answering.
 //! 3. A message from a newer program is refused where it can be understood far enough, else the link is
 //!    closed. What is unknown inside a head is passed over.
 //!

@@ -281,7 +281,7 @@ fn a_worker_that_is_killed_loses_what_it_had_in_its_hands(proxy: &Proxy, service
     };
     let killed = its("pid");
     // So it takes nothing on, and answers nothing.
-    signal_to(killed, Signal::SIGSTOP);
+    freeze(killed);
     let held = its("connections") as usize;
     signal_to(killed, Signal::SIGKILL);
     if let Ok(answer) = waiting.answer() {
@@ -293,6 +293,19 @@ fn a_worker_that_is_killed_loses_what_it_had_in_its_hands(proxy: &Proxy, service
     let lost = made.iter().filter(|had_answer| !**had_answer).count();
     assert!(lost < held, "{lost} of users, with {held} connections");
     assert_eq!(slow(service).len(), before + 1, "no proxy sends it again");
+}
+
+/// Until all its threads stand still.
+fn freeze(pid: u32) {
+    signal_to(pid, Signal::SIGSTOP);
+    eventually("it is stopped", DEADLINE, || {
+        let mut threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+        let stands = |path: &Path| {
+            let stat = fs::read_to_string(path.join("stat"));
+            stat.is_ok_and(|stat| stat.contains(") T "))
+        };
+        threads.all(|thread| stands(&thread.path())).then_some(())
+    });
 }
 
 /// As `systemctl restart` does it, with a socket that is the manager's.

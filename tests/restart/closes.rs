@@ -242,7 +242,7 @@ fn http_2_is_told_to_come_again() {
 /// Its workers are told to leave before they have looked at what they are to take over.
 #[test]
 fn a_restart_that_follows_at_once_closes_nothing() {
-    let manager = Manager::new(400);
+    let manager = Manager::new(600);
     let mut service = manager.serve(probe());
     let mut all = clients(&manager, 240);
     for _ in 0..5 {

@@ -15,7 +15,7 @@ const ONE_HAND: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stop {
     pub(super) level: Level,
-    /// When it was last asked for, by another hand than before.
+    /// When its level last rose, or another hand asked for it.
     asked_at: Moment,
     pub(super) occasion: Occasion,
     /// What the arbiter leaves with, unless a worker ends badly.

@@ -236,11 +236,13 @@ impl Shell {
             });
             self.equipment.store.adoption = Some(Adoption::new(leftover, line));
         }
+        self.pump_adoption(now);
+        // Nobody has a link yet, or whoever had one has left it.
         let wanting = self.equipment.store.adoption.as_ref();
         if wanting.is_some_and(Adoption::wants_heirs) {
             self.link_from_store();
+            self.pump_adoption(now);
         }
-        self.pump_adoption(now);
     }
 
     fn pump_adoption(&mut self, now: Moment) {

@@ -54,7 +54,7 @@ impl Intake {
             let mut ready = self.link.channel().readable().await?;
             match self.link.receive()? {
                 // The end of the link says so of all that was sent: who refused each would be offered it again.
-                Incoming::Parcel(..) if self.leaves() => return Ok(()),
+                Incoming::Parcel(..) | Incoming::Unusable { .. } if self.leaves() => return Ok(()),
                 Incoming::Parcel(parcel, socket) => self.take(parcel, socket).await?,
                 Incoming::Unusable { id, reason } => self.refuse(id, reason).await?,
                 Incoming::Empty => ready.clear_ready(),

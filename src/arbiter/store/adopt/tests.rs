@@ -199,6 +199,22 @@ fn what_one_worker_refuses_or_dies_with_another_gets() {
     assert!(bench.adoption.is_done());
 }
 
+/// Before they have looked at all that they were sent.
+#[test]
+fn workers_that_leave_leave_everything_that_they_have_not_taken() {
+    let (stored, clients) = left(8, 0);
+    let mut bench = Bench::new(stored);
+    let links = [bench.worker(), bench.worker()];
+    bench.pump();
+    let (id, _, _socket) = offered(&links[0]).unwrap();
+    links[0].answer(&Answer::Taken { id }).unwrap();
+    drop(links);
+    bench.pump();
+    assert_eq!((bench.adoption.adopted, bench.adoption.closed), (1, 0));
+    assert!(bench.adoption.wants_heirs() && !clients.iter().any(has_ended));
+    assert_eq!(bench.adoption.take_waiting().len(), 7);
+}
+
 #[test]
 fn without_workers_it_waits_and_says_so() {
     let (stored, _clients) = left(1, 0);
