@@ -239,10 +239,11 @@ fn http_2_is_told_to_come_again() {
     assert_eq!(manager.stored(), (0, 0, 0));
 }
 
-/// Its workers are told to leave before they have looked at what they are to take over.
+/// Its workers are told to leave before they have looked at what they are to take over, and there is no room for
+/// anything else than that, a ledger and a check.
 #[test]
 fn a_restart_that_follows_at_once_closes_nothing() {
-    let manager = Manager::new(600);
+    let manager = Manager::new(242);
     let mut service = manager.serve(probe());
     let mut all = clients(&manager, 240);
     for _ in 0..5 {

@@ -83,12 +83,6 @@ impl Leftover {
         }
         leftover
     }
-
-    /// How many descriptors, and the last number among their names.
-    pub(super) fn used(&self) -> (usize, u32) {
-        let last = self.names.iter().map(Name::number).max();
-        (self.count, last.unwrap_or(0))
-    }
 }
 
 /// Its cookie.
@@ -105,8 +99,6 @@ pub(super) struct Adoption {
     line: Option<Line>,
     /// To be taken out of the store, before anything is given.
     removals: VecDeque<Name>,
-    /// How many descriptors these stood for at first.
-    count: usize,
     waiting: VecDeque<Offer>,
     unknown: Vec<OwnedFd>,
     heirs: Vec<Heir>,
@@ -150,7 +142,6 @@ impl Adoption {
         Self {
             line,
             removals,
-            count: leftover.count,
             waiting: leftover.connections.into_iter().map(offer).collect(),
             unknown: leftover.unknown,
             heirs: Vec::new(),
@@ -210,12 +201,6 @@ impl Adoption {
     pub(super) fn kept_names(&self) -> Vec<Name> {
         let is_kept = |name: &&Name| matches!(name, Name::Kept(_));
         self.removals.iter().filter(is_kept).cloned().collect()
-    }
-
-    /// How many descriptors may be in the store still, and the last number among their names.
-    pub(super) fn used(&self) -> (usize, u32) {
-        let last = self.removals.iter().map(Name::number).max();
-        last.map_or((0, 0), |last| (self.count, last))
     }
 
     /// Nothing is left in the store.

@@ -106,12 +106,13 @@ impl Store {
         due.into_iter().flatten().min()
     }
 
-    /// How much the manager's store holds of the life before, and the last number among its names: also where it was
-    /// not told yet to let go of them.
+    /// How much the manager's store holds of the life before, and the last number among its names. Of what is on its
+    /// way out nothing is left before anything is put there.
     fn used(&self) -> (usize, u32) {
-        let leftover = self.leftover.as_ref().map(Leftover::used);
-        let adoption = self.adoption.as_ref().map(Adoption::used);
-        leftover.or(adoption).unwrap_or_default()
+        self.leftover.as_ref().map_or((0, 0), |left| {
+            let last = left.names.iter().map(Name::number).max();
+            (left.count, last.unwrap_or(0))
+        })
     }
 }
 
@@ -124,7 +125,10 @@ impl Shell {
             _ => self.adopt_leftover(now),
         }
         let store = &mut self.equipment.store;
-        if let Some(keep) = &mut store.keep {
+        let adoption = store.adoption.as_ref();
+        // The same names may be used again: what is put there before would be taken out with them.
+        let is_clear = adoption.is_none_or(Adoption::has_left_the_store);
+        if let Some(keep) = store.keep.as_mut().filter(|_| is_clear) {
             keep.pump(now, &self.epoll, &mut store.closing);
         }
         store.closing.tick(now);
