@@ -21,6 +21,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::sys::epoll::Epoll;
+
 use self::adopt::{Adoption, Leftover};
 use self::closing::Closing;
 use self::estate::Estate;
@@ -114,6 +116,16 @@ impl Store {
             (left.count, last.unwrap_or(0))
         })
     }
+
+    /// Puts there what is to be kept, once what has come back is out of it: the same names may be used again, and what is
+    /// put there before would be taken out with them.
+    fn fill(&mut self, now: Moment, epoll: &Epoll) {
+        let adoption = self.adoption.as_ref();
+        let is_clear = adoption.is_none_or(Adoption::has_left_the_store);
+        if let Some(keep) = self.keep.as_mut().filter(|_| is_clear) {
+            keep.pump(now, epoll, &mut self.closing);
+        }
+    }
 }
 
 impl Shell {
@@ -125,12 +137,7 @@ impl Shell {
             _ => self.adopt_leftover(now),
         }
         let store = &mut self.equipment.store;
-        let adoption = store.adoption.as_ref();
-        // The same names may be used again: what is put there before would be taken out with them.
-        let is_clear = adoption.is_none_or(Adoption::has_left_the_store);
-        if let Some(keep) = store.keep.as_mut().filter(|_| is_clear) {
-            keep.pump(now, &self.epoll, &mut store.closing);
-        }
+        store.fill(now, &self.epoll);
         store.closing.tick(now);
     }
 
@@ -306,5 +313,46 @@ impl Shell {
             }
         }
         self.pump_adoption(self::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::epoll::EpollCreateFlags;
+
+    use super::*;
+    use crate::systemd::fd_store::fake::Manager;
+
+    #[test]
+    fn nothing_is_put_there_before_what_has_come_back_is_out_of_it() {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).unwrap();
+        let mut store = Store::new(vec![Stored {
+            name: Name::Ledger(1),
+            fd: std::io::pipe().unwrap().0.into(),
+        }]);
+        // The manager hears nothing of the one, and at once of the other: as when its queue has room in between.
+        let (mut deaf, line) = Manager::new(9);
+        while line.remove(&Name::Check).unwrap() {}
+        let leftover = store.leftover.take().unwrap();
+        store.adoption = Some(Adoption::new(leftover, Some(line)));
+        let (mut manager, line) = Manager::new(9);
+        let room = Room {
+            most: Some(9),
+            used: 0,
+            last: 0,
+        };
+        store.keep = Some(Keep::new(line, room, true, &epoll).unwrap());
+        let now = Moment::default();
+        let mut turn = || {
+            if let Some(adoption) = &mut store.adoption {
+                adoption.pump(now, &mut store.closing);
+            }
+            store.fill(now, &epoll);
+            manager.work();
+            manager.names().len()
+        };
+        assert_eq!(turn(), 0);
+        deaf.work();
+        assert_ne!(turn(), 0, "its ledger");
     }
 }
